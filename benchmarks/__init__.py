@@ -1,0 +1,1 @@
+"""What is asked: items, tasks, prompt formats, sources of rows and alignment checks."""

@@ -1,0 +1,1 @@
+"""Bundled items, four tasks in eleven languages; written for this project."""

@@ -1,0 +1,266 @@
+"""What a run is told, as one frozen record read from YAML.
+
+Every number of the recipe defaults to the study's (arXiv 2511.13368). Models and data default to what ships with the
+project, so that the default configuration runs with no network; ``PAPER_MODELS`` and ``source: hub`` are the study's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pycountry
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Cell, Grid, UserError
+
+PAPER_MODELS = (
+    "meta-llama/Llama-3.2-1B-Instruct",
+    "meta-llama/Llama-3.2-3B-Instruct",
+    "meta-llama/Llama-3.1-8B-Instruct",
+    "Qwen/Qwen2.5-0.5B-Instruct",
+    "Qwen/Qwen2.5-1.5B-Instruct",
+    "Qwen/Qwen2.5-3B-Instruct",
+    "Qwen/Qwen2.5-7B-Instruct",
+    "google/gemma-3-1b-it",
+    "google/gemma-3-4b-it",
+)
+"""Hub ids of the nine models of the study."""
+
+BUNDLED_MODEL = "bundled:smollm2-135m-instruct"
+"""Model that is installed with the project and needs no hub."""
+
+TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Linear layers that get LoRA in the study."""
+
+MAX_LORA_RANK = 512
+"""Largest LoRA rank that vLLM serves (largest value its ``max_lora_rank`` takes)."""
+
+PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+# "auto": bfloat16, the study's, where the device computes it natively, else float32
+Dtype = Literal["auto", "bfloat16", "float16", "float32"]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ModelConfig(Section):
+    """A base model; a plain string in YAML is its path."""
+
+    path: str
+    """Hub id, local folder, or ``bundled:smollm2-135m-instruct``."""
+    name: str = ""
+    """Name in folders and tables; default: the last part of the path."""
+    revision: str | None = None
+    """Hub revision (a commit hash pins the weights)."""
+    family: str | None = None
+    """Model family for grouping in the analysis; default: read off the name (llama, qwen, gemma, smollm)."""
+    size_b: float | None = Field(default=None, gt=0)
+    """Size in billions of parameters for grouping; default: read off the name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, raw: Any) -> Any:
+        if isinstance(raw, str):
+            raw = {"path": raw}
+        if isinstance(raw, dict) and isinstance(raw.get("path"), str) and not raw.get("name"):
+            raw = {**raw, "name": raw["path"].rstrip("/").rsplit("/", 1)[-1].removeprefix("bundled:")}
+        return raw
+
+    @field_validator("name")
+    @classmethod
+    def _usable_name(cls, name: str) -> str:
+        if not name or name.startswith(".") or not all(char.isalnum() or char in "._-" for char in name):
+            raise ValueError("expected letters, digits, '.', '_' and '-' only, so that it can name a folder")
+        return name
+
+
+class DataConfig(Section):
+    """Where the rows of the benchmarks come from."""
+
+    source: Literal["bundled", "local", "hub"] = "bundled"
+    """``bundled`` items of this project, a ``local`` folder, or the study's ``hub`` data sets."""
+    path: Path | None = None
+    """Folder of ``source: local``: ``TASK/LANG/{train,test}.jsonl`` or ``.parquet``, or saved DatasetDicts."""
+    align: Literal["strict", "intersect"] = "strict"
+    """Ids missing in a language: refuse, or keep the ids that all languages have."""
+    max_train_items: PositiveInt | None = None
+    """Use the first N train items of every cell; null uses all."""
+    max_test_items: PositiveInt | None = None
+    """Use the first N test items of every cell; null uses all."""
+    revisions: dict[str, str] = {}
+    """Hub revision per task, overriding the pinned one."""
+
+    @model_validator(mode="after")
+    def _path_fits_source(self) -> DataConfig:
+        if (self.source == "local") != (self.path is not None):
+            raise ValueError("'path' goes with 'source: local', and 'source: local' needs a 'path'")
+        return self
+
+
+class PromptConfig(Section):
+    """Which prompt format serves training and evaluation; the study's differ on purpose."""
+
+    train_format: Literal["train", "eval"] = "train"
+    """Format of training examples: ``train`` asks for the letter."""
+    eval_format: Literal["train", "eval"] = "eval"
+    """Format of scored items: ``eval`` scores full option texts."""
+    train_chat_template: bool = False
+    """Wrap training prompts in the model's chat template."""
+    eval_chat_template: bool = True
+    """Wrap scored prompts in the model's chat template."""
+
+
+class LoraConfig(Section):
+    """Shape of the adapters."""
+
+    r: Annotated[int, Field(ge=1, le=MAX_LORA_RANK)] = 32
+    """LoRA rank; vLLM serves at most 512."""
+    alpha: PositiveInt = 64
+    """Numerator of the scale: a layer adds (alpha / r) B A x."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the input of A while training."""
+    target_modules: tuple[str, ...] = Field(default=TARGET_MODULES, min_length=1)
+    """Linear layers that get LoRA."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(r) instead of alpha / r."""
+
+
+class TrainingConfig(Section):
+    """How one adapter is trained."""
+
+    learning_rate: PositiveFloat = 5e-5
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of all steps over which the learning rate rises."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: PositiveFloat = 1.0
+    epochs: PositiveInt = 3
+    """Upper bound; the epoch with the lowest validation loss is kept."""
+    batch_size: PositiveInt = 8
+    """Examples per step; halved, with accumulation doubled, when memory runs out."""
+    gradient_accumulation: PositiveInt = 1
+    validation_fraction: Fraction = 0.1
+    """Share of the train items held out for choosing the epoch."""
+    validation_seed: int = 42
+    """Seed of that split, whatever the training seed."""
+    early_stopping_patience: PositiveInt | None = None
+    """Stop after this many epochs without a lower validation loss; null trains all epochs."""
+    max_length: dict[str, PositiveInt] = {
+        "arc_challenge": 256,
+        "global_mmlu": 512,
+        "hellaswag": 512,
+        "truthfulqa": 128,
+    }
+    """Longest training example per task, in tokens; other tasks: 512."""
+    truncation: Literal["refuse", "left"] = "left"
+    """Example too long: refuse the adapter, or cut the prompt on the left and count it; never the answer."""
+    supervise_end_token: bool = False
+    """Train on the end-of-text token after the answer too."""
+    dtype: Dtype = "auto"
+    quantization: Literal["4bit", "8bit"] | None = None
+    """Load the base quantised by bitsandbytes (GPU only)."""
+    gradient_checkpointing: bool = False
+    report_to: tuple[str, ...] = ()
+    """Experiment trackers of transformers' Trainer, for example ``wandb`` or ``mlflow``."""
+
+
+class EngineConfig(Section):
+    """How items are scored."""
+
+    dtype: Dtype = "auto"
+    max_model_len: PositiveInt | None = None
+    """Longest sequence in tokens; null: what the items need, at most what the model takes."""
+    truncation: Literal["refuse", "left"] = "refuse"
+    """Item too long: list it as not scored, or cut its context on the left and count it; never a choice."""
+    max_loras: PositiveInt | None = None
+    """Adapter slots on the device; null: chosen from memory."""
+    token_budget: PositiveInt | None = None
+    """Most tokens computed in one step; null: chosen from memory."""
+    kv_cache_gib: PositiveFloat | None = None
+    """Memory for keys and values; null: chosen from memory."""
+    tensor_parallel_size: PositiveInt = 1
+    """GPUs that share one model."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    quantization: str | None = None
+    """vLLM's quantisation method of the base weights."""
+    vllm_args: dict[str, Any] = {}
+    """Further vLLM engine arguments; only those of a checked list are taken."""
+
+
+class AnalysisConfig(Section):
+    """How log-likelihoods become statements."""
+
+    harm_threshold_pp: Annotated[float, Field(le=0)] = -1.0
+    """A delta at or below this counts as harm, in percentage points."""
+    confidence: Fraction = 0.95
+    """Level of all intervals."""
+    bootstrap_resamples: Annotated[int, Field(ge=100)] = 2000
+    seed: int = 0
+    """Seed of every resampler and permutation."""
+    fdr: Fraction = 0.05
+    """False discovery rate of the Benjamini-Hochberg procedure."""
+    permutations: Annotated[int, Field(ge=99)] = 9999
+    """Permutations of the Mantel test."""
+
+
+class GridConfig(Section):
+    """Everything a run is told."""
+
+    models: tuple[ModelConfig, ...] = Field(default=(ModelConfig(path=BUNDLED_MODEL),), min_length=1)
+    tasks: tuple[str, ...] = Field(default=TASKS, min_length=1)
+    custom_tasks: dict[str, Path] = {}
+    """Tasks described in YAML files: name to path, relative to this file."""
+    languages: tuple[str, ...] = Field(default=LANGUAGES, min_length=1)
+    """ISO 639 codes."""
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=SEEDS, min_length=1)
+    data: DataConfig = DataConfig()
+    prompts: PromptConfig = PromptConfig()
+    lora: LoraConfig = LoraConfig()
+    training: TrainingConfig = TrainingConfig()
+    engine: EngineConfig = EngineConfig()
+    analysis: AnalysisConfig = AnalysisConfig()
+
+    @property
+    def grid(self) -> Grid:
+        """Cells and sources of this configuration."""
+        return Grid(self.tasks, self.languages)
+
+    @field_validator("tasks", "languages", "seeds")
+    @classmethod
+    def _named_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if repeated := sorted({value for value in values if values.count(value) > 1}):
+            raise ValueError(f"{repeated[0]!r} stands there twice; name each once")
+        return values
+
+    @field_validator("models")
+    @classmethod
+    def _names_differ(cls, models: tuple[ModelConfig, ...]) -> tuple[ModelConfig, ...]:
+        names = [model.name for model in models]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two models are named {repeated[0]!r}; give one of them another 'name'")
+        return models
+
+    @field_validator("languages")
+    @classmethod
+    def _known_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        for language in languages:
+            if language not in LANGUAGES and not is_language_code(language):
+                raise ValueError(f"unknown language {language!r}; expected ISO 639 codes such as {list(LANGUAGES)}")
+        return languages
+
+
+def is_language_code(code: str) -> bool:
+    """Whether a code, without its script or region, is an ISO 639-1 or 639-3 language."""
+    try:
+        Cell("task", code)
+    except UserError:
+        return False
+    plain = code.partition("_")[0]
+    key = "alpha_2" if len(plain) == 2 else "alpha_3"
+    return pycountry.languages.get(**{key: plain}) is not None

@@ -1,0 +1,1 @@
+"""Adapters x items to log-likelihoods, on vLLM."""

@@ -1,0 +1,91 @@
+"""What the engine's parts hand to each other: tokenised items, adapters, and the scorer every backend implements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from transfergrid.grid import UserError
+
+
+class ScoringError(UserError):
+    """Items or log-likelihoods that cannot become a score."""
+
+
+class AdapterError(UserError):
+    """An adapter that is missing, broken, of another base, or not applied."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenisedItem:
+    """One item as token ids, the same for every adapter of a model."""
+
+    item_id: str
+    context: tuple[int, ...]
+    """Shape [T], 1 or more: tokens that are conditioned on."""
+    continuations: tuple[tuple[int, ...], ...]
+    """Shape [C][K]: tokens that are scored, one tuple of 1 or more per choice."""
+    n_truncated_tokens: int = 0
+    """Context tokens cut on the left because the item was too long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """LoRA weights in peft's folder format, checked."""
+
+    name: str
+    """Unique per set of weights: a readable name and the start of the content hash."""
+    path: Path
+    content_hash: str
+    """SHA-256 over adapter_config.json and the weights."""
+    rank: int
+
+
+class ItemLoglikelihoods(NamedTuple):
+    """Result of one item under one adapter."""
+
+    index: int
+    """Position in the items that were prepared."""
+    loglikelihoods_nats: tuple[float, ...]
+    """Shape [C], float64 sums over the continuation's tokens; NaN where the model's output was not finite."""
+
+
+class Prepared(Protocol):
+    """Items planned once, scored under many adapters."""
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        ...
+
+    @property
+    def n_computed_tokens(self) -> int:
+        """Tokens that one adapter's pass computes."""
+        ...
+
+    @property
+    def n_repeated_tokens(self) -> int:
+        """Tokens a pass would compute if every choice repeated its context."""
+        ...
+
+
+class Scorer(Protocol):
+    """One model in memory; scores prepared items under the base or any adapter."""
+
+    def prepare(self, items: Sequence[TokenisedItem]) -> Prepared:
+        """Plan the items of a batch of cells once; the result serves every adapter."""
+        ...
+
+    def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
+        """Yield every item once, as soon as it is done, in no fixed order; None scores the base."""
+        ...
+
+    def prefetch(self, adapter: Adapter) -> None:
+        """Start to load the adapter that is scored next; returns at once."""
+        ...
+
+    def close(self) -> None:
+        """Free the model."""
+        ...

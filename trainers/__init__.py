@@ -1,0 +1,1 @@
+"""Cell to adapter: LoRA training with TRL and PEFT."""
