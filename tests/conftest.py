@@ -1,0 +1,43 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.models import make_tiny_adapter, make_tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random Llama with its tokenizer."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny-llama", "llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random Qwen2 with its tokenizer."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny-qwen2", "qwen2")
+
+
+@pytest.fixture(scope="session")
+def tiny_gemma3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random Gemma 3 (sliding and full attention) with its tokenizer."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny-gemma3", "gemma3")
+
+
+@pytest.fixture(scope="session")
+def tiny_adapters(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """Folders of three random adapters for the tiny Llama, ranks 8, 8 and 4."""
+    root = tmp_path_factory.mktemp("adapters")
+    return tuple(
+        make_tiny_adapter(tiny_llama, root / f"adapter-{seed}", rank=rank, seed=seed)
+        for seed, rank in ((1, 8), (2, 8), (3, 4))
+    )
+
+
+@pytest.fixture(scope="session")
+def null_adapter(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of an adapter for the tiny Llama with B = 0."""
+    return make_tiny_adapter(tiny_llama, tmp_path_factory.mktemp("adapters") / "null", scale=0.0)
