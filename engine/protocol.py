@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from transfergrid.grid import UserError
 
@@ -43,7 +43,8 @@ class Adapter:
     rank: int
 
 
-class ItemLoglikelihoods(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ItemLoglikelihoods:
     """Result of one item under one adapter."""
 
     index: int
