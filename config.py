@@ -6,11 +6,14 @@ project, so that the default configuration runs with no network; ``PAPER_MODELS`
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pycountry
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Cell, Grid, UserError
 
@@ -38,6 +41,7 @@ MAX_LORA_RANK = 512
 
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
+Name = TypeVar("Name", str, int)
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 # "auto": bfloat16, the study's, where the device computes it natively, else float32
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
@@ -213,9 +217,9 @@ class GridConfig(Section):
     """Everything a run is told."""
 
     models: tuple[ModelConfig, ...] = Field(default=(ModelConfig(path=BUNDLED_MODEL),), min_length=1)
-    tasks: tuple[str, ...] = Field(default=TASKS, min_length=1)
     custom_tasks: dict[str, Path] = {}
     """Tasks described in YAML files: name to path, relative to this file."""
+    tasks: tuple[str, ...] = Field(default=TASKS, min_length=1)
     languages: tuple[str, ...] = Field(default=LANGUAGES, min_length=1)
     """ISO 639 codes."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=SEEDS, min_length=1)
@@ -231,12 +235,31 @@ class GridConfig(Section):
         """Cells and sources of this configuration."""
         return Grid(self.tasks, self.languages)
 
-    @field_validator("tasks", "languages", "seeds")
+    @field_validator("tasks")
     @classmethod
-    def _named_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        if repeated := sorted({value for value in values if values.count(value) > 1}):
-            raise ValueError(f"{repeated[0]!r} stands there twice; name each once")
-        return values
+    def _known_tasks(cls, tasks: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        accepted = [*TASKS, *info.data.get("custom_tasks", {})]
+        unknown = [task for task in tasks if task not in accepted]
+        faults = [
+            f"unknown task {task!r}; expected some of {accepted} or a name in custom_tasks{_closest(task, accepted)}"
+            for task in unknown
+        ]
+        return _refuse(tasks, faults)
+
+    @field_validator("languages")
+    @classmethod
+    def _known_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [code for code in languages if code not in LANGUAGES and not is_language_code(code)]
+        faults = [
+            f"unknown language {code!r}; expected ISO 639 codes such as {list(LANGUAGES)}{_closest(code, LANGUAGES)}"
+            for code in unknown
+        ]
+        return _refuse(languages, faults)
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        return _refuse(seeds, [])
 
     @field_validator("models")
     @classmethod
@@ -246,13 +269,15 @@ class GridConfig(Section):
             raise ValueError(f"two models are named {repeated[0]!r}; give one of them another 'name'")
         return models
 
-    @field_validator("languages")
-    @classmethod
-    def _known_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
-        for language in languages:
-            if language not in LANGUAGES and not is_language_code(language):
-                raise ValueError(f"unknown language {language!r}; expected ISO 639 codes such as {list(LANGUAGES)}")
-        return languages
+
+def _refuse(values: tuple[Name, ...], faults: list[str]) -> tuple[Name, ...]:
+    """Return the values, or raise one error that names all faults and repeated values."""
+    repeated = [
+        f"{value!r} stands there twice; name each once" for value in dict.fromkeys(values) if values.count(value) > 1
+    ]
+    if faults or repeated:
+        raise ValueError("; ".join(faults + repeated))
+    return values
 
 
 def is_language_code(code: str) -> bool:
@@ -264,3 +289,94 @@ def is_language_code(code: str) -> bool:
     plain = code.partition("_")[0]
     key = "alpha_2" if len(plain) == 2 else "alpha_3"
     return pycountry.languages.get(**{key: plain}) is not None
+
+
+def _closest(value: Any, accepted: Sequence[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the accepted word nearest to a value, or nothing."""
+    near = difflib.get_close_matches(str(value), accepted, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _section_keys(location: Sequence[str | int]) -> list[str]:
+    """Return the keys that the section around a location takes."""
+    section: type[BaseModel] = GridConfig
+    for part in location[:-1]:
+        if not isinstance(part, str):
+            section = ModelConfig
+            continue
+        annotation = section.model_fields[part].annotation if part in section.model_fields else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+    return sorted(section.model_fields)
+
+
+def _describe(fault: Any) -> str:
+    """Return one fault as ``path: what is wrong, the value, what is accepted``."""
+    location = fault["loc"]
+    path = ".".join(str(part) for part in location) or "file"
+    if fault["type"] == "extra_forbidden":
+        keys = _section_keys(location)
+        return f"{path}: unknown key {location[-1]!r}; expected one of {keys}{_closest(location[-1], keys)}"
+    if fault["type"] == "literal_error":
+        accepted = [word.strip(" '") for word in fault["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        hint = _closest(fault["input"], accepted)
+        return f"{path}: {fault['input']!r} is not accepted; expected one of {accepted}{hint}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{path}: {message}" if fault["type"] == "value_error" else f"{path}: {message}, not {fault['input']!r}"
+
+
+def _real_faults(error: ValidationError) -> list[Any]:
+    """Return a validation's faults without the "too short" ones that only follow from a fault inside the list."""
+    faults = error.errors()
+    inner = {fault["loc"][0] for fault in faults if len(fault["loc"]) > 1}
+    return [fault for fault in faults if fault["type"] != "too_short" or fault["loc"][0] not in inner]
+
+
+def parse_config(raw: Any, *, origin: str, folder: Path | None = None) -> GridConfig:
+    """Check a mapping read from YAML.
+
+    Args:
+        raw: The file's content.
+        origin: Name of the file for messages.
+        folder: Folder that relative paths in the file start from; None leaves them as they are.
+
+    Raises:
+        UserError: If anything in it is not accepted; every fault is named, with its path and what is accepted.
+    """
+    if not isinstance(raw, Mapping):
+        raise UserError(
+            f"{origin} is not a mapping of settings but {type(raw).__name__}; 'grid init' writes an example"
+        )
+    try:
+        config = GridConfig.model_validate(dict(raw))
+    except ValidationError as error:
+        faults = _real_faults(error)
+        shown = "".join(f"\n  - {_describe(fault)}" for fault in faults)
+        raise UserError(f"{origin} has {len(faults)} fault(s):{shown}") from error
+    return config if folder is None else _resolve_paths(config, folder)
+
+
+def _resolve_paths(config: GridConfig, folder: Path) -> GridConfig:
+    """Make the paths of a configuration absolute, starting from the folder of its file."""
+    tasks = {name: folder / path for name, path in config.custom_tasks.items()}
+    data = config.data
+    if data.path is not None:
+        data = data.model_copy(update={"path": folder / data.path.expanduser()})
+    return config.model_copy(update={"custom_tasks": tasks, "data": data})
+
+
+def load_config(path: Path) -> GridConfig:
+    """Read a configuration file.
+
+    Raises:
+        UserError: If the file is missing, is not YAML, or has faults; all faults are in the one message.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"no configuration at {str(path)!r}; 'grid init' writes one") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"configuration {str(path)!r} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"configuration {str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
+    return parse_config({} if raw is None else raw, origin=str(path), folder=path.resolve().parent)

@@ -1,0 +1,45 @@
+# make test | check | quickstart | bench: each sets up .venv by itself the first time.
+PYTHON ?= python3
+VENV ?= .venv
+# Second place to look for torch's CPU build, used only when pip's configured index does not have it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# GPU=1 installs requirements/gpu.txt (vLLM's CUDA build) in place of cpu.txt.
+GPU ?=
+REQUIREMENTS := requirements/$(if $(GPU),gpu,cpu).txt
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(if $(GPU),gpu,cpu)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: install check test bench quickstart clean
+.DELETE_ON_ERROR:
+
+install: $(STAMP)
+
+$(STAMP): $(REQUIREMENTS) requirements/dev.txt pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else "transfergrid needs Python 3.11 or newer, this is %d.%d; set PYTHON=/path/to/python3.11" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --no-deps -r $(REQUIREMENTS) \
+	  || $(PIP) install --quiet --no-deps --extra-index-url $(TORCH_INDEX) -r $(REQUIREMENTS)
+	$(PIP) install --quiet --no-deps -r requirements/dev.txt
+	$(PIP) install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	mkdir -p .build/mypy && ln -sfn $(CURDIR) .build/mypy/transfergrid
+	cd .build/mypy && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p transfergrid.benchmarks -p transfergrid.engine \
+	  -p transfergrid.trainers -p transfergrid.analysis -m transfergrid.cli -m transfergrid.grid -m transfergrid.config
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not gpu"
+
+quickstart: $(STAMP)
+	$(BIN)/grid doctor
+	$(BIN)/grid plan
+
+bench: $(STAMP)
+	$(BIN)/python -m perf
+
+clean:
+	rm -rf .build .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -1,0 +1,109 @@
+"""Checks across languages and splits: same ids, same gold, train and test apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from transfergrid.benchmarks.rows import Split
+from transfergrid.benchmarks.tasks import Question
+
+SHOWN_IDS = 5
+"""How many ids a message names before it counts the rest."""
+
+Questions = Mapping[str, Mapping[str, Question]]
+"""Questions of one task: language -> item id -> question."""
+
+
+def name_ids(ids: Iterable[str]) -> str:
+    """Return the first ids, sorted, and how many more there are."""
+    ordered = sorted(ids)
+    more = f" and {len(ordered) - SHOWN_IDS} more" if len(ordered) > SHOWN_IDS else ""
+    return ", ".join(map(repr, ordered[:SHOWN_IDS])) + more
+
+
+@dataclass
+class TaskCheck:
+    """What the checks of one task found."""
+
+    faults: list[str] = field(default_factory=list)
+    """Reasons to refuse the data, each naming task, language and ids."""
+    remarks: list[str] = field(default_factory=list)
+    """Things a reader should know that do not make scores wrong."""
+
+
+def check_overlap(task: str, train: Questions, test: Questions) -> list[str]:
+    """Name ids that are in train in one language and in test in any language."""
+    tested = {item_id: language for language, by_id in test.items() for item_id in by_id}
+    return [
+        f"{task}: train ({language}) and test ({tested[min(common)]}) share the ids {name_ids(common)}"
+        for language, by_id in train.items()
+        if (common := by_id.keys() & tested.keys())
+    ]
+
+
+def common_ids(questions: Questions) -> set[str]:
+    """Return the ids that every language has."""
+    return set.intersection(*(set(by_id) for by_id in questions.values()))
+
+
+def check_missing(task: str, split: str, questions: Questions) -> list[str]:
+    """Name ids that some language has and another has not."""
+    every = set().union(*questions.values())
+    return [
+        f"{task} {split}: {language} lacks the ids {name_ids(missing)}; "
+        "use data.align: intersect to keep only ids that all languages have"
+        for language, by_id in questions.items()
+        if (missing := every - by_id.keys())
+    ]
+
+
+def check_gold(task: str, split: str, questions: Questions) -> list[str]:
+    """Name ids whose right choice differs from that of the first language."""
+    reference_language, *others = questions
+    reference = questions[reference_language]
+    faults = []
+    for language in others:
+        by_id = questions[language]
+        differing = [item_id for item_id in by_id.keys() & reference.keys() if _gold_differs(by_id, reference, item_id)]
+        if differing:
+            faults.append(
+                f"{task} {split}: gold differs between {reference_language} and {language} for the ids "
+                f"{name_ids(differing)}"
+            )
+    return faults
+
+
+def _gold_differs(left: Mapping[str, Question], right: Mapping[str, Question], item_id: str) -> bool:
+    return left[item_id].gold != right[item_id].gold
+
+
+def remark_choices(task: str, split: str, questions: Questions) -> list[str]:
+    """Report duplicate choices, and choices that differ in number between languages."""
+    remarks = []
+    reference = next(iter(questions.values()))
+    for language, by_id in questions.items():
+        if twice := [i for i, q in by_id.items() if len(set(q.choices)) < len(q.choices)]:
+            remarks.append(f"{task} {split} {language}: duplicate choices in the ids {name_ids(twice)}")
+        if other := [i for i, q in by_id.items() if i in reference and len(reference[i].choices) != len(q.choices)]:
+            remarks.append(f"{task} {split} {language}: another number of choices in the ids {name_ids(other)}")
+    return remarks
+
+
+def check_task(task: str, splits: Mapping[Split, Questions], *, strict: bool) -> TaskCheck:
+    """Check one task's questions over languages and splits.
+
+    Args:
+        task: The task's name.
+        splits: ``train`` and ``test``: language -> item id -> question.
+        strict: Ids missing in a language are faults; otherwise the caller keeps the common ones.
+    """
+    check = TaskCheck(faults=check_overlap(task, splits["train"], splits["test"]))
+    for split, questions in splits.items():
+        if strict:
+            check.faults += check_missing(task, split, questions)
+        elif not common_ids(questions):
+            check.faults.append(f"{task} {split}: no id is in all of the languages {sorted(questions)}")
+        check.faults += check_gold(task, split, questions)
+        check.remarks += remark_choices(task, split, questions)
+    return check

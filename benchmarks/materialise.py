@@ -1,0 +1,214 @@
+"""Copy the rows a configuration names into the run folder, checked and aligned, with a manifest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from transfergrid.benchmarks.alignment import Questions, check_task, common_ids
+from transfergrid.benchmarks.files import hash_files, hash_json, hash_text, write_json, write_text
+from transfergrid.benchmarks.rows import SPLITS, RowSource, Split
+from transfergrid.benchmarks.tasks import Question, RowError, Task, get_task
+from transfergrid.config import GridConfig
+from transfergrid.grid import UserError
+
+MANIFEST = "manifest.json"
+SHOWN_FAULTS = 20
+
+Splits = dict[Split, dict[str, dict[str, Question]]]
+"""Split -> language -> item id -> question."""
+
+
+@dataclass(frozen=True)
+class DataManifest:
+    """What ``grid data`` wrote."""
+
+    request_hash: str
+    """Hash of what was asked for: data section, tasks with their descriptions, languages."""
+    source: str
+    revisions: dict[str, str]
+    """Hub commits that were read, by task."""
+    counts: dict[str, dict[str, int]]
+    """Items per task and split; every language has the same."""
+    dropped: dict[str, int]
+    """Ids left out by ``align: intersect``, per task."""
+    remarks: list[str]
+    """Duplicate choices and the like."""
+    languages: list[str]
+    hashes: dict[str, str]
+    """SHA-256 of every cell's files."""
+
+    def __rich__(self) -> Table:
+        """Render as a table, one row per task."""
+        table = Table(title=f"Data ({self.source}), {len(self.languages)} languages: {' '.join(self.languages)}")
+        for name in ("task", "train items", "test items", "left out"):
+            table.add_column(name, justify="left" if name == "task" else "right")
+        for task, counts in self.counts.items():
+            table.add_row(task, str(counts["train"]), str(counts["test"]), str(self.dropped.get(task, 0)))
+        return table
+
+
+def request_hash(config: GridConfig) -> str:
+    """Return a hash of everything in a configuration that decides the materialised rows."""
+    specs = [get_task(name, config.custom_tasks).spec.model_dump(mode="json") for name in config.tasks]
+    data = config.data.model_dump(mode="json")
+    return hash_json({"data": data, "tasks": specs, "languages": sorted(config.languages)})
+
+
+def read_manifest(folder: Path) -> DataManifest | None:
+    """Return the manifest of a data folder, None if there is none or it is of another form."""
+    try:
+        return DataManifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def materialise(config: GridConfig, folder: Path, *, on_cell: Callable[[str, str], None] | None = None) -> DataManifest:
+    """Read, check and write the rows of every task, language and split.
+
+    Args:
+        config: Names the tasks, the languages and where the rows come from.
+        folder: The run's data folder; ``TASK/LANG/{train,test}.jsonl`` and the manifest are written there.
+        on_cell: Called with task and language before a cell is read.
+
+    Raises:
+        UserError: If rows cannot be read or a check fails; all faults are named, nothing is written.
+    """
+    earlier = read_manifest(folder)
+    source = RowSource(config.data, pinned=earlier.revisions if earlier else None)
+    faults: list[str] = []
+    checked: dict[str, Splits] = {}
+    remarks: list[str] = []
+    dropped: dict[str, int] = {}
+    for name in config.tasks:
+        task = get_task(name, config.custom_tasks)
+        splits = _read_task(task, config.languages, source, faults, on_cell)
+        check = check_task(name, {**splits}, strict=config.data.align == "strict")
+        faults += check.faults
+        remarks += check.remarks
+        if not check.faults:
+            checked[name], dropped[name] = _select(splits, config)
+    if faults:
+        raise UserError(_fault_message(faults))
+    return _write(config, folder, source, checked, remarks=remarks, dropped=dropped)
+
+
+def _read_task(
+    task: Task,
+    languages: tuple[str, ...],
+    source: RowSource,
+    faults: list[str],
+    on_cell: Callable[[str, str], None] | None,
+) -> Splits:
+    splits: Splits = {split: {} for split in SPLITS}
+    for language in languages:
+        if on_cell is not None:
+            on_cell(task.name, language)
+        for split in SPLITS:
+            rows = source.read(task.spec, language, split)
+            splits[split][language] = _questions(task, rows, f"{task.name} {language} {split}", faults)
+    return splits
+
+
+def _questions(task: Task, rows: list[dict[str, Any]], where: str, faults: list[str]) -> dict[str, Question]:
+    questions: dict[str, Question] = {}
+    if not rows:
+        faults.append(f"{where}: no rows; expected at least one")
+    for row in rows:
+        try:
+            question = task.question(row)
+            for prompt_format in task.formats.values():
+                if not prompt_format.build(question).context.strip():
+                    raise RowError(f"item {question.item_id!r}: its {prompt_format.name} prompt is empty")
+            if question.empty_choices:
+                raise RowError(f"item {question.item_id!r}: choice {question.empty_choices[0]} is empty; expected text")
+            if empty := [name for name in task.spec.text if not str(row.get(name) or "").strip()]:
+                raise RowError(f"item {question.item_id!r}: column {empty[0]!r} is empty; expected text")
+        except RowError as error:
+            faults.append(f"{where}: {error}")
+            continue
+        if question.item_id in questions:
+            faults.append(f"{where}: id {question.item_id!r} stands there twice")
+        questions[question.item_id] = question
+    return questions
+
+
+def _select(splits: Splits, config: GridConfig) -> tuple[Splits, int]:
+    """Keep common ids and the configured number of items, the same ids in every language."""
+    limits = {"train": config.data.max_train_items, "test": config.data.max_test_items}
+    selected: Splits = {}
+    dropped = 0
+    for split, questions in splits.items():
+        ids = common_ids(questions)
+        dropped += len(set().union(*questions.values()) - ids)
+        if limits[split] is not None:
+            ids = set(sorted(ids, key=hash_text)[: limits[split]])
+        first = next(iter(questions.values()))
+        ordered = [item_id for item_id in first if item_id in ids]
+        selected[split] = {language: {i: by_id[i] for i in ordered} for language, by_id in questions.items()}
+    return selected, dropped
+
+
+def _fault_message(faults: list[str]) -> str:
+    shown = "".join(f"\n  - {fault}" for fault in faults[:SHOWN_FAULTS])
+    more = f"\n  and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
+    return f"the data has {len(faults)} fault(s), nothing was written:{shown}{more}"
+
+
+def _write(
+    config: GridConfig,
+    folder: Path,
+    source: RowSource,
+    tasks: Mapping[str, Splits],
+    *,
+    remarks: list[str],
+    dropped: dict[str, int],
+) -> DataManifest:
+    hashes = {}
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for task, splits in tasks.items():
+        for split, questions in splits.items():
+            for language, by_id in questions.items():
+                lines = (json.dumps(dict(q.row), ensure_ascii=False, default=str) for q in by_id.values())
+                write_text(folder / task / language / f"{split}.jsonl", "".join(line + "\n" for line in lines))
+        for language in config.languages:
+            cell = folder / task / language
+            hashes[f"{task}-{language}"] = hash_files([cell / "train.jsonl", cell / "test.jsonl"])
+    manifest = DataManifest(
+        request_hash=request_hash(config),
+        source=config.data.source,
+        revisions=source.revisions,
+        counts={task: {split: len(_first(questions)) for split, questions in s.items()} for task, s in tasks.items()},
+        dropped=dropped,
+        remarks=remarks,
+        languages=list(config.languages),
+        hashes=hashes,
+    )
+    write_json(folder / MANIFEST, manifest.__dict__)
+    return manifest
+
+
+def _first(questions: Questions) -> Mapping[str, Question]:
+    return next(iter(questions.values()))
+
+
+def ensure_data(config: GridConfig, folder: Path) -> DataManifest:
+    """Return the manifest of a run's data, materialising it first if it is missing or was made for another request."""
+    manifest = read_manifest(folder)
+    if manifest is not None and manifest.request_hash == request_hash(config) and _complete(manifest, folder):
+        return manifest
+    return materialise(config, folder)
+
+
+def _complete(manifest: DataManifest, folder: Path) -> bool:
+    for name, expected in manifest.hashes.items():
+        task, _, language = name.partition("-")
+        paths = [folder / task / language / f"{split}.jsonl" for split in SPLITS]
+        if not all(path.is_file() for path in paths) or hash_files(paths) != expected:
+            return False
+    return True

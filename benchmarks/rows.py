@@ -1,0 +1,152 @@
+"""Where rows come from: bundled items, local folders, saved data sets, the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+
+from transfergrid.benchmarks.spec import HubSpec, TaskSpec
+from transfergrid.config import DataConfig
+from transfergrid.grid import LANGUAGES, TASKS, UserError
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read a UTF-8 file of one JSON object per line.
+
+    Raises:
+        UserError: If the file cannot be read or a line is not a JSON object; names the line.
+    """
+    rows = []
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise UserError(f"{path} line {number} is not a JSON object but {line.strip()[:60]!r}")
+                rows.append(row)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} line {number} is not JSON: {error.msg}; expected one JSON object per line") from error
+    return rows
+
+
+def read_split(folder: Path, split: Split) -> list[dict[str, Any]]:
+    """Read one split from ``folder``: JSONL, Parquet or a saved DatasetDict.
+
+    Raises:
+        UserError: If none of them is there, or it cannot be read.
+    """
+    jsonl, parquet = folder / f"{split}.jsonl", folder / f"{split}.parquet"
+    if jsonl.is_file():
+        return read_jsonl(jsonl)
+    if parquet.is_file():
+        try:
+            return pl.read_parquet(parquet).to_dicts()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise UserError(f"{parquet} cannot be read as Parquet: {error}") from error
+    if (folder / "dataset_dict.json").is_file():
+        return _read_saved_dataset(folder, split)
+    raise UserError(
+        f"no {split} rows in {str(folder)!r}; expected {split}.jsonl, {split}.parquet or a saved DatasetDict there"
+    )
+
+
+def _read_saved_dataset(folder: Path, split: Split) -> list[dict[str, Any]]:
+    import datasets
+
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{str(folder)!r} cannot be read as a saved DatasetDict: {error}") from error
+    if split not in saved:
+        raise UserError(f"the saved DatasetDict in {str(folder)!r} has no split {split!r}; it has {sorted(saved)}")
+    return list(saved[split])
+
+
+class RowSource:
+    """Reads the rows of a task, language and split from where a configuration says.
+
+    Args:
+        data: The configuration's data section.
+        pinned: Hub revisions that an earlier manifest recorded, by task.
+    """
+
+    def __init__(self, data: DataConfig, pinned: Mapping[str, str] | None = None) -> None:
+        self._data = data
+        self._pinned = dict(pinned or {})
+        self.revisions: dict[str, str] = {}
+        """Hub commits that were read, by task."""
+
+    def read(self, spec: TaskSpec, language: str, split: Split) -> list[dict[str, Any]]:
+        """Return the rows as they are in the source.
+
+        Raises:
+            UserError: If they are not there or cannot be read.
+        """
+        if spec.rows is not None:
+            if spec.rows.path is not None:
+                return read_split(spec.rows.path / language, split)
+            return self._from_hub(spec.name, spec.rows.hub, language, split)
+        if self._data.source == "hub":
+            return self._from_hub(spec.name, spec.hub, language, split)
+        if self._data.source == "local":
+            assert self._data.path is not None  # DataConfig requires it for this source
+            return read_split(self._data.path / spec.name / language, split)
+        return self._bundled(spec.name, language, split)
+
+    @staticmethod
+    def _bundled(task: str, language: str, split: Split) -> list[dict[str, Any]]:
+        if task not in TASKS or language not in LANGUAGES:
+            raise UserError(
+                f"no bundled items for {task}-{language}; bundled are {list(TASKS)} in {list(LANGUAGES)}; "
+                "for others set data.source to 'local' or 'hub'"
+            )
+        return read_split(Path(str(files("transfergrid.benchmarks_data"))) / task / language, split)
+
+    def _from_hub(self, task: str, hub: HubSpec | None, language: str, split: Split) -> list[dict[str, Any]]:
+        if hub is None:
+            raise UserError(f"task {task!r} names no hub data set; add 'hub' to its YAML file or use 'source: local'")
+        revision = self._revision(task, hub)
+        import datasets
+
+        try:
+            rows = datasets.load_dataset(
+                hub.dataset, hub.config.format(language=language), split=hub.splits[split], revision=revision
+            )
+        except Exception as error:
+            raise UserError(_offline_message(hub, f"{language} {split}", error)) from error
+        return list(rows)
+
+    def _revision(self, task: str, hub: HubSpec) -> str:
+        """Return the commit to read, resolving it once per task so that all languages agree."""
+        if task not in self.revisions:
+            named = self._data.revisions.get(task) or self._pinned.get(task) or hub.revision
+            self.revisions[task] = named or self._newest_commit(hub)
+        return self.revisions[task]
+
+    @staticmethod
+    def _newest_commit(hub: HubSpec) -> str:
+        from huggingface_hub import HfApi
+
+        try:
+            return str(HfApi().dataset_info(hub.dataset, timeout=20).sha)
+        except Exception as error:
+            raise UserError(_offline_message(hub, "its newest commit", error)) from error
+
+
+def _offline_message(hub: HubSpec, what: str, error: Exception) -> str:
+    return (
+        f"hub data set {hub.dataset!r} ({what}) cannot be read: {type(error).__name__}: {str(error).splitlines()[0]}; "
+        "check the network and 'hf auth login', or set data.source to 'bundled' or 'local'"
+    )

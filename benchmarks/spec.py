@@ -1,0 +1,138 @@
+"""The description of a task in YAML: where its rows are, how they become prompts, which metrics count."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from transfergrid.grid import UserError
+
+Metric = Literal["acc", "acc_norm"]
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ChoicesSpec(_Spec):
+    """How the answer options of a row are found; exactly one of the two fields."""
+
+    templates: tuple[str, ...] | None = None
+    """One Jinja template per option; an option that renders blank is absent."""
+    column: str | None = None
+    """A column that holds the list of options."""
+    template: str = "{{ choice }}"
+    """Jinja template of one entry of ``column``, as ``choice``."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ChoicesSpec:
+        if (self.templates is None) == (self.column is None):
+            raise ValueError("give either 'templates' (one per option) or 'column' (a list column)")
+        return self
+
+
+class FormatSpec(_Spec):
+    """One prompt format of a task."""
+
+    context: str
+    """Jinja template of the prompt; sees the row's columns, ``choices`` and ``letters``."""
+    continuations: Literal["choices", "letters"] = "choices"
+    """What is scored: the options' texts, or their letters A, B, ..."""
+    metrics: tuple[Metric, ...] = Field(default=("acc",), min_length=1)
+    primary_metric: Metric = "acc"
+    """The metric that is the score of a cell."""
+    supervise: Literal["continuation", "text"] = "continuation"
+    """What training learns: the right continuation only, or the whole text."""
+
+    @model_validator(mode="after")
+    def _primary_is_a_metric(self) -> FormatSpec:
+        if self.primary_metric not in self.metrics:
+            raise ValueError(f"primary_metric {self.primary_metric!r} is not one of metrics {list(self.metrics)}")
+        return self
+
+
+class HubSpec(_Spec):
+    """A data set on the Hugging Face hub, one configuration per language."""
+
+    dataset: str
+    config: str = "{language}"
+    """Name of the configuration; ``{language}`` is replaced."""
+    revision: str | None = None
+    """Commit; null takes the newest, which the run's manifest then records and keeps."""
+    splits: dict[Literal["train", "test"], str] = {"train": "train", "test": "test"}
+
+
+class RowsSpec(_Spec):
+    """Where a custom task's rows are, whatever ``data.source`` says; exactly one of the two fields."""
+
+    path: Path | None = None
+    """Folder with ``LANG/{train,test}.jsonl`` or ``.parquet``, relative to the YAML file."""
+    hub: HubSpec | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> RowsSpec:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give either 'path' (a folder) or 'hub' (a data set)")
+        return self
+
+
+class TaskSpec(_Spec):
+    """A multiple-choice task."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    title: str = ""
+    """Name for tables and figures."""
+    id: str
+    """Column with the item's id, the same in every language."""
+    gold: str
+    """Column with the right option: a letter, an index from 0, or a list of labels with one 1."""
+    text: tuple[str, ...] = ()
+    """Columns that hold the question; an empty one is refused."""
+    choices: ChoicesSpec
+    formats: dict[Literal["train", "eval"], FormatSpec]
+    hub: HubSpec | None = None
+    """Where ``data: {source: hub}`` finds the rows."""
+    rows: RowsSpec | None = None
+    construction: Literal["human-translated", "machine-translated", "written"] = "written"
+    """How the languages came about; the analysis groups by it."""
+
+    @model_validator(mode="after")
+    def _both_formats(self) -> TaskSpec:
+        if missing := sorted({"train", "eval"} - self.formats.keys()):
+            raise ValueError(f"format {missing[0]!r} is missing; expected 'train' and 'eval'")
+        return self
+
+
+def describe_fault(error: Any) -> str:
+    """Return one pydantic error as ``path: message (value)``."""
+    path = ".".join(str(part) for part in error["loc"]) or "file"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] in {"missing", "value_error"}:
+        return f"{path}: {message}"
+    return f"{path}: {message}, not {error['input']!r}"
+
+
+def read_task_spec(path: Path) -> TaskSpec:
+    """Read a task's YAML file.
+
+    Raises:
+        UserError: If the file is missing, is not YAML, or has faults; all faults are named.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"task file {str(path)!r} cannot be read: {error}; expected a UTF-8 YAML file") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"task file {str(path)!r} is not YAML: {error}") from error
+    try:
+        spec = TaskSpec.model_validate(raw)
+    except ValidationError as error:
+        faults = "; ".join(describe_fault(fault) for fault in error.errors())
+        raise UserError(f"task file {str(path)!r} has {error.error_count()} fault(s): {faults}") from error
+    if spec.rows is not None and spec.rows.path is not None and not spec.rows.path.is_absolute():
+        rows = spec.rows.model_copy(update={"path": path.parent / spec.rows.path})
+        spec = spec.model_copy(update={"rows": rows})
+    return spec

@@ -1,0 +1,219 @@
+"""A task: rows in, items out, in each of its prompt formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+
+from transfergrid.benchmarks.items import Item
+from transfergrid.benchmarks.spec import ChoicesSpec, FormatSpec, Metric, TaskSpec, read_task_spec
+from transfergrid.benchmarks.text import clean
+from transfergrid.grid import TASKS, UserError
+
+Row = Mapping[str, Any]
+FormatName = Literal["train", "eval"]
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MIN_CHOICES = 2
+MAX_CHOICES = len(LETTERS)
+
+
+class RowError(UserError):
+    """A row that is not a usable multiple-choice question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a row says, before any prompt format."""
+
+    item_id: str
+    choices: tuple[str, ...]
+    gold: int
+    row: Row
+    empty_choices: tuple[int, ...] = ()
+    """Positions of blank options that should hold text; options missing at the end are not among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFormat:
+    """One way to turn a question into an item."""
+
+    name: FormatName
+    build: Callable[[Question], Item]
+    metrics: tuple[Metric, ...]
+    primary_metric: Metric
+    supervise: Literal["continuation", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task with its two prompt formats."""
+
+    spec: TaskSpec
+    formats: Mapping[FormatName, PromptFormat]
+    render_choices: Callable[[Row], list[str]]
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.spec.name
+
+    @property
+    def id_column(self) -> str:
+        """Column with the item's id."""
+        return self.spec.id
+
+    def question(self, row: Row) -> Question:
+        """Read one row.
+
+        Blank options are left out; the gold goes by the option it names, not by the position that is left.
+
+        Raises:
+            RowError: If the id, a column, the gold or a choice is missing or out of range; names the id.
+        """
+        item_id = _read_id(row, self.id_column)
+        gold = _gold_index(row, self.spec.gold, item_id)
+        try:
+            options = self.render_choices(row)
+        except (jinja2.UndefinedError, TypeError, AttributeError) as error:
+            raise RowError(f"item {item_id!r} of {self.name}: its choices cannot be read: {error}") from error
+        if not 0 <= gold < len(options):
+            raise RowError(
+                f"item {item_id!r} of {self.name}: gold {row.get(self.spec.gold)!r} is out of range; "
+                f"it has {len(options)} choices"
+            )
+        kept = [index for index, option in enumerate(options) if option.strip()]
+        if gold not in kept:
+            raise RowError(f"item {item_id!r} of {self.name}: the right choice is empty; expected text")
+        if not MIN_CHOICES <= len(kept) <= MAX_CHOICES:
+            raise RowError(
+                f"item {item_id!r} of {self.name} has {len(kept)} choices; expected {MIN_CHOICES} to {MAX_CHOICES}"
+            )
+        listed = range(len(options) if self.spec.choices.column is not None else kept[-1])
+        return Question(
+            item_id=item_id,
+            choices=tuple(options[index] for index in kept),
+            gold=kept.index(gold),
+            row=row,
+            empty_choices=tuple(index for index in listed if index not in kept),
+        )
+
+
+def _read_id(row: Row, column: str) -> str:
+    value = row.get(column)
+    if value is None or not str(value).strip():
+        raise RowError(f"a row has no id: column {column!r} is missing or empty; it has columns {sorted(row)}")
+    return str(value)
+
+
+def _gold_index(row: Row, column: str, item_id: str) -> int:
+    value = row.get(column)
+    if isinstance(value, list) and value.count(1) == 1:
+        return value.index(1)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        text = value.strip()
+        if text.isdecimal():
+            return int(text)
+        if len(text) == 1 and text.upper() in LETTERS:
+            return LETTERS.index(text.upper())
+    raise RowError(
+        f"item {item_id!r}: gold {value!r} in column {column!r} is not understood; "
+        "expected a letter, an index from 0, or labels with one 1"
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,
+        finalize=lambda value: "" if value is None else value,
+    )
+    environment.filters["clean"] = clean
+    return environment
+
+
+def _compile(environment: jinja2.Environment, text: str, name: str) -> jinja2.Template:
+    try:
+        return environment.from_string(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise UserError(f"template of {name} is not valid Jinja: {error.message}, in {text!r}") from error
+
+
+def _choices_renderer(environment: jinja2.Environment, spec: ChoicesSpec, name: str) -> Callable[[Row], list[str]]:
+    if spec.templates is not None:
+        templates = [_compile(environment, text, f"{name}.choices") for text in spec.templates]
+        return lambda row: [template.render(row) for template in templates]
+    column, template = spec.column, _compile(environment, spec.template, f"{name}.choices")
+
+    def render(row: Row) -> list[str]:
+        values = row.get(column or "")
+        if not isinstance(values, list):
+            raise TypeError(f"column {column!r} is {values!r}; expected a list")
+        return [template.render(choice=value) for value in values]
+
+    return render
+
+
+def _format(environment: jinja2.Environment, spec: TaskSpec, name: FormatName, part: FormatSpec) -> PromptFormat:
+    template = _compile(environment, part.context, f"{spec.name}.formats.{name}")
+
+    def build(question: Question) -> Item:
+        letters = tuple(LETTERS[: len(question.choices)])
+        try:
+            context = template.render(question.row, choices=question.choices, letters=letters)
+        except jinja2.UndefinedError as error:
+            raise RowError(f"item {question.item_id!r} of {spec.name}: {error}; check the columns") from error
+        return Item(
+            item_id=question.item_id,
+            context=context,
+            choices=letters if part.continuations == "letters" else question.choices,
+            gold=question.gold,
+        )
+
+    return PromptFormat(name, build, part.metrics, part.primary_metric, part.supervise)
+
+
+def make_task(spec: TaskSpec) -> Task:
+    """Compile a task's templates.
+
+    Raises:
+        UserError: If a template is not valid Jinja.
+    """
+    environment = _environment()
+    formats = {name: _format(environment, spec, name, part) for name, part in spec.formats.items()}
+    return Task(spec, formats, _choices_renderer(environment, spec.choices, spec.name))
+
+
+@cache
+def _builtin_task(name: str) -> Task:
+    return make_task(read_task_spec(Path(str(files("transfergrid.benchmarks").joinpath(f"{name}.yaml")))))
+
+
+def get_task(name: str, custom_tasks: Mapping[str, Path] | None = None) -> Task:
+    """Return a built-in or custom task.
+
+    Args:
+        name: The task's name.
+        custom_tasks: YAML files of custom tasks by name (``GridConfig.custom_tasks``).
+
+    Raises:
+        UserError: If there is no such task, or its file has faults or another name.
+    """
+    path = (custom_tasks or {}).get(name)
+    if path is not None:
+        spec = read_task_spec(path)
+        if spec.name != name:
+            raise UserError(f"task file {str(path)!r} describes {spec.name!r}, but is listed as {name!r}")
+        return make_task(spec)
+    if name not in TASKS:
+        raise UserError(f"unknown task {name!r}; expected one of {sorted({*TASKS, *(custom_tasks or {})})}")
+    return _builtin_task(name)
