@@ -6,16 +6,26 @@ are laid out over steps and KV blocks (``schedule.py``). No torch, no vLLM; what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from transfergrid.engine.protocol import ItemLoglikelihoods
+from transfergrid.engine.protocol import ItemLoglikelihoods, TokenisedItem
+from transfergrid.engine.radix import (
+    Chains,
+    Int32Array,
+    Int64Array,
+    Requests,
+    ScoredRows,
+    build_chains,
+    find_scored_rows,
+    flatten_items,
+)
+from transfergrid.engine.schedule import PlanLimits, StepLayout, schedule_chains
 
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
+__all__ = ["Int32Array", "Int64Array", "Plan", "PlanLimits", "Step", "StepSequence", "plan_items"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +61,6 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class PlanLimits:
-    """What one step and the KV cache can hold."""
-
-    max_step_tokens: int
-    """Most new tokens of one step."""
-    max_step_sequences: int
-    """Most sequences of one step."""
-    n_blocks: int
-    """Logical KV blocks, numbered 1..n_blocks."""
-    block_size: int
-    """Tokens per KV block."""
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """Steps that score every choice of some items, and where each choice's log-probabilities land."""
 
@@ -86,6 +82,8 @@ class Plan:
     """Tokens that one pass over the steps computes."""
     n_repeated_tokens: int
     """Tokens a pass would compute if every choice repeated its context."""
+    peak_blocks: int
+    """Most KV blocks in use at once."""
 
     @property
     def n_items(self) -> int:
@@ -127,3 +125,81 @@ class Plan:
             values = logprobs[self.choice_slots[offsets[0] : offsets[-1]]].astype(np.float64)
             sums = np.add.reduceat(values, offsets[:-1] - offsets[0])
             yield ItemLoglikelihoods(item, tuple(sums.tolist()))
+
+
+def plan_items(items: Sequence[TokenisedItem], limits: PlanLimits) -> Plan:
+    """Plan the items of a batch of cells.
+
+    Args:
+        items: In the order in which results are wanted, cell after cell.
+        limits: Size of a step and of the KV cache.
+
+    Returns:
+        A plan that computes every distinct prefix once.
+
+    Raises:
+        ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
+    """
+    requests = flatten_items(items)
+    chains = build_chains(requests)
+    scored = find_scored_rows(requests, chains)
+    schedule = schedule_chains(chains, limits)
+    assembly = _Assembly(requests, chains, scored)
+    steps = tuple(assembly.step(layout) for layout in schedule.steps)
+    return Plan(
+        steps=steps,
+        completed_items=_completed_items(requests, scored, steps),
+        n_slots=len(scored.rows),
+        choice_slots=scored.request_slots,
+        choice_offsets=scored.request_offsets,
+        item_offsets=requests.item_offsets,
+        limits=limits,
+        n_unique_tokens=chains.n_tokens,
+        n_computed_tokens=sum(step.n_new_tokens for step in steps),
+        n_repeated_tokens=int(requests.path_lengths.sum()),
+        peak_blocks=schedule.peak_blocks,
+    )
+
+
+class _Assembly:
+    """Turns the layout of a step into arrays the worker reads."""
+
+    def __init__(self, requests: Requests, chains: Chains, scored: ScoredRows) -> None:
+        self._tokens = requests.tokens
+        self._starts: list[int] = chains.token_starts.tolist()
+        computed = chains.lengths - chains.branch_depths
+        self._row_starts = np.cumsum(computed) - computed - chains.branch_depths
+        self._scored = scored
+
+    def step(self, layout: StepLayout) -> Step:
+        """Build one step."""
+        chains, begins, ends = np.array([piece[:3] for piece in layout.pieces], dtype=np.int64).T
+        first_rows = self._row_starts[chains] + begins
+        lows, highs = np.searchsorted(self._scored.rows, (first_rows, first_rows + ends - begins))
+        counts = highs - lows
+        slots = np.arange(counts.sum()) + (lows - np.cumsum(counts) + counts).repeat(counts)
+        step_starts = np.cumsum(ends - begins) - (ends - begins)
+        return Step(
+            sequences=tuple(
+                StepSequence(self._tokens[self._starts[chain] : self._starts[chain] + end], begin, block_ids)
+                for chain, begin, end, block_ids in layout.pieces
+            ),
+            block_copies=tuple(layout.block_copies),
+            score_rows=(self._scored.rows[slots] + (step_starts - first_rows).repeat(counts)).astype(np.int32),
+            score_tokens=self._scored.tokens[slots],
+            score_slots=slots.astype(np.int32),
+        )
+
+
+def _completed_items(requests: Requests, scored: ScoredRows, steps: Sequence[Step]) -> tuple[Int32Array, ...]:
+    """Return per step the items whose last slot it fills."""
+    if not steps:
+        return ()
+    slot_steps = np.empty(len(scored.rows), dtype=np.int32)
+    for index, step in enumerate(steps):
+        slot_steps[step.score_slots] = index
+    item_starts = scored.request_offsets[requests.item_offsets[:-1]]
+    last_steps = np.maximum.reduceat(slot_steps[scored.request_slots], item_starts)
+    order = np.argsort(last_steps, kind="stable").astype(np.int32)
+    bounds = np.searchsorted(last_steps[order], np.arange(1, len(steps)))
+    return tuple(np.split(order, bounds))
