@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ import click
 from rich.console import Console
 
 from transfergrid import __version__
-from transfergrid.config import GridConfig, load_config
+from transfergrid.benchmarks.config_file import load_config
+from transfergrid.config import GridConfig
 from transfergrid.grid import RunFolder, UserError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -38,6 +40,10 @@ run_option = click.option(
 class GridGroup(click.Group):
     """Shows a UserError as one sentence with exit status 1; every other exception keeps its traceback."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in the order of a run, not of the alphabet."""
+        return list(self.commands)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, turning failures a user can fix into a message."""
         try:
@@ -53,7 +59,7 @@ class GridGroup(click.Group):
 def make_console() -> Console:
     """Return the one console; outside a terminal it is 100 columns wide unless COLUMNS says otherwise."""
     console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in console._environ:
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(highlight=False, width=100)
     return console
 
@@ -88,6 +94,30 @@ def main() -> None:
 
 
 @main.command()
+@config_option
+@click.option(
+    "--preset", default="default", show_default=True, help="default: bundled model and items; paper: the study."
+)
+@click.option("--force", is_flag=True, help="Replace the file if it exists.")
+@click.option("--reference", is_flag=True, help="Print the reference of all settings in Markdown instead.")
+def init(config_path: Path, preset: str, force: bool, reference: bool) -> None:
+    """Write a commented configuration that names every setting.
+
+    \b
+    Examples:
+      grid init
+      grid init --preset paper --config paper.yaml
+    """
+    from transfergrid.benchmarks.config_text import render_reference, write_preset
+
+    if reference:
+        click.echo(render_reference(), nl=False)
+        return
+    write_preset(config_path, preset, overwrite=force)
+    click.echo(f"written to {config_path}; next: grid plan --config {config_path}")
+
+
+@main.command()
 @with_config
 def data(config: GridConfig, run: RunFolder) -> None:
     """Materialise the items and check that languages and splits fit together.
@@ -105,5 +135,5 @@ def data(config: GridConfig, run: RunFolder) -> None:
         )
     console.print(manifest)
     for remark in manifest.remarks:
-        console.print(f"note: {remark}")
+        console.print(f"note: {remark}", soft_wrap=True)
     console.print(f"written to {run.data}")

@@ -7,13 +7,12 @@ project, so that the default configuration runs with no network; ``PAPER_MODELS`
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import pycountry
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Cell, Grid, UserError
 
@@ -43,14 +42,13 @@ PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Name = TypeVar("Name", str, int)
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-# "auto": bfloat16, the study's, where the device computes it natively, else float32
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
 class Section(BaseModel):
     """A part of the configuration: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
 
 class ModelConfig(Section):
@@ -139,16 +137,21 @@ class TrainingConfig(Section):
     """How one adapter is trained."""
 
     learning_rate: PositiveFloat = 5e-5
+    """Highest learning rate of AdamW."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls after the warm-up."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of all steps over which the learning rate rises."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Weight decay of AdamW."""
     max_grad_norm: PositiveFloat = 1.0
+    """Gradients are scaled down to this norm."""
     epochs: PositiveInt = 3
     """Upper bound; the epoch with the lowest validation loss is kept."""
     batch_size: PositiveInt = 8
     """Examples per step; halved, with accumulation doubled, when memory runs out."""
     gradient_accumulation: PositiveInt = 1
+    """Steps whose gradients are added before the weights move."""
     validation_fraction: Fraction = 0.1
     """Share of the train items held out for choosing the epoch."""
     validation_seed: int = 42
@@ -167,9 +170,11 @@ class TrainingConfig(Section):
     supervise_end_token: bool = False
     """Train on the end-of-text token after the answer too."""
     dtype: Dtype = "auto"
+    """Number format of the base; ``auto``: bfloat16 (the study's) where native, else float32."""
     quantization: Literal["4bit", "8bit"] | None = None
     """Load the base quantised by bitsandbytes (GPU only)."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
     report_to: tuple[str, ...] = ()
     """Experiment trackers of transformers' Trainer, for example ``wandb`` or ``mlflow``."""
 
@@ -178,6 +183,7 @@ class EngineConfig(Section):
     """How items are scored."""
 
     dtype: Dtype = "auto"
+    """Number format of the model; ``auto``: bfloat16 (the study's) where native, else float32."""
     max_model_len: PositiveInt | None = None
     """Longest sequence in tokens; null: what the items need, at most what the model takes."""
     truncation: Literal["refuse", "left"] = "refuse"
@@ -191,6 +197,7 @@ class EngineConfig(Section):
     tensor_parallel_size: PositiveInt = 1
     """GPUs that share one model."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of a GPU's memory that vLLM may take."""
     quantization: str | None = None
     """vLLM's quantisation method of the base weights."""
     vllm_args: dict[str, Any] = {}
@@ -205,6 +212,7 @@ class AnalysisConfig(Section):
     confidence: Fraction = 0.95
     """Level of all intervals."""
     bootstrap_resamples: Annotated[int, Field(ge=100)] = 2000
+    """Resamples of the cluster bootstrap."""
     seed: int = 0
     """Seed of every resampler and permutation."""
     fdr: Fraction = 0.05
@@ -217,18 +225,27 @@ class GridConfig(Section):
     """Everything a run is told."""
 
     models: tuple[ModelConfig, ...] = Field(default=(ModelConfig(path=BUNDLED_MODEL),), min_length=1)
+    """Base models: paths, or mappings with ``path`` and more."""
     custom_tasks: dict[str, Path] = {}
     """Tasks described in YAML files: name to path, relative to this file."""
     tasks: tuple[str, ...] = Field(default=TASKS, min_length=1)
+    """Built-in tasks and names of ``custom_tasks``."""
     languages: tuple[str, ...] = Field(default=LANGUAGES, min_length=1)
     """ISO 639 codes."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=SEEDS, min_length=1)
+    """Training seeds; each trains every adapter anew."""
     data: DataConfig = DataConfig()
+    """Where the items come from."""
     prompts: PromptConfig = PromptConfig()
+    """Which prompts training and evaluation use."""
     lora: LoraConfig = LoraConfig()
+    """Shape of the adapters."""
     training: TrainingConfig = TrainingConfig()
+    """How one adapter is trained."""
     engine: EngineConfig = EngineConfig()
+    """How items are scored."""
     analysis: AnalysisConfig = AnalysisConfig()
+    """How log-likelihoods become statements."""
 
     @property
     def grid(self) -> Grid:
@@ -240,20 +257,16 @@ class GridConfig(Section):
     def _known_tasks(cls, tasks: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         accepted = [*TASKS, *info.data.get("custom_tasks", {})]
         unknown = [task for task in tasks if task not in accepted]
-        faults = [
-            f"unknown task {task!r}; expected some of {accepted} or a name in custom_tasks{_closest(task, accepted)}"
-            for task in unknown
-        ]
+        expected = f"expected some of {accepted} or a name in custom_tasks"
+        faults = [f"unknown task {task!r}; {expected}{closest_hint(task, accepted)}" for task in unknown]
         return _refuse(tasks, faults)
 
     @field_validator("languages")
     @classmethod
     def _known_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
         unknown = [code for code in languages if code not in LANGUAGES and not is_language_code(code)]
-        faults = [
-            f"unknown language {code!r}; expected ISO 639 codes such as {list(LANGUAGES)}{_closest(code, LANGUAGES)}"
-            for code in unknown
-        ]
+        expected = f"expected ISO 639 codes such as {list(LANGUAGES)}"
+        faults = [f"unknown language {code!r}; {expected}{closest_hint(code, LANGUAGES)}" for code in unknown]
         return _refuse(languages, faults)
 
     @field_validator("seeds")
@@ -291,92 +304,8 @@ def is_language_code(code: str) -> bool:
     return pycountry.languages.get(**{key: plain}) is not None
 
 
-def _closest(value: Any, accepted: Sequence[str]) -> str:
+def closest_hint(value: Any, accepted: Sequence[str]) -> str:
     """Return ``; did you mean 'x'?`` for the accepted word nearest to a value, or nothing."""
-    near = difflib.get_close_matches(str(value), accepted, n=1, cutoff=0.5)
+    begun = [word for word in accepted if len(str(value)) > 1 and word.startswith(str(value))]
+    near = begun or difflib.get_close_matches(str(value), accepted, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _section_keys(location: Sequence[str | int]) -> list[str]:
-    """Return the keys that the section around a location takes."""
-    section: type[BaseModel] = GridConfig
-    for part in location[:-1]:
-        if not isinstance(part, str):
-            section = ModelConfig
-            continue
-        annotation = section.model_fields[part].annotation if part in section.model_fields else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
-    return sorted(section.model_fields)
-
-
-def _describe(fault: Any) -> str:
-    """Return one fault as ``path: what is wrong, the value, what is accepted``."""
-    location = fault["loc"]
-    path = ".".join(str(part) for part in location) or "file"
-    if fault["type"] == "extra_forbidden":
-        keys = _section_keys(location)
-        return f"{path}: unknown key {location[-1]!r}; expected one of {keys}{_closest(location[-1], keys)}"
-    if fault["type"] == "literal_error":
-        accepted = [word.strip(" '") for word in fault["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        hint = _closest(fault["input"], accepted)
-        return f"{path}: {fault['input']!r} is not accepted; expected one of {accepted}{hint}"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{path}: {message}" if fault["type"] == "value_error" else f"{path}: {message}, not {fault['input']!r}"
-
-
-def _real_faults(error: ValidationError) -> list[Any]:
-    """Return a validation's faults without the "too short" ones that only follow from a fault inside the list."""
-    faults = error.errors()
-    inner = {fault["loc"][0] for fault in faults if len(fault["loc"]) > 1}
-    return [fault for fault in faults if fault["type"] != "too_short" or fault["loc"][0] not in inner]
-
-
-def parse_config(raw: Any, *, origin: str, folder: Path | None = None) -> GridConfig:
-    """Check a mapping read from YAML.
-
-    Args:
-        raw: The file's content.
-        origin: Name of the file for messages.
-        folder: Folder that relative paths in the file start from; None leaves them as they are.
-
-    Raises:
-        UserError: If anything in it is not accepted; every fault is named, with its path and what is accepted.
-    """
-    if not isinstance(raw, Mapping):
-        raise UserError(
-            f"{origin} is not a mapping of settings but {type(raw).__name__}; 'grid init' writes an example"
-        )
-    try:
-        config = GridConfig.model_validate(dict(raw))
-    except ValidationError as error:
-        faults = _real_faults(error)
-        shown = "".join(f"\n  - {_describe(fault)}" for fault in faults)
-        raise UserError(f"{origin} has {len(faults)} fault(s):{shown}") from error
-    return config if folder is None else _resolve_paths(config, folder)
-
-
-def _resolve_paths(config: GridConfig, folder: Path) -> GridConfig:
-    """Make the paths of a configuration absolute, starting from the folder of its file."""
-    tasks = {name: folder / path for name, path in config.custom_tasks.items()}
-    data = config.data
-    if data.path is not None:
-        data = data.model_copy(update={"path": folder / data.path.expanduser()})
-    return config.model_copy(update={"custom_tasks": tasks, "data": data})
-
-
-def load_config(path: Path) -> GridConfig:
-    """Read a configuration file.
-
-    Raises:
-        UserError: If the file is missing, is not YAML, or has faults; all faults are in the one message.
-    """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"no configuration at {str(path)!r}; 'grid init' writes one") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"configuration {str(path)!r} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"configuration {str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
-    return parse_config({} if raw is None else raw, origin=str(path), folder=path.resolve().parent)

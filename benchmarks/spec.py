@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from transfergrid.benchmarks.config_file import describe_faults
 from transfergrid.grid import UserError
 
 Metric = Literal["acc", "acc_norm"]
@@ -106,15 +107,6 @@ class TaskSpec(_Spec):
         return self
 
 
-def describe_fault(error: Any) -> str:
-    """Return one pydantic error as ``path: message (value)``."""
-    path = ".".join(str(part) for part in error["loc"]) or "file"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] in {"missing", "value_error"}:
-        return f"{path}: {message}"
-    return f"{path}: {message}, not {error['input']!r}"
-
-
 def read_task_spec(path: Path) -> TaskSpec:
     """Read a task's YAML file.
 
@@ -130,8 +122,7 @@ def read_task_spec(path: Path) -> TaskSpec:
     try:
         spec = TaskSpec.model_validate(raw)
     except ValidationError as error:
-        faults = "; ".join(describe_fault(fault) for fault in error.errors())
-        raise UserError(f"task file {str(path)!r} has {error.error_count()} fault(s): {faults}") from error
+        raise UserError(describe_faults(error, TaskSpec, f"task file {str(path)!r}")) from error
     if spec.rows is not None and spec.rows.path is not None and not spec.rows.path.is_absolute():
         rows = spec.rows.model_copy(update={"path": path.parent / spec.rows.path})
         spec = spec.model_copy(update={"rows": rows})

@@ -1,0 +1,71 @@
+"""Task files: what they accept and how their faults read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from transfergrid.benchmarks.spec import read_task_spec
+from transfergrid.grid import UserError
+
+GOOD: dict[str, Any] = {
+    "name": "mine",
+    "id": "id",
+    "gold": "gold",
+    "choices": {"column": "options"},
+    "formats": {"train": {"context": "{{ q }}"}, "eval": {"context": "{{ q }}"}},
+}
+
+
+def _write(path: Path, **changes: Any) -> Path:
+    path.write_text(yaml.safe_dump({**GOOD, **changes}), encoding="utf-8")
+    return path
+
+
+def test_rows_are_found_relative_to_the_task_file(tmp_path: Path) -> None:
+    spec = read_task_spec(_write(tmp_path / "t.yaml", rows={"path": "data"}))
+    assert spec.rows is not None
+    assert spec.rows.path == tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"naem": 1}, r"naem: unknown key 'naem'; expected one of .*did you mean 'name'\?"),
+        ({"choices": {}}, r"choices: give either 'templates' \(one per option\) or 'column'"),
+        ({"formats": {"eval": {"context": "x"}}}, r"format 'train' is missing; expected 'train' and 'eval'"),
+        ({"rows": {}}, r"rows: give either 'path' \(a folder\) or 'hub'"),
+        ({"name": "My Task"}, r"name: .*not 'My Task'"),
+        (
+            {"formats": {"train": {"context": "x"}, "eval": {"context": "x", "primary_metric": "acc_norm"}}},
+            r"primary_metric 'acc_norm' is not one of metrics \['acc'\]",
+        ),
+        (
+            {"formats": {"train": {"context": "x"}, "eval": {"context": "x", "continuations": "letter"}}},
+            r"'letter' is not accepted; expected one of \['choices', 'letters'\]; did you mean 'letters'\?",
+        ),
+    ],
+)
+def test_a_fault_in_a_task_file_says_what_is_accepted(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_task_spec(_write(tmp_path / "t.yaml", **changes))
+
+
+def test_all_faults_of_a_task_file_are_in_one_message(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"has 2 fault\(s\):\n  - .*\n  - "):
+        read_task_spec(_write(tmp_path / "t.yaml", naem=1, id=3))
+
+
+def test_a_missing_task_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"task file '.*none.yaml' cannot be read"):
+        read_task_spec(tmp_path / "none.yaml")
+
+
+def test_a_task_file_that_is_not_yaml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text("a: [", encoding="utf-8")
+    with pytest.raises(UserError, match=r"task file '.*t.yaml' is not YAML"):
+        read_task_spec(path)

@@ -1,0 +1,173 @@
+"""The configuration: the study's numbers, its file, and every fault in one message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transfergrid.benchmarks.config_file import load_config, parse_config
+from transfergrid.benchmarks.config_text import PRESETS, render_config, render_reference, write_preset
+from transfergrid.config import GridConfig, ModelConfig, is_language_code
+from transfergrid.grid import LANGUAGES, TASKS, UserError
+
+
+def test_the_recipe_defaults_to_the_studys_numbers() -> None:
+    config = GridConfig()
+    assert (config.lora.r, config.lora.alpha, config.lora.dropout, len(config.lora.target_modules)) == (32, 64, 0.0, 7)
+    training = config.training
+    assert (training.learning_rate, training.schedule, training.warmup_ratio) == (5e-5, "linear", 0.1)
+    assert (training.epochs, training.batch_size, training.validation_fraction, training.validation_seed) == (
+        3,
+        8,
+        0.1,
+        42,
+    )
+    assert training.max_length == {"arc_challenge": 256, "global_mmlu": 512, "hellaswag": 512, "truthfulqa": 128}
+    assert (config.seeds, config.tasks, config.languages) == ((17, 42, 101), TASKS, LANGUAGES)
+    assert (config.prompts.train_format, config.prompts.eval_format) == ("train", "eval")
+    assert (config.prompts.train_chat_template, config.prompts.eval_chat_template) == (False, True)
+    assert config.analysis.harm_threshold_pp == -1.0
+
+
+def test_the_paper_preset_names_nine_models_and_the_hub() -> None:
+    paper = PRESETS["paper"]
+    assert (len(paper.models), paper.data.source, paper.training.dtype) == (9, "hub", "bfloat16")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_written_configuration_loads_back_to_its_preset(preset: str, tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    write_preset(path, preset)
+    assert load_config(path) == PRESETS[preset]
+
+
+def test_every_setting_is_commented_in_the_file_and_in_the_reference() -> None:
+    text, reference = render_config(GridConfig(), "head"), render_reference()
+    for section in (
+        GridConfig,
+        *(f.annotation for f in GridConfig.model_fields.values() if hasattr(f.annotation, "model_fields")),
+    ):
+        for name, field in section.model_fields.items():
+            assert field.description, f"{section.__name__}.{name} has no description"
+            assert f"{name}:" in text
+            assert name in reference
+
+
+def test_an_existing_configuration_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text("seeds: [1]\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"exists and is kept; give another --config, or --force"):
+        write_preset(path, "default")
+    write_preset(path, "default", overwrite=True)
+    assert load_config(path) == GridConfig()
+
+
+def test_an_unknown_preset_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown preset 'papr'; expected one of \['default', "):
+        write_preset(tmp_path / "x.yaml", "papr")
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"enginee": {}}, r"enginee: unknown key 'enginee'; expected one of .*; did you mean 'engine'\?"),
+        ({"lora": {"alhpa": 3}}, r"lora.alhpa: unknown key 'alhpa'; .*did you mean 'alpha'\?"),
+        ({"models": [{"path": "a/b", "nmae": "x"}]}, r"models.0.nmae: unknown key 'nmae'; .*did you mean 'name'\?"),
+        ({"models": [{"name": "x"}]}, r"models.0.path: Field required"),
+        ({"models": []}, r"models: .*at least 1 item"),
+        ({"models": ["a/x", "b/x"]}, r"models: two models are named 'x'; give one of them another 'name'"),
+        ({"models": [{"path": "a/b", "name": "../x"}]}, r"models.0.name: expected letters, digits"),
+        (
+            {"tasks": ["arc"]},
+            r"tasks: unknown task 'arc'; expected some of \['arc_challenge', .* did you mean 'arc_challenge'\?",
+        ),
+        ({"languages": ["gr", "de"]}, r"languages: unknown language 'gr'; expected ISO 639 codes such as"),
+        ({"languages": ["de", "de"]}, r"languages: 'de' stands there twice; name each once"),
+        ({"seeds": [1, 1]}, r"seeds: 1 stands there twice"),
+        ({"lora": {"r": 513}}, r"lora.r: Input should be less than or equal to 512, not 513"),
+        (
+            {"training": {"dtype": "bf16"}},
+            r"training.dtype: 'bf16' is not accepted; expected one of \['auto', 'bfloat16'",
+        ),
+        ({"data": {"source": "local"}}, r"data: 'path' goes with 'source: local'"),
+        ({"data": {"path": "x"}}, r"data: 'path' goes with 'source: local'"),
+        (
+            {"analysis": {"harm_threshold_pp": 1}},
+            r"analysis.harm_threshold_pp: Input should be less than or equal to 0",
+        ),
+    ],
+)
+def test_a_fault_names_its_path_the_value_and_what_is_accepted(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_config(raw, origin="grid.yaml")
+
+
+def test_all_faults_come_in_one_message() -> None:
+    raw = {"tasks": ["x"], "languages": ["gr"], "lora": {"r": 0}, "sedes": [1], "models": [{"path": "a", "size": 1}]}
+    with pytest.raises(UserError, match=r"g.yaml has 5 fault\(s\):(\n  - [^\n]*){5}$"):
+        parse_config(raw, origin="g.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"a: [", "is not YAML"), (b"\xff\xfe", "cannot be read"), (b"[1]", "holds a list, not a mapping of settings")],
+)
+def test_a_broken_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_config(path)
+
+
+def test_a_missing_file_points_to_grid_init(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no configuration at .*; 'grid init' writes one"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_an_empty_file_is_the_default(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text("# nothing\n", encoding="utf-8")
+    assert load_config(tmp_path / "grid.yaml") == GridConfig()
+
+
+def test_paths_start_from_the_folder_of_the_file(tmp_path: Path) -> None:
+    text = yaml.safe_dump(
+        {"data": {"source": "local", "path": "rows"}, "custom_tasks": {"mine": "t.yaml"}, "tasks": ["mine"]}
+    )
+    (tmp_path / "grid.yaml").write_text(text, encoding="utf-8")
+    config = load_config(tmp_path / "grid.yaml")
+    assert (config.data.path, config.custom_tasks) == (tmp_path / "rows", {"mine": tmp_path / "t.yaml"})
+
+
+def test_a_model_is_named_after_its_path() -> None:
+    names = [ModelConfig.model_validate(path).name for path in ("a/B-1", "/x/y/z/", "bundled:smollm2-135m-instruct")]
+    assert names == ["B-1", "z", "smollm2-135m-instruct"]
+
+
+@pytest.mark.parametrize(
+    ("code", "known"), [("sw", True), ("swh", True), ("zh_hant", True), ("gr", False), ("DE", False)]
+)
+def test_languages_are_iso_codes(code: str, known: bool) -> None:
+    assert is_language_code(code) is known
+
+
+def test_a_configuration_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        GridConfig().seeds = (1,)  # type: ignore[misc]
+
+
+@given(
+    tasks=st.lists(st.sampled_from(TASKS), min_size=1, unique=True),
+    languages=st.lists(st.sampled_from(LANGUAGES), min_size=1, unique=True),
+    seeds=st.lists(st.integers(0, 999), min_size=1, unique=True),
+)
+def test_any_subset_gives_a_consistent_grid(tasks: list[str], languages: list[str], seeds: list[int]) -> None:
+    config = parse_config({"tasks": tasks, "languages": languages, "seeds": seeds}, origin="x")
+    text = yaml.safe_load(render_config(config, "head"))
+    assert parse_config(text, origin="x") == config
+    assert len(config.grid.cells) == len(tasks) * len(languages)
+    assert len(config.grid.sources) == len(config.grid.cells) + 1
