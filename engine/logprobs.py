@@ -1,0 +1,54 @@
+"""Log-probabilities of given tokens from hidden states, with few rows of logits alive at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+CPU_CHUNK_BYTES = 16 * 2**20
+"""Logits of one chunk on the CPU: small enough for the last-level cache, large enough for a full-speed GEMM."""
+
+DEVICE_CHUNK_BYTES = 1 * 2**30
+"""Logits of one chunk on an accelerator, float32."""
+
+
+def chunk_rows(vocab_size: int, device: torch.device) -> int:
+    """Return how many rows of float32 logits one chunk holds; 16 or more."""
+    budget = CPU_CHUNK_BYTES if device.type == "cpu" else DEVICE_CHUNK_BYTES
+    return max(16, budget // (4 * vocab_size))
+
+
+def token_logprobs(
+    hidden: torch.Tensor,
+    rows: torch.Tensor,
+    tokens: torch.Tensor,
+    *,
+    compute_logits: Callable[[torch.Tensor], torch.Tensor | None],
+    vocab_size: int,
+) -> torch.Tensor | None:
+    """Return natural-log probabilities of tokens at rows; every row goes through the vocabulary projection once.
+
+    Args:
+        hidden: Shape [N, H]: hidden states after the last norm.
+        rows: Shape [S], int64, ascending, repeats allowed: rows of ``hidden``.
+        tokens: Shape [S], int64: token scored at each row.
+        compute_logits: Maps [R, H] to [R, V]; None on tensor-parallel ranks that do not hold the result.
+        vocab_size: V, to size the chunks.
+
+    Returns:
+        Shape [S], float32, or None where ``compute_logits`` gives None. Softmax and its logarithm are float32.
+    """
+    unique_rows, inverse = torch.unique_consecutive(rows, return_inverse=True)
+    size = chunk_rows(vocab_size, hidden.device)
+    starts = range(0, len(unique_rows), size)
+    bounds = torch.searchsorted(inverse, torch.tensor([*starts, len(unique_rows)], device=inverse.device)).tolist()
+    result = torch.empty(len(rows), dtype=torch.float32, device=hidden.device)
+    for chunk, start in enumerate(starts):
+        logits = compute_logits(hidden[unique_rows[start : start + size]])
+        if logits is None:
+            return None
+        scored = slice(bounds[chunk], bounds[chunk + 1])
+        logprobs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+        result[scored] = logprobs[inverse[scored] - start, tokens[scored]]
+    return result
