@@ -1,0 +1,88 @@
+"""What the engine's benchmark scores: items of three kinds of tasks in some languages, and random adapters."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from transfergrid.benchmarks.cells import load_items
+from transfergrid.benchmarks.items import Item
+from transfergrid.benchmarks.tasks import get_task
+from transfergrid.engine.adapters import (
+    WEIGHTS_FILE,
+    check_adapter,
+    make_null_adapter,
+    read_linear_shapes,
+)
+from transfergrid.engine.models import load_tokenizer
+from transfergrid.engine.protocol import Adapter, TokenisedItem
+from transfergrid.engine.tokenisation import TokenisationSettings, render_contexts, tokenise_items
+
+TASKS = ("arc_challenge", "truthfulqa", "global_mmlu")
+RANK = 32
+_SCALE = 0.02  # standard deviation of B: changes log-likelihoods by nats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Everything a side needs to know; crosses processes as JSON."""
+
+    model: str
+    data: str
+    languages: tuple[str, ...]
+    items_per_cell: int
+    adapters: str
+    """Folder of the adapters ``0``, ``1``, ..."""
+    dtype: str
+    repeats: int
+    many_adapters: int
+
+    def as_json(self) -> dict[str, object]:
+        """Return the fields."""
+        return asdict(self)
+
+    def items(self, per_cell: int | None = None) -> list[Item]:
+        """Return the first items of every cell."""
+        count = per_cell or self.items_per_cell
+        return [
+            item
+            for task in TASKS
+            for language in self.languages
+            for item in load_items(Path(self.data), get_task(task), language, "test", "eval")[:count]
+        ]
+
+    def settings(self) -> TokenisationSettings:
+        """Return the study's: under the chat template."""
+        return TokenisationSettings(max_length=2048, chat_template=True)
+
+    def tokenised(self, per_cell: int | None = None) -> list[TokenisedItem]:
+        """Return the items as tokens; all of them must fit."""
+        results = tokenise_items(load_tokenizer(Path(self.model)), self.items(per_cell), self.settings()).results
+        return [result for result in results if isinstance(result, TokenisedItem)]
+
+    def text_pairs(self, per_cell: int | None = None) -> list[tuple[str, str]]:
+        """Return (context, continuation) texts as lm-evaluation-harness takes them."""
+        items = self.items(per_cell)
+        tokenizer = load_tokenizer(Path(self.model))
+        contexts = render_contexts(tokenizer, [item.context for item in items], self.settings())
+        return [(context, choice) for item, context in zip(items, contexts, strict=True) for choice in item.choices]
+
+    def adapter(self, index: int) -> Adapter:
+        """Return one of the adapters, checked."""
+        return check_adapter(Path(self.adapters) / str(index), read_linear_shapes(Path(self.model)), name=f"a{index}")
+
+
+def make_adapters(model: Path, folder: Path, count: int) -> None:
+    """Write rank-32 adapters on all seven projections with random A and small random B."""
+    from safetensors.numpy import load_file, save_file
+
+    for index in range(count):
+        adapter = make_null_adapter(model, folder / str(index), rank=RANK)
+        generator = np.random.default_rng(index)
+        weights = load_file(adapter / WEIGHTS_FILE)
+        for key, value in weights.items():
+            scale = _SCALE if "lora_B" in key else value.shape[1] ** -0.5
+            weights[key] = scale * generator.standard_normal(value.shape, dtype=np.float32)
+        save_file(weights, adapter / WEIGHTS_FILE)
