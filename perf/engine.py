@@ -80,12 +80,12 @@ def measured_ratios(sides: dict[str, dict[str, Any]]) -> dict[str, float]:
     return ratios
 
 
-def show(console: Console, sides: dict[str, dict[str, Any]], workload: Workload) -> None:
+def show(console: Console, sides: dict[str, dict[str, Any]], dtype: str) -> None:
     """Print what was run, the figures behind the ratios, and the ratios beside their goals."""
     ours = sides["ours"]
     rates = [rate / 1e9 for rate in ours["gemm_flop_per_s"]]
     console.print(
-        f"{platform.processor() or platform.machine()}; {workload.dtype}; {ours['n_items']} items, "
+        f"{platform.processor() or platform.machine()}; {dtype}; {ours['n_items']} items, "
         f"{ours['n_repeated_tokens']:,} tokens with repeats, {ours['n_unique_tokens']:,} unique, "
         f"{ours['n_computed_tokens']:,} computed, {ours['n_rows']:,} scored rows; GEMM {min(rates):.0f} to "
         f"{max(rates):.0f} GFLOP/s, median {median(rates):.0f}; engine start {ours['start_s']:.1f} s"
@@ -165,7 +165,7 @@ def main(  # noqa: PLR0913 - one parameter per option
             many_adapters=adapters,
         )
         results = {name: run_side(name, workload) for name in sides.split(",")}
-    show(console, results, workload)
+    show(console, results, workload.dtype)
 
 
 if __name__ == "__main__":
