@@ -257,6 +257,34 @@ def doctor(run_dir: Path) -> None:
         sys.exit(1)
 
 
+@main.command("train-adapters")
+@with_config
+@narrowing_options
+@click.option("--dry-run", is_flag=True, help="Check everything and list the adapters; train nothing.")
+def train_adapters_command(config: GridConfig, run: RunFolder, dry_run: bool, **narrowing: tuple[Any, ...]) -> None:
+    """Train one LoRA adapter per source cell, model and seed; finished adapters are kept.
+
+    \b
+    Examples:
+      grid train-adapters --config grid.yaml --run runs/main
+      grid train-adapters --task arc_challenge --language de --language hi --seed 42
+      grid train-adapters --dry-run
+    """
+    from transfergrid.engine.selection import Narrowing, select
+    from transfergrid.trainers.display import show_sweep
+    from transfergrid.trainers.sweep import plan_training, train_adapters
+
+    console = make_console()
+    selection = select(config, Narrowing(**narrowing))
+    if dry_run:
+        console.print(plan_training(config, run, selection))
+        return
+    with show_sweep(console) as events:
+        summary = train_adapters(config, run, selection, events=events)
+    console.print(summary)
+    summary.raise_failures()
+
+
 @main.command("eval")
 @with_config
 @narrowing_options

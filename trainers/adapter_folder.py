@@ -1,0 +1,187 @@
+"""An adapter's folder: complete or not there, and a record beside the weights of how they came about."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from transfergrid.benchmarks.files import hash_files, sync_folder, write_json
+from transfergrid.config import GridConfig
+from transfergrid.engine.adapters import CONFIG_FILE, WEIGHTS_FILE
+from transfergrid.engine.protocol import AdapterError
+from transfergrid.engine.run_key import changed_parts
+from transfergrid.grid import RunFolder, UserError
+from transfergrid.trainers.adapter_training import TrainedAdapter
+from transfergrid.trainers.base_model import LoadedBase
+from transfergrid.trainers.jobs import TrainingJob
+from transfergrid.trainers.provenance import git_state, package_versions
+
+RECORD_FILE = "training.json"
+"""Record in an adapter's folder."""
+_SHOWN_KEYS = 3
+
+
+def unfinished_root(run: RunFolder) -> Path:
+    """Return where adapters are put together; outside ``adapters/``, so that nothing there is half-written."""
+    return run.root / ".unfinished"
+
+
+@contextmanager
+def unfinished_folder(run: RunFolder, job: TrainingJob) -> Iterator[Path]:
+    """Lend an empty folder for one adapter; removed at the end however that comes, if Python lives to see it."""
+    folder = unfinished_root(run) / job.name.replace(" ", "-")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a finished adapter; None where there is no folder.
+
+    Raises:
+        AdapterError: If the folder is not as this project wrote it.
+    """
+    if not folder.exists():
+        return None
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        content_hash = hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"adapter folder {str(folder)!r} is not complete ({error}); delete it") from error
+    if record.get("content_hash") != content_hash:
+        raise AdapterError(f"adapter in {str(folder)!r} was changed after its training; delete the folder")
+    return record
+
+
+def is_finished(job: TrainingJob, config: GridConfig) -> bool:
+    """Whether a job's adapter is there.
+
+    Raises:
+        AdapterError: If it is broken, or was trained with other settings; says which.
+    """
+    record = read_record(job.folder)
+    if record is None:
+        return False
+    if changed := changed_parts(record["key"], job.key_parts(config)):
+        raise AdapterError(
+            f"adapter {job.name!r} was trained with other settings ({'; '.join(changed)}); use another --run, or "
+            f"delete {str(job.folder)!r}"
+        )
+    return True
+
+
+def save_adapter(model: Any, folder: Path, job: TrainingJob, *, record: Mapping[str, Any], expected: set[str]) -> None:
+    """Write an adapter and its record, compare its keys, and move the folder into place in one step.
+
+    Args:
+        model: The peft model.
+        folder: Empty scratch folder on the run folder's disk.
+        job: Names the final folder.
+        record: What ``training.json`` says besides the hash.
+        expected: Keys the saved weights must have.
+
+    Raises:
+        AdapterError: If keys are missing or unexpected.
+        UserError: If the disk is full or not writable.
+    """
+    shutil.rmtree(folder)
+    try:
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)
+        _compare_keys(folder / WEIGHTS_FILE, expected, job.name)
+        _sort_config(folder / CONFIG_FILE)
+        content_hash = hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])
+        write_json(folder / RECORD_FILE, {**record, "content_hash": content_hash})
+        for path in folder.iterdir():
+            with path.open("rb+") as handle:
+                os.fsync(handle.fileno())
+        sync_folder(folder)
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(job.folder)
+        sync_folder(job.folder.parent)
+    except OSError as error:
+        raise UserError(
+            f"adapter {job.name!r} cannot be saved under {str(job.folder.parent)!r}: {error.strerror or error}; make "
+            "room or make it writable, and give the same command again"
+        ) from error
+    failure_file(job).unlink(missing_ok=True)
+
+
+def make_record(
+    job: TrainingJob, base: LoadedBase, config: GridConfig, trained: TrainedAdapter, *, started: datetime
+) -> dict[str, Any]:
+    """Return what ``training.json`` says: what was asked, what came of it, and from where."""
+    return {
+        "model": job.model.config.name,
+        "seed": job.seed,
+        "cell": job.cell.name,
+        "config": config.model_dump(mode="json", include={"lora", "training", "prompts", "data"}),
+        "resolved": {
+            "dtype": base.dtype,
+            "device": base.device,
+            **asdict(trained.batch),
+            "max_length": job.key_parts(config)["training"]["max_length"],
+            "model_folder": str(job.model.folder),
+        },
+        "key": job.key_parts(config),
+        "base": {"path": job.model.config.path, "revision": job.model.revision},
+        "data": {
+            "hash": job.data.data_hash,
+            "n_train": len(job.data.train),
+            "n_validation": len(job.data.validation),
+            "n_truncated_items": job.data.n_truncated_items,
+            "n_truncated_tokens": job.data.n_truncated_tokens,
+        },
+        "best_epoch": trained.best_epoch,
+        "best_validation_loss": trained.best_validation_loss,
+        "n_steps": trained.n_steps,
+        "n_tokens": trained.n_tokens,
+        "tokens_per_s": trained.n_tokens / trained.train_s,
+        "peak_gib": trained.peak_gib,
+        "wall_s": trained.wall_s,
+        "loss_curve": {"steps": trained.step_curve, "epochs": trained.epoch_curve},
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": package_versions(),
+        "git": git_state(),
+    }
+
+
+def failure_file(job: TrainingJob) -> Path:
+    """Return where it is noted that an adapter was given up; beside its folder, which does not exist then."""
+    return job.folder.with_name(f"{job.cell.name}.failed.json")
+
+
+def mark_failed(job: TrainingJob, reason: str) -> None:
+    """Note why an adapter was given up; the note goes when it is trained after all."""
+    write_json(failure_file(job), {"reason": reason, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+def _compare_keys(weights: Path, expected: set[str], name: str) -> None:
+    """See that the saved weights are those of all targeted layers and nothing else."""
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="pt") as file:
+        found = set(file.keys())
+    missing, unexpected = sorted(expected - found), sorted(found - expected)
+    if missing or unexpected:
+        raise AdapterError(
+            f"adapter {name!r} was saved with other layers than targeted: missing {missing[:_SHOWN_KEYS]} "
+            f"({len(missing)}), unexpected {unexpected[:_SHOWN_KEYS]} ({len(unexpected)}); check lora.target_modules"
+        )
+
+
+def _sort_config(path: Path) -> None:
+    """Sort peft's set of module names: its order differs between processes, and equal adapters must hash alike."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {key: sorted(value) if key == "target_modules" else value for key, value in config.items()})

@@ -1,0 +1,143 @@
+"""The base model: loaded once, frozen, lent to one adapter after another and given back as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transfergrid.config import LoraConfig, TrainingConfig
+from transfergrid.engine.devices import device_type, resolve_dtype
+from transfergrid.grid import UserError
+from transfergrid.trainers.fused_lora import fuse_lora_layers
+
+NOT_THE_DECODER = "vision"
+"""Part of the names of layers that never get LoRA: image encoders of multimodal models."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedBase:
+    """A frozen base model in memory."""
+
+    model: Any
+    device: str
+    dtype: str
+
+
+def load_base(folder: Path, training: TrainingConfig, *, device: str | None = None) -> LoadedBase:
+    """Load a base model and freeze it.
+
+    Args:
+        folder: From ``resolve_model``.
+        training: Number format and quantisation.
+        device: ``cpu`` or ``cuda``; None: what is there.
+
+    Raises:
+        UserError: If a quantised base is asked for without a GPU or without bitsandbytes.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = device or device_type()
+    dtype = resolve_dtype(training.dtype, device)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(folder),
+        dtype=getattr(torch, dtype),
+        device_map={"": device},
+        quantization_config=_quantization(training.quantization, device, dtype),
+        attn_implementation="sdpa",
+    )
+    model.requires_grad_(False)
+    return LoadedBase(model, device, dtype)
+
+
+def expected_keys(base: Any, target_modules: tuple[str, ...]) -> set[str]:
+    """Return the keys a saved adapter must have: A and B of every linear layer of a decoder with one of the names."""
+    return {
+        f"base_model.model.{name}.lora_{side}.weight"
+        for name, module in base.named_modules()
+        if name.rpartition(".")[2] in target_modules and NOT_THE_DECODER not in name and hasattr(module, "weight")
+        for side in "AB"
+    }
+
+
+@contextmanager
+def attached_adapter(base: LoadedBase, lora: LoraConfig, seed: int) -> Iterator[Any]:
+    """Put a fresh adapter on the base; on leaving, take everything off again that came on since.
+
+    Args:
+        base: The base; its weights are never changed.
+        lora: Shape of the adapter.
+        seed: Seed of A's random values, and of everything random that follows.
+
+    Yields:
+        The peft model.
+    """
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    model = base.model
+    attributes = dict(vars(model))
+    settings = {name: copy.deepcopy(vars(getattr(model, name))) for name in ("config", "generation_config")}
+    set_seed(seed)
+    peft_model = get_peft_model(
+        model,
+        PeftLoraConfig(
+            task_type="CAUSAL_LM",
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            use_rslora=lora.rslora,
+            target_modules=list(lora.target_modules),
+            exclude_modules=f".*{NOT_THE_DECODER}.*" if _has_vision(model) else None,
+        ),
+    )
+    fuse_lora_layers(peft_model)
+    try:
+        yield peft_model
+    finally:
+        peft_model.unload()
+        if model.is_gradient_checkpointing:
+            model.gradient_checkpointing_disable()
+        for name, values in settings.items():
+            vars(getattr(model, name)).clear()
+            vars(getattr(model, name)).update(values)
+        vars(model).clear()
+        vars(model).update(attributes)
+        model.zero_grad()
+        model.eval()
+
+
+def _has_vision(model: Any) -> bool:
+    """Whether a model has layers that are not its decoder's."""
+    return any(NOT_THE_DECODER in name for name, _ in model.named_modules())
+
+
+def _quantization(quantization: str | None, device: str, dtype: str) -> Any:
+    """Return transformers' setting for a quantised base, None for a plain one."""
+    if quantization is None:
+        return None
+    if device != "cuda":
+        raise UserError(
+            f"training.quantization {quantization!r} needs a CUDA GPU, this is {device!r}; set it to null, or train on "
+            "a GPU"
+        )
+    import importlib.util
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            f"training.quantization {quantization!r} needs bitsandbytes; install it with: pip install bitsandbytes"
+        )
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=quantization == "4bit",
+        load_in_8bit=quantization == "8bit",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )

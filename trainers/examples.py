@@ -1,0 +1,162 @@
+"""Items to training examples: which tokens are read, which are learnt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from transfergrid.benchmarks.files import hash_json
+from transfergrid.benchmarks.items import Item
+from transfergrid.engine.tokenisation import TokenisationSettings, render_contexts
+from transfergrid.grid import UserError
+
+IGNORED = -100
+"""Label of a token that is read but not learnt."""
+_SHOWN_IDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleSettings:
+    """How the items of one task become examples."""
+
+    max_length: int
+    """Most tokens of an example."""
+    supervise: Literal["continuation", "text"] = "continuation"
+    """Learn the delimiter and the right choice only, or the whole text."""
+    truncation: Literal["refuse", "left"] = "left"
+    """Example too long: refuse all, or cut its beginning; the right choice is never cut."""
+    chat_template: bool = False
+    """Wrap every context as one user message; the delimiter before the choice is then left out."""
+    supervise_end_token: bool = False
+    """Put the end-of-text token after the right choice and learn it too."""
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Further variables of the chat template."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """One item as the trainer reads it."""
+
+    input_ids: tuple[int, ...]
+    """Shape [T]."""
+    labels: tuple[int, ...]
+    """Shape [T]: the token itself where it is learnt, else -100; the first is never predicted."""
+    n_truncated_tokens: int = 0
+    """Tokens cut at the beginning."""
+
+
+def build_examples(tokenizer: Any, items: Sequence[Item], settings: ExampleSettings) -> list[TrainingExample]:
+    """Tokenise items, each context together with its right choice, cut where the context alone ends.
+
+    No BOS is added where only the choice is learnt, as in the study; where the whole text is learnt, the tokenizer's
+    own BOS is. White space at the end of a context goes to the choice, as in the evaluation.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        items: Items of one cell.
+        settings: What is learnt and how long an example may be.
+
+    Raises:
+        UserError: If a right choice does not fit, or an example is too long and may not be cut; names the ids.
+    """
+    has_bos = settings.supervise == "text" and not settings.chat_template
+    template = TokenisationSettings(
+        max_length=settings.max_length,
+        chat_template=settings.chat_template,
+        template_arguments=settings.template_arguments,
+    )
+    contexts = render_contexts(tokenizer, [item.context for item in items], template)
+    choices = [item.choices[item.gold] if settings.chat_template else item.continuations[item.gold] for item in items]
+    pairs = list(_encode_pairs(tokenizer, contexts, choices, has_bos=has_bos))
+    if settings.supervise_end_token:
+        pairs = [(context, (*learnt, tokenizer.eos_token_id)) for context, learnt in pairs]
+    _refuse_too_long([item.item_id for item in items], pairs, settings)
+    bos = tokenizer.bos_token_id if has_bos else None
+    return [_example(context, learnt, settings, bos) for context, learnt in pairs]
+
+
+def split_validation(n_items: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Return the indices of train and validation examples.
+
+    Args:
+        n_items: Items to split, 2 or more.
+        fraction: Share of validation examples, rounded up.
+        seed: Seed of the permutation.
+
+    Raises:
+        UserError: If one of the parts would be empty.
+
+    Source:
+        ``Dataset.train_test_split(test_size=fraction, seed=seed)`` of datasets 5.2.
+    """
+    n_validation = math.ceil(fraction * n_items)
+    if n_validation >= n_items:
+        raise UserError(
+            f"{n_items} train items cannot be split with training.validation_fraction {fraction}; expected at least "
+            "one item to train on"
+        )
+    order = np.random.default_rng(seed).permutation(n_items).tolist()
+    return order[n_validation:], order[:n_validation]
+
+
+def hash_examples(examples: Sequence[TrainingExample]) -> str:
+    """Return the SHA-256 of all that training reads of some examples."""
+    return hash_json([[example.input_ids, example.labels] for example in examples])
+
+
+def _encode_pairs(
+    tokenizer: Any, contexts: Sequence[str], choices: Sequence[str], *, has_bos: bool
+) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Yield context and choice tokens of the joint encoding; a choice it leaves no token for is encoded alone."""
+
+    def encode(texts: list[str], *, special: bool) -> list[list[int]]:
+        encoded: list[list[int]] = tokenizer(texts, add_special_tokens=special, return_attention_mask=False)[
+            "input_ids"
+        ]
+        return encoded
+
+    starts = [context.rstrip() for context in contexts]
+    rests = [context[len(start) :] + choice for context, start, choice in zip(contexts, starts, choices, strict=True)]
+    joint = encode([start + rest for start, rest in zip(starts, rests, strict=True)], special=has_bos)
+    alone = encode(starts, special=has_bos)
+    for whole, context, rest in zip(joint, alone, rests, strict=True):
+        if len(whole) > len(context):
+            yield tuple(whole[: len(context)]), tuple(whole[len(context) :])
+        else:
+            yield tuple(context), tuple(encode([rest], special=False)[0])
+
+
+def _refuse_too_long(
+    ids: Sequence[str], pairs: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], settings: ExampleSettings
+) -> None:
+    """Refuse examples that do not fit and may not be cut, or whose choice leaves no room for a context token."""
+    limit = settings.max_length
+    hopeless = [item_id for item_id, (_, learnt) in zip(ids, pairs, strict=True) if len(learnt) >= limit]
+    if hopeless:
+        raise UserError(
+            f"the right choice of {len(hopeless)} item(s) leaves no room for its question in {limit} tokens: "
+            f"{hopeless[:_SHOWN_IDS]}; raise training.max_length"
+        )
+    too_long = [item_id for item_id, pair in zip(ids, pairs, strict=True) if sum(map(len, pair)) > limit]
+    if too_long and settings.truncation == "refuse":
+        raise UserError(
+            f"{len(too_long)} item(s) have more than {limit} tokens: {too_long[:_SHOWN_IDS]}; raise "
+            "training.max_length, or cut their beginning with training.truncation: left"
+        )
+
+
+def _example(
+    context: tuple[int, ...], learnt: tuple[int, ...], settings: ExampleSettings, bos: int | None
+) -> TrainingExample:
+    """Cut the context's beginning to fit, keeping a BOS, and label what is learnt."""
+    excess = max(0, len(context) + len(learnt) - settings.max_length)
+    if excess:
+        head = context[:1] if context[0] == bos and len(context) > excess + 1 else ()
+        context = head + context[excess + len(head) :]
+    ids = context + learnt
+    labels = ids if settings.supervise == "text" else (IGNORED,) * len(context) + learnt
+    return TrainingExample(ids, labels, excess)

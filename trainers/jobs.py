@@ -1,0 +1,186 @@
+"""What there is to train: one job per adapter, its examples tokenised and checked before anything is trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transfergrid.benchmarks.cells import load_items
+from transfergrid.benchmarks.tasks import get_task
+from transfergrid.config import GridConfig, ModelConfig
+from transfergrid.engine.adapters import read_linear_shapes
+from transfergrid.engine.models import load_tokenizer, model_revision, resolve_model
+from transfergrid.engine.selection import Selection
+from transfergrid.grid import Cell, RunFolder, UserError
+from transfergrid.trainers.examples import (
+    ExampleSettings,
+    TrainingExample,
+    build_examples,
+    hash_examples,
+    split_validation,
+)
+
+DEFAULT_MAX_LENGTH = 512
+"""Longest example of a task that ``training.max_length`` does not name, in tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedModel:
+    """A base model on this machine."""
+
+    config: ModelConfig
+    folder: Path
+    revision: str
+    """Hub commit or content hash."""
+    tokenizer: Any
+
+
+@dataclass(frozen=True, slots=True)
+class CellData:
+    """The examples of one cell under one model's tokenizer, split."""
+
+    train: tuple[TrainingExample, ...]
+    validation: tuple[TrainingExample, ...]
+    data_hash: str
+    """SHA-256 over token ids and labels of both parts."""
+
+    @property
+    def n_train_tokens(self) -> int:
+        """Tokens of one epoch, without padding."""
+        return sum(len(example.input_ids) for example in self.train)
+
+    @property
+    def n_truncated_items(self) -> int:
+        """Examples whose beginning was cut."""
+        return sum(example.n_truncated_tokens > 0 for example in (*self.train, *self.validation))
+
+    @property
+    def n_truncated_tokens(self) -> int:
+        """Tokens cut at the beginning of examples."""
+        return sum(example.n_truncated_tokens for example in (*self.train, *self.validation))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """One adapter to train."""
+
+    model: ResolvedModel
+    seed: int
+    cell: Cell
+    data: CellData
+    folder: Path
+    """Where the adapter goes."""
+
+    @property
+    def name(self) -> str:
+        """``MODEL sSEED TASK-LANG``."""
+        return f"{self.model.config.name} s{self.seed} {self.cell.name}"
+
+    def n_steps(self, batch_size: int, epochs: int) -> int:
+        """Return the optimizer steps of all epochs at an effective batch size."""
+        return epochs * math.ceil(len(self.data.train) / batch_size)
+
+    def key_parts(self, config: GridConfig) -> dict[str, Any]:
+        """Return what decides the adapter's weights, as JSON.
+
+        Where the numbers are logged does not decide them, nor does gradient checkpointing.
+        """
+        training = config.training.model_dump(mode="json", exclude={"report_to", "gradient_checkpointing"})
+        training["max_length"] = max_length(config, self.cell.task)
+        return {
+            "base_revision": self.model.revision,
+            "seed": self.seed,
+            "data_hash": self.data.data_hash,
+            "lora": config.lora.model_dump(mode="json"),
+            "training": training,
+        }
+
+
+def max_length(config: GridConfig, task: str) -> int:
+    """Return the longest example of a task in tokens."""
+    return config.training.max_length.get(task, DEFAULT_MAX_LENGTH)
+
+
+def prepare_jobs(config: GridConfig, run: RunFolder, selection: Selection) -> list[TrainingJob]:
+    """Resolve every model, tokenise every cell and check them all.
+
+    Args:
+        config: The run's configuration.
+        run: Its folder, with materialised data.
+        selection: Models, seeds and source cells to train.
+
+    Returns:
+        Jobs in the order they are trained: model by model, seed by seed, cell by cell.
+
+    Raises:
+        UserError: If a model or any cell cannot be trained; lists every fault.
+    """
+    faults: list[str] = []
+    jobs = []
+    for model_config in selection.models:
+        try:
+            model = _resolve(model_config, config.lora.target_modules)
+        except UserError as error:
+            faults.append(str(error))
+            continue
+        cells = _tokenise_cells(config, run, model, selection.source_cells, faults=faults)
+        jobs += [
+            TrainingJob(model, seed, cell, data, run.adapter(model_config.name, seed, cell))
+            for seed in selection.seeds
+            for cell, data in cells.items()
+        ]
+    if faults:
+        raise UserError(f"{len(faults)} fault(s), nothing was trained:" + "".join(f"\n  - {fault}" for fault in faults))
+    return jobs
+
+
+def _resolve(config: ModelConfig, target_modules: Sequence[str]) -> ResolvedModel:
+    """Find a model and see that it has the layers that get LoRA."""
+    folder = resolve_model(config.path, config.revision)
+    present = {name.rpartition(".")[2] for name in read_linear_shapes(folder)}
+    if missing := sorted(set(target_modules) - present):
+        raise UserError(
+            f"model {config.name!r} has no linear layers {missing}; expected lora.target_modules out of "
+            f"{sorted(present)}"
+        )
+    return ResolvedModel(config, folder, model_revision(folder), load_tokenizer(folder))
+
+
+def _tokenise_cells(
+    config: GridConfig, run: RunFolder, model: ResolvedModel, cells: Sequence[Cell], *, faults: list[str]
+) -> Mapping[Cell, CellData]:
+    """Return the data of every cell that can be trained; add the faults of the others."""
+    data = {}
+    for cell in cells:
+        try:
+            data[cell] = _cell_data(config, run, model, cell)
+        except UserError as error:
+            faults.append(f"{model.config.name}, {cell.name}: {error}")
+    return data
+
+
+def _cell_data(config: GridConfig, run: RunFolder, model: ResolvedModel, cell: Cell) -> CellData:
+    """Tokenise and split the train items of one cell."""
+    task = get_task(cell.task, config.custom_tasks)
+    train_format = task.formats[config.prompts.train_format]
+    settings = ExampleSettings(
+        max_length=max_length(config, cell.task),
+        supervise=train_format.supervise,
+        truncation=config.training.truncation,
+        chat_template=config.prompts.train_chat_template,
+        supervise_end_token=config.training.supervise_end_token,
+        template_arguments=config.prompts.template_arguments,
+    )
+    items = load_items(run.data, task, cell.language, "train", train_format.name)
+    train, validation = split_validation(
+        len(items), config.training.validation_fraction, config.training.validation_seed
+    )
+    examples = build_examples(model.tokenizer, items, settings)
+    return CellData(
+        train=tuple(examples[index] for index in train),
+        validation=tuple(examples[index] for index in validation),
+        data_hash=hash_examples([examples[index] for index in (*train, *validation)]),
+    )

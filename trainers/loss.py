@@ -1,0 +1,87 @@
+"""Cross-entropy of supervised positions: only their rows meet the vocabulary, and the gradient is made on the way.
+
+TRL 1.16 projects every position onto the vocabulary on devices without Triton, computes the projection again for the
+gradient, and adds entropy and accuracy over the whole vocabulary. Here a chunk of rows is projected once, its loss and
+its gradient are taken while it is in the cache, and it is forgotten.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from transfergrid.trainers.examples import IGNORED
+
+ROWS_AT_ONCE = {"cpu": 128, "cuda": 1024}
+"""Rows whose float32 logits are held at once."""
+_LOGIT_CHANGES = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "output_multiplier",
+    "lm_head_multiplier",
+    "logits_scaling",
+)
+
+
+class FusedCrossEntropy(torch.autograd.Function):
+    """Sum of -log p(label) over rows, with the gradient of the rows made in the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, head: Any, labels: torch.Tensor) -> torch.Tensor:
+        """Compute the sum.
+
+        Args:
+            ctx: Autograd's context.
+            rows: Shape [S, hidden].
+            head: The frozen vocabulary projection, weight of shape [V, hidden].
+            labels: Shape [S].
+
+        Returns:
+            Scalar, float32, in nats.
+        """
+        total = torch.zeros((), dtype=torch.float32, device=rows.device)
+        grad = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
+        size = ROWS_AT_ONCE.get(rows.device.type, ROWS_AT_ONCE["cuda"])
+        for start in range(0, rows.shape[0], size):
+            chunk, gold = rows[start : start + size], labels[start : start + size, None]
+            logits = torch.nn.functional.linear(chunk, head.weight, head.bias).float()
+            normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
+            total += (normaliser - logits.gather(1, gold)).sum()
+            if grad is not None:
+                probabilities = logits.sub_(normaliser).exp_()
+                probabilities.scatter_add_(1, gold, torch.full_like(normaliser, -1.0))
+                torch.mm(probabilities.to(rows.dtype), head.weight, out=grad[start : start + size])
+        if grad is not None:
+            ctx.save_for_backward(grad)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
+        """Scale the gradient that the forward pass made."""
+        (grad,) = ctx.saved_tensors
+        return grad * grads[0].to(grad.dtype), None, None
+
+
+def supervised_loss(hidden: torch.Tensor, labels: torch.Tensor, head: Any) -> torch.Tensor:
+    """Return the summed loss of a batch's supervised positions.
+
+    Args:
+        hidden: Last hidden states, shape [B, T, hidden].
+        labels: Shape [B, T], -100 where a token is not learnt; the token at t is predicted from position t - 1.
+        head: The frozen vocabulary projection.
+
+    Returns:
+        Scalar, float32, in nats, summed over supervised tokens.
+    """
+    targets = labels[:, 1:]
+    mask = targets != IGNORED
+    rows = hidden[:, :-1][mask]
+    loss: torch.Tensor = FusedCrossEntropy.apply(rows, head, targets[mask])  # type: ignore[no-untyped-call]
+    return loss
+
+
+def has_plain_head(config: Any) -> bool:
+    """Whether a model's logits are its vocabulary projection and nothing more (no soft cap, no scale)."""
+    text_config = config.get_text_config()
+    return all(getattr(text_config, name, None) in (None, 1, 1.0) for name in _LOGIT_CHANGES)

@@ -1,0 +1,47 @@
+"""Memory: the peak of one adapter, and what running out of it looks like."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+GIB = 2**30
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+def reset_peak_memory(device: str) -> None:
+    """Start a new peak; where the system has none to reset, the peak stays the process's."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        return
+    try:
+        _CLEAR_REFS.write_text("5", encoding="ascii")  # proc(5): resets VmHWM
+    except OSError:
+        return
+
+
+def peak_memory_gib(device: str) -> float:
+    """Return the peak since the last reset, GiB: of the device's allocations on CUDA, else of the process."""
+    if device == "cuda":
+        import torch
+
+        return float(torch.cuda.max_memory_allocated() / GIB)
+    try:
+        for line in _STATUS.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024 / GIB
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: torch's on CUDA, its CPU allocator's, or Python's."""
+    import torch
+
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)

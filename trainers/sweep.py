@@ -1,0 +1,215 @@
+"""All adapters of a run, one after another on one base in memory; what is finished stays finished."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+
+from rich.table import Table
+
+from transfergrid.benchmarks.materialise import ensure_data
+from transfergrid.config import GridConfig
+from transfergrid.engine.protocol import AdapterError
+from transfergrid.engine.run_lock import hold_run_folder
+from transfergrid.engine.selection import Selection
+from transfergrid.grid import RunFolder, UserError
+from transfergrid.trainers.adapter_folder import (
+    failure_file,
+    is_finished,
+    make_record,
+    mark_failed,
+    save_adapter,
+    unfinished_folder,
+    unfinished_root,
+)
+from transfergrid.trainers.adapter_training import TrainedAdapter, train_adapter
+from transfergrid.trainers.base_model import LoadedBase, expected_keys, load_base
+from transfergrid.trainers.events import (
+    AdapterFailed,
+    AdapterFinished,
+    BaseLoaded,
+    SweepStarted,
+    TrainingEvents,
+    ignore_events,
+)
+from transfergrid.trainers.jobs import TrainingJob, prepare_jobs
+
+
+class SaveError(UserError):
+    """An adapter that cannot be saved: the next one could not be either, so the sweep ends."""
+
+
+@dataclass(frozen=True)
+class SweepSummary:
+    """What a sweep did."""
+
+    finished: tuple[str, ...]
+    """Adapters trained now."""
+    kept: tuple[str, ...]
+    """Adapters that were there already."""
+    failed: tuple[tuple[str, str], ...]
+    """Adapters given up, each with the reason."""
+
+    def __rich__(self) -> Table:
+        """Render counts and the failed adapters."""
+        table = Table(title="Adapters")
+        for name in ("trained", "already there", "failed"):
+            table.add_column(name, justify="right")
+        table.add_row(str(len(self.finished)), str(len(self.kept)), str(len(self.failed)))
+        return table
+
+    def raise_failures(self) -> None:
+        """Raise if any adapter failed.
+
+        Raises:
+            UserError: With every failed adapter and its reason.
+        """
+        if self.failed:
+            total = len(self.finished) + len(self.kept) + len(self.failed)
+            raise UserError(
+                f"{len(self.failed)} of {total} adapters failed:"
+                + "".join(f"\n  - {job}: {reason}" for job, reason in self.failed)
+            )
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a sweep would do."""
+
+    rows: tuple[tuple[str, int, int, int, int, str], ...]
+    """Per job: name, train items, steps, tokens, items that are cut, ``finished`` or ``failed before`` or ``to do``."""
+
+    def __rich__(self) -> Table:
+        """Render one row per job."""
+        table = Table(title="Adapters to train")
+        for name in ("adapter", "train items", "steps", "tokens", "items cut", "state"):
+            table.add_column(name, justify="left" if name in ("adapter", "state") else "right", no_wrap=True)
+        for name, items, steps, tokens, cut, state in self.rows:
+            table.add_row(name, str(items), str(steps), f"{tokens:,}", str(cut), state)
+        return table
+
+
+def plan_training(config: GridConfig, run: RunFolder, selection: Selection) -> TrainingPlan:
+    """Return what ``train_adapters`` would do; everything is checked, no model is loaded, nothing is trained.
+
+    Raises:
+        UserError: As ``train_adapters`` before its first job.
+    """
+    ensure_data(config, run.data)
+    training = config.training
+    effective = training.batch_size * training.gradient_accumulation
+    rows = []
+    for job in prepare_jobs(config, run, selection):
+        state = "failed before" if failure_file(job).exists() else "to do"
+        rows.append(
+            (
+                job.name,
+                len(job.data.train),
+                job.n_steps(effective, training.epochs),
+                training.epochs * job.data.n_train_tokens,
+                job.data.n_truncated_items,
+                "finished" if is_finished(job, config) else state,
+            )
+        )
+    return TrainingPlan(tuple(rows))
+
+
+def train_adapters(
+    config: GridConfig, run: RunFolder, selection: Selection, *, events: TrainingEvents = ignore_events
+) -> SweepSummary:
+    """Train every selected adapter that is not there yet.
+
+    A job that fails is noted and the others go on. Killed at any point, the same call goes on where it stopped.
+
+    Args:
+        config: The run's configuration.
+        run: Its folder.
+        selection: Models, seeds and source cells.
+        events: Told of everything that happens.
+
+    Raises:
+        UserError: If a job cannot be trained as configured (before the first starts), an adapter is there that was
+            trained with other settings, another process holds the run folder, or the disk is full.
+    """
+    with hold_run_folder(run.root, "grid train-adapters"):
+        shutil.rmtree(unfinished_root(run), ignore_errors=True)
+        ensure_data(config, run.data)
+        jobs = prepare_jobs(config, run, selection)
+        kept, pending = _divide(jobs, config)
+        n_tokens = sum(config.training.epochs * job.data.n_train_tokens for job in pending)
+        events(SweepStarted(n_jobs=len(jobs), n_finished=len(kept), n_tokens=n_tokens))
+        finished, failed = [], []
+        try:
+            for job, reason in _train_all(pending, config, run, events):
+                if reason is None:
+                    finished.append(job.name)
+                else:
+                    failed.append((job.name, reason))
+        finally:
+            shutil.rmtree(unfinished_root(run), ignore_errors=True)
+    return SweepSummary(tuple(finished), tuple(job.name for job in kept), tuple(failed))
+
+
+def _divide(jobs: Iterable[TrainingJob], config: GridConfig) -> tuple[list[TrainingJob], list[TrainingJob]]:
+    """Return finished and unfinished jobs; all adapters of other settings are named at once."""
+    kept: list[TrainingJob] = []
+    pending: list[TrainingJob] = []
+    faults = []
+    for job in jobs:
+        try:
+            (kept if is_finished(job, config) else pending).append(job)
+        except AdapterError as error:
+            faults.append(str(error))
+    if faults:
+        raise AdapterError(f"{len(faults)} adapter(s) in the way:" + "".join(f"\n  - {fault}" for fault in faults))
+    return kept, pending
+
+
+def _train_all(
+    jobs: Iterable[TrainingJob], config: GridConfig, run: RunFolder, events: TrainingEvents
+) -> Iterable[tuple[TrainingJob, str | None]]:
+    """Load each base once and hand it the jobs; yield every job with the reason it failed, or None."""
+    for name, of_model in groupby(jobs, key=lambda job: job.model.config.name):
+        base = None
+        for job in of_model:
+            if base is None:
+                base = load_base(job.model.folder, config.training)
+                events(BaseLoaded(model=name, dtype=base.dtype, device=base.device))
+            yield job, _train_one(job, base, config, run, events=events)
+
+
+def _train_one(
+    job: TrainingJob, base: LoadedBase, config: GridConfig, run: RunFolder, *, events: TrainingEvents
+) -> str | None:
+    """Train and save one adapter; return why it failed, None if it did not."""
+    started = datetime.now(UTC)
+    expected = expected_keys(base.model, config.lora.target_modules)
+    with unfinished_folder(run, job) as folder:
+
+        def save(model: object, trained: TrainedAdapter) -> None:
+            record = make_record(job, base, config, trained, started=started)
+            try:
+                save_adapter(model, folder, job, record=record, expected=expected)
+            except UserError as error:
+                raise SaveError(str(error)) from error
+
+        try:
+            trained = train_adapter(job, base, config, scratch=folder, events=events, save=save)
+        except SaveError:
+            raise
+        except UserError as error:
+            mark_failed(job, str(error))
+            events(AdapterFailed(job=job.name, reason=str(error)))
+            return str(error)
+    events(
+        AdapterFinished(
+            job=job.name,
+            best_epoch=trained.best_epoch,
+            validation_loss=trained.best_validation_loss,
+            wall_s=trained.wall_s,
+        )
+    )
+    return None
