@@ -116,6 +116,8 @@ class PromptConfig(Section):
     """Wrap training prompts in the model's chat template."""
     eval_chat_template: bool = True
     """Wrap scored prompts in the model's chat template."""
+    template_arguments: dict[str, str | bool | int] = {"date_string": "26 Jul 2024"}
+    """Variables of the chat template; a fixed date keeps Llama 3 prompts the same from day to day."""
 
 
 class LoraConfig(Section):

@@ -199,6 +199,11 @@ class RunFolder:
         return self.root / "noise_floor"
 
     @property
+    def imported(self) -> Path:
+        """Tables and item rows that came from outside: ``*.parquet`` aggregates, ``scores/*.parquet`` items."""
+        return self.root / "imported"
+
+    @property
     def tables(self) -> Path:
         """Tables written by ``grid analyze``."""
         return self.root / "tables"
