@@ -36,10 +36,15 @@ test: $(STAMP)
 
 quickstart: $(STAMP)
 	$(BIN)/grid doctor
+	test -e grid.yaml || $(BIN)/grid init
 	$(BIN)/grid plan
 
 bench: $(STAMP)
-	$(BIN)/python -m perf
+	$(BIN)/python -m transfergrid.perf.planner
+	$(BIN)/python -m transfergrid.perf.engine
+	$(BIN)/python -m transfergrid.perf.training
+	$(BIN)/python -m transfergrid.perf.analysis table
+	$(BIN)/python -m transfergrid.perf.analysis full
 
 clean:
 	rm -rf .build .mypy_cache .ruff_cache .pytest_cache build *.egg-info
