@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,14 @@ from transfergrid.engine.devices import (
 )
 from transfergrid.engine.models import read_model_facts
 from transfergrid.engine.planner import Plan, PlanLimits, Step, StepSequence, plan_items
-from transfergrid.engine.protocol import Adapter, AdapterError, ItemLoglikelihoods, TokenisedItem
+from transfergrid.engine.protocol import (
+    Adapter,
+    AdapterError,
+    ItemLoglikelihoods,
+    Prepared,
+    ScoringError,
+    TokenisedItem,
+)
 from transfergrid.engine.steps import AdapterReference, pack_step
 from transfergrid.engine.vllm_args import check_vllm_args, check_vllm_version
 from transfergrid.grid import UserError
@@ -84,8 +91,12 @@ class VllmScorer:
         """What one step and the KV cache hold."""
         return self._limits
 
-    def prepare(self, items: Sequence[TokenisedItem]) -> PreparedSteps:
+    def prepare(self, items: Sequence[TokenisedItem], *, token_budget: int | None = None) -> PreparedSteps:
         """Plan the items of a batch of cells once; the result serves every adapter.
+
+        Args:
+            items: In the order in which results are wanted.
+            token_budget: Most tokens of one step where that is to be less than the engine takes.
 
         Raises:
             UserError: If an item is longer than the engine was started for.
@@ -98,15 +109,19 @@ class VllmScorer:
                     f"item {item.item_id!r} has {n_tokens} tokens, the engine was started for "
                     f"{self.sizes.max_model_len}; raise engine.max_model_len"
                 )
-        plan = plan_items(items, self._limits)
+        limits = self._limits if token_budget is None else replace(self._limits, max_step_tokens=token_budget)
+        plan = plan_items(items, limits)
         return PreparedSteps(plan, tuple(map(pack_step, plan.steps)))
 
-    def score(self, prepared: PreparedSteps, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
+    def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, as soon as it is done, in no fixed order; None scores the base.
 
         Raises:
+            ScoringError: If the items were prepared by another kind of scorer.
             AdapterError: If the adapter is not applied as saved, or changes no score of a probe.
         """
+        if not isinstance(prepared, PreparedSteps):
+            raise ScoringError(f"items prepared by another scorer ({type(prepared).__name__}); prepare them with this")
         self._pass += 1
         return self._score_pass(prepared, adapter, self._pass)
 
@@ -175,14 +190,18 @@ class VllmScorer:
 
 
 def start_vllm(
-    model_folder: Path, config: EngineConfig | None = None, *, max_rank: int = 32, longest_tokens: int | None = None
+    model_folder: Path,
+    config: EngineConfig | None = None,
+    *,
+    max_rank: int | None = 32,
+    longest_tokens: int | None = None,
 ) -> VllmScorer:
     """Load a base model into one vLLM engine.
 
     Args:
         model_folder: Local folder of the base.
         config: Settings of the engine.
-        max_rank: Largest rank of the adapters to come.
+        max_rank: Largest rank of the adapters to come; None: no adapter can be scored.
         longest_tokens: Longest sequence to come; None: what the model takes.
 
     Raises:
@@ -191,13 +210,14 @@ def start_vllm(
     config = config or EngineConfig()
     device = device_type()
     config = config.model_copy(update={"dtype": resolve_dtype(config.dtype, device)})
-    facts, shapes, rank = read_model_facts(model_folder), read_linear_shapes(model_folder), served_rank(max_rank)
+    facts, shapes = read_model_facts(model_folder), read_linear_shapes(model_folder)
+    rank = None if max_rank is None else served_rank(max_rank)
     sizes = choose_sizes(
         facts,
         config,
         device=device,
         memory_bytes=available_memory_bytes(device),
-        slot_values=rank * sum(map(sum, shapes.values())),
+        slot_values=(rank or 0) * sum(map(sum, shapes.values())),
         longest_tokens=longest_tokens,
     )
     arguments = engine_arguments(model_folder, config, sizes, device=device, max_rank=rank)
@@ -211,15 +231,23 @@ def start_vllm(
 
 
 def engine_arguments(
-    model_folder: Path, config: EngineConfig, sizes: EngineSizes, *, device: str, max_rank: int
+    model_folder: Path, config: EngineConfig, sizes: EngineSizes, *, device: str, max_rank: int | None
 ) -> dict[str, Any]:
     """Return vLLM's engine arguments; ``grid serve`` starts the server with the same.
 
     Raises:
         UserError: If a pass-through argument is not taken.
     """
+    lora = {
+        "enable_lora": True,
+        "max_loras": sizes.max_loras,
+        "max_cpu_loras": sizes.max_cpu_loras,
+        "max_lora_rank": max_rank,
+        "lora_target_modules": list(LORA_MODULES),
+    }
     return {
         **check_vllm_args(config.vllm_args),
+        **({} if max_rank is None else lora),
         "model": str(model_folder),
         "skip_tokenizer_init": True,
         "worker_cls": WORKERS[device],
@@ -236,11 +264,6 @@ def engine_arguments(
         "enable_prefix_caching": False,  # the planner shares prefixes, token by token
         "async_scheduling": False,
         "enforce_eager": True,
-        "enable_lora": True,
-        "max_loras": sizes.max_loras,
-        "max_cpu_loras": sizes.max_cpu_loras,
-        "max_lora_rank": max_rank,
-        "lora_target_modules": list(LORA_MODULES),
         "disable_log_stats": True,
     }
 

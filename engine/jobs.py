@@ -1,0 +1,152 @@
+"""What is to be scored: sources and their remaining targets, each with the key that decides its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transfergrid.benchmarks.files import hash_files
+from transfergrid.config import GridConfig, ModelConfig
+from transfergrid.engine.backends import Backend
+from transfergrid.engine.devices import resolve_dtype
+from transfergrid.engine.failures import Failure
+from transfergrid.engine.foreign import AdapterPlace
+from transfergrid.engine.models import model_revision, read_model_facts, resolve_model
+from transfergrid.engine.protocol import Adapter, AdapterError
+from transfergrid.engine.run_key import RunKey
+from transfergrid.engine.selection import Selection
+from transfergrid.engine.store import FinishedCell, Origin
+from transfergrid.engine.tokenisation import TokenisationSettings
+from transfergrid.grid import BASE, Cell, Source, UserError
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+_NO_ADAPTER: Mapping[str, Any] = {"content": None}
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A resolved base model and the part of its keys that all its sources share."""
+
+    config: ModelConfig
+    folder: Path
+    tokenisation: TokenisationSettings
+    shared_parts: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The configuration's name of the model."""
+        return self.config.name
+
+    def key(self, adapter: Adapter | None) -> RunKey:
+        """Return what decides the numbers of one source."""
+        content = _NO_ADAPTER if adapter is None else {"content": adapter.content_hash}
+        return RunKey({**self.shared_parts, "adapter": content})
+
+
+@dataclass(frozen=True, slots=True)
+class SourceJob:
+    """One source and the targets it is to be scored on."""
+
+    origin: Origin
+    adapter: Adapter | None
+    key: RunKey
+    targets: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelJobs:
+    """All sources of one base model, the base first."""
+
+    base: BaseModel
+    jobs: tuple[SourceJob, ...]
+
+    def without(self, finished: Mapping[tuple[Origin, Cell], FinishedCell]) -> ModelJobs:
+        """Return what is left to do; sources without remaining targets are left out."""
+        remaining = (
+            SourceJob(
+                job.origin, job.adapter, job.key, tuple(t for t in job.targets if (job.origin, t) not in finished)
+            )
+            for job in self.jobs
+        )
+        return ModelJobs(self.base, tuple(job for job in remaining if job.targets))
+
+
+def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend) -> BaseModel:
+    """Find a base model and work out what of it and of the configuration decides its numbers.
+
+    Args:
+        config: The configuration.
+        model: One of its models.
+        backend: The engine that scores it.
+
+    Raises:
+        UserError: If the model cannot be found or is of no supported shape.
+    """
+    folder = resolve_model(model.path, model.revision)
+    tokenisation = tokenisation_settings(config, folder)
+    files = (folder / name for name in _TOKENIZER_FILES)
+    shared = {
+        "model": {
+            "revision": model_revision(folder),
+            "dtype": resolve_dtype(config.engine.dtype),
+            "quantization": config.engine.quantization,
+        },
+        "tokenizer": {"files": hash_files(path for path in files if path.is_file())},
+        "prompts": {
+            "format": config.prompts.eval_format,
+            "chat_template": tokenisation.chat_template,
+            "template_arguments": dict(tokenisation.template_arguments) if tokenisation.chat_template else None,
+        },
+        "limits": {"max_length": tokenisation.max_length, "truncation": tokenisation.truncation},
+        "engine": dict(backend.key_parts()),
+    }
+    return BaseModel(model, folder, tokenisation, shared)
+
+
+def tokenisation_settings(config: GridConfig, model_folder: Path) -> TokenisationSettings:
+    """Return how a configuration's items become a model's tokens."""
+    return TokenisationSettings(
+        max_length=config.engine.max_model_len or read_model_facts(model_folder).max_positions,
+        chat_template=config.prompts.eval_chat_template,
+        truncation=config.engine.truncation,
+        template_arguments=config.prompts.template_arguments,
+    )
+
+
+def find_jobs(
+    base: BaseModel, places: Sequence[AdapterPlace], selection: Selection, backend: Backend
+) -> tuple[ModelJobs, tuple[Failure, ...]]:
+    """Check the adapters of one model.
+
+    Returns:
+        The usable sources with all targets of the selection, and the adapters that cannot be used.
+    """
+    failures: list[Failure] = []
+    jobs = []
+    if selection.has_base:
+        jobs.append(SourceJob(Origin(base.name, None, BASE), None, base.key(None), selection.targets))
+    for place in places:
+        if place.model != base.name:
+            continue
+        name = place.cell.name
+        try:
+            if not place.path.is_dir():
+                raise AdapterError(f"no adapter at {str(place.path)!r}; 'grid train-adapters' trains it")
+            adapter = backend.check_adapter(place.path, base.folder, name=f"{name}-s{place.seed}")
+        except UserError as error:
+            failures.append(Failure(model=base.name, seed=place.seed, source=name, reason=str(error)))
+        else:
+            origin = Origin(base.name, place.seed, Source(place.cell))
+            jobs.append(SourceJob(origin, adapter, base.key(adapter), selection.targets))
+    return ModelJobs(base, tuple(jobs)), tuple(failures)

@@ -1,0 +1,158 @@
+"""The resolution of every delta: how many predictions change when nothing but the order of the arithmetic does.
+
+The base is scored a second time through an adapter with B = 0, with the items the other way round and in smaller steps,
+and compared with its scores in the store.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import polars as pl
+
+from transfergrid.benchmarks.files import write_atomically
+from transfergrid.engine.adapters import check_adapter, make_null_adapter, read_linear_shapes
+from transfergrid.engine.jobs import BaseModel
+from transfergrid.engine.planner import PlanLimits
+from transfergrid.engine.protocol import Adapter, Prepared, Scorer
+from transfergrid.engine.scoring import pick_choice
+from transfergrid.engine.store import FinishedCell, Origin, ScoreStore
+from transfergrid.engine.targets import Target, TokenisedTarget
+from transfergrid.grid import BASE, Cell, RunFolder
+
+NOISE_FLOOR_SCHEMA = pl.Schema(
+    {
+        "model": pl.String(),
+        "target_task": pl.String(),
+        "target_language": pl.String(),
+        "n_items": pl.Int64(),
+        "n_flips": pl.Int64(),  # predictions by the target's primary metric that differ
+        "n_flips_acc": pl.Int64(),  # predictions by acc that differ
+        "max_abs_diff_nats": pl.Float64(),
+    }
+)
+"""One row per (model, target)."""
+
+NULL_RANK = 8
+"""Rank of the adapter with B = 0."""
+
+_METADATA = "transfergrid"
+
+
+@runtime_checkable
+class Replanning(Protocol):
+    """A scorer whose steps can be made smaller."""
+
+    @property
+    def limits(self) -> PlanLimits:
+        """What one step holds."""
+        ...
+
+    def prepare(self, items: Any, *, token_budget: int | None = None) -> Prepared:
+        """Plan items for steps of at most so many tokens."""
+        ...
+
+
+def has_noise_floor(run: RunFolder, base: BaseModel, targets: Iterable[Target]) -> bool:
+    """Whether the noise floor of all targets is stored for what decides the base's numbers today."""
+    _, stored = _read(run, base.name)
+    key = base.key(None)
+    return all(stored.get(target.cell.name) == key.digest(target.items_hash) for target in targets)
+
+
+def measure_noise_floor(
+    run: RunFolder, base: BaseModel, targets: Mapping[Cell, TokenisedTarget], scorer: Scorer
+) -> pl.DataFrame:
+    """Score the base again and store the flips of every target whose base scores are in the store.
+
+    Returns:
+        The stored table, with earlier targets whose key is still today's.
+
+    Raises:
+        AdapterError: If no null adapter can be made for this base.
+    """
+    finished = ScoreStore(run.scores).scan(repair=False).finished()
+    origin = Origin(base.name, None, BASE)
+    earlier, keys = _read(run, base.name)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        null = check_adapter(
+            make_null_adapter(base.folder, Path(folder) / "null", rank=NULL_RANK),
+            read_linear_shapes(base.folder),
+            name=f"null-{base.name}",
+        )
+        for cell, target in targets.items():
+            if (origin, cell) in finished:
+                stored = _stored_sums(finished[origin, cell], cell)
+                rows.append(_compare(base.name, target, stored, _score_again(scorer, target, null)))
+                keys[cell.name] = base.key(None).digest(target.target.items_hash)
+    frame = pl.DataFrame(rows, schema=NOISE_FLOOR_SCHEMA, orient="row")
+    kept = earlier.join(frame, on=["model", "target_task", "target_language"], how="anti")
+    table = pl.concat([kept, frame]).sort("target_task", "target_language")
+    _write(run, base.name, table, keys)
+    return table
+
+
+def _score_again(scorer: Scorer, target: TokenisedTarget, null: Adapter) -> dict[str, tuple[float, ...]]:
+    """Return the log-likelihoods by item id."""
+    items = target.scorable[::-1]
+    if not items:
+        return {}
+    if isinstance(scorer, Replanning):
+        prepared = scorer.prepare(items, token_budget=max(1, scorer.limits.max_step_tokens // 2))
+    else:
+        prepared = scorer.prepare(items)
+    return {items[result.index].item_id: result.loglikelihoods_nats for result in scorer.score(prepared, null)}
+
+
+def _stored_sums(cell: FinishedCell, target: Cell) -> dict[str, tuple[float, ...]]:
+    rows = pl.read_parquet(cell.part.path).filter(
+        pl.col("target_task") == target.task,
+        pl.col("target_language") == target.language,
+        pl.col("loglikelihoods_nats").is_not_null(),
+    )
+    return {item_id: tuple(sums) for item_id, sums in rows.select("item_id", "loglikelihoods_nats").iter_rows()}
+
+
+def _compare(
+    model: str,
+    target: TokenisedTarget,
+    first: Mapping[str, tuple[float, ...]],
+    second: Mapping[str, tuple[float, ...]],
+) -> tuple[Any, ...]:
+    """Return one row of the table, over the items that are scored both times."""
+    items = {item.item_id: item for item in target.target.items}
+    both = [i for i in first if i in second and all(map(math.isfinite, second[i]))]
+    flips_acc = [pick_choice(first[i]) != pick_choice(second[i]) for i in both]
+    flips_norm = [
+        pick_choice(first[i], items[i].choice_chars) != pick_choice(second[i], items[i].choice_chars) for i in both
+    ]
+    flips = flips_norm if target.target.primary_metric == "acc_norm" else flips_acc
+    largest = max((abs(a - b) for i in both for a, b in zip(first[i], second[i], strict=True)), default=0.0)
+    cell = target.target.cell
+    return model, cell.task, cell.language, len(both), sum(flips), sum(flips_acc), largest
+
+
+def _path(run: RunFolder, model: str) -> Path:
+    return run.noise_floor / f"{model}.parquet"
+
+
+def _read(run: RunFolder, model: str) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return a model's table and the run key by target; nothing where there is none or it is not whole."""
+    try:
+        content = _path(run, model).read_bytes()
+        keys = json.loads(pl.read_parquet_metadata(io.BytesIO(content))[_METADATA])
+        return pl.read_parquet(io.BytesIO(content)), keys
+    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError):
+        return pl.DataFrame(schema=NOISE_FLOOR_SCHEMA), {}
+
+
+def _write(run: RunFolder, model: str, table: pl.DataFrame, keys: Mapping[str, str]) -> None:
+    metadata = {_METADATA: json.dumps(dict(keys))}
+    write_atomically(_path(run, model), lambda temporary: table.write_parquet(temporary, metadata=metadata))
