@@ -155,7 +155,6 @@ def main() -> None:
       grid train-adapters   one adapter per source cell
       grid eval             base and every adapter on every target cell
       grid analyze          regimes, donors and recipients, significance
-      grid report           one HTML file
     """
 
 
@@ -327,3 +326,7 @@ def evaluate_command(
         report = evaluate(config, run, request, backend=backend, on_event=display)
     print_result(make_console(), report, as_json=as_json)
     sys.exit(0 if report.is_complete else 1)
+
+
+if __name__ == "__main__":
+    main()
