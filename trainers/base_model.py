@@ -50,7 +50,7 @@ def load_base(folder: Path, training: TrainingConfig, *, device: str | None = No
         quantization_config=_quantization(training.quantization, device, dtype),
         attn_implementation="sdpa",
     )
-    model.requires_grad_(False)
+    model.requires_grad_(False).eval()
     return LoadedBase(model, device, dtype)
 
 
@@ -81,8 +81,7 @@ def attached_adapter(base: LoadedBase, lora: LoraConfig, seed: int) -> Iterator[
     from transformers import set_seed
 
     model = base.model
-    attributes = dict(vars(model))
-    settings = {name: copy.deepcopy(vars(getattr(model, name))) for name in ("config", "generation_config")}
+    before = _remember(model)
     set_seed(seed)
     peft_model = get_peft_model(
         model,
@@ -100,16 +99,28 @@ def attached_adapter(base: LoadedBase, lora: LoraConfig, seed: int) -> Iterator[
     try:
         yield peft_model
     finally:
-        peft_model.unload()
-        if model.is_gradient_checkpointing:
-            model.gradient_checkpointing_disable()
-        for name, values in settings.items():
-            vars(getattr(model, name)).clear()
-            vars(getattr(model, name)).update(values)
-        vars(model).clear()
-        vars(model).update(attributes)
-        model.zero_grad()
-        model.eval()
+        _restore(model, before)
+
+
+def _remember(model: Any) -> tuple[Any, ...]:
+    """Return what peft and TRL change on a base: attributes, hooks and children of every module, its settings."""
+    modules = [(module, {name: _shallow(value) for name, value in vars(module).items()}) for module in model.modules()]
+    settings = [(part, copy.deepcopy(vars(part))) for part in (model.config, model.generation_config)]
+    return modules, settings
+
+
+def _restore(model: Any, before: tuple[Any, ...]) -> None:
+    """Put everything back: adapters, patched methods, hooks, tags and settings go."""
+    modules, settings = before
+    for owner, attributes in (*modules, *settings):
+        vars(owner).clear()
+        vars(owner).update(attributes)
+    model.zero_grad()
+
+
+def _shallow(value: Any) -> Any:
+    """Return a dictionary's copy, anything else as it is."""
+    return copy.copy(value) if isinstance(value, dict) else value
 
 
 def _has_vision(model: Any) -> bool:

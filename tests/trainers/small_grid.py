@@ -1,0 +1,62 @@
+"""A small configuration and its jobs, for tests that train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transfergrid.benchmarks.materialise import ensure_data
+from transfergrid.config import GridConfig
+from transfergrid.engine.selection import Narrowing, Selection, select
+from transfergrid.grid import TASKS, RunFolder
+from transfergrid.trainers.adapter_training import TrainedAdapter, train_adapter
+from transfergrid.trainers.base_model import LoadedBase
+from transfergrid.trainers.events import ignore_events
+from transfergrid.trainers.jobs import TrainingJob, prepare_jobs
+
+LENGTHS = dict.fromkeys(TASKS, 2048)
+
+
+def make_config(model: Path, *, tasks: tuple[str, ...] = ("arc_challenge",), **changes: Any) -> GridConfig:
+    """Two languages, one seed, six items a cell, rank 4; ``changes`` are sections or settings of training."""
+    sections = {
+        name: changes.pop(name) for name in ("data", "languages", "lora", "prompts", "seeds") if name in changes
+    }
+    training = {"learning_rate": 2e-3, "batch_size": 4, "epochs": 2, "max_length": LENGTHS, "dtype": "float32"}
+    return GridConfig(
+        **{
+            "models": [{"path": str(model), "name": "tiny"}],
+            "tasks": tasks,
+            "languages": ("en", "es"),
+            "seeds": (17,),
+            "data": {"max_train_items": 6, "max_test_items": 2},
+            "lora": {"r": 4, "alpha": 8},
+            "training": training | changes,
+            **sections,
+        }
+    )
+
+
+def everything(config: GridConfig) -> Selection:
+    """Select the whole grid."""
+    return select(config, Narrowing())
+
+
+def make_jobs(config: GridConfig, root: Path) -> list[TrainingJob]:
+    """Materialise the data and return all jobs."""
+    run = RunFolder(root)
+    ensure_data(config, run.data)
+    return prepare_jobs(config, run, everything(config))
+
+
+def train_weights(
+    job: TrainingJob, base: LoadedBase, config: GridConfig, scratch: Path, events: Any = ignore_events
+) -> tuple[TrainedAdapter, dict[str, Any]]:
+    """Train one adapter and return its record and its weights."""
+    weights: dict[str, Any] = {}
+
+    def keep(model: Any, _: TrainedAdapter) -> None:
+        weights.update({name: value.detach().clone() for name, value in model.named_parameters() if "lora_" in name})
+
+    trained = train_adapter(job, base, config, scratch=scratch, events=events, save=keep)
+    return trained, weights
