@@ -32,9 +32,11 @@ from transfergrid.trainers.events import (
     AdapterFinished,
     BaseLoaded,
     SweepStarted,
+    TrainingEvent,
     TrainingEvents,
     ignore_events,
 )
+from transfergrid.trainers.interrupts import deferred_interrupt
 from transfergrid.trainers.jobs import TrainingJob, prepare_jobs
 
 
@@ -131,26 +133,30 @@ def train_adapters(
         events: Told of everything that happens.
 
     Raises:
+        KeyboardInterrupt: After Ctrl-C, between two steps; nothing is left half-written.
         UserError: If a job cannot be trained as configured (before the first starts), an adapter is there that was
             trained with other settings, another process holds the run folder, or the disk is full.
     """
-    with hold_run_folder(run.root, "grid train-adapters"):
+    with hold_run_folder(run.root, "grid train-adapters"), deferred_interrupt() as check_interrupt:
         shutil.rmtree(unfinished_root(run), ignore_errors=True)
         ensure_data(config, run.data)
-        jobs = prepare_jobs(config, run, selection)
-        kept, pending = _divide(jobs, config)
+        kept, pending = _divide(prepare_jobs(config, run, selection), config)
+
+        def tell(event: TrainingEvent) -> None:
+            events(event)
+            check_interrupt()
+
         n_tokens = sum(config.training.epochs * job.data.n_train_tokens for job in pending)
-        events(SweepStarted(n_jobs=len(jobs), n_finished=len(kept), n_tokens=n_tokens))
-        finished, failed = [], []
+        tell(SweepStarted(n_jobs=len(kept) + len(pending), n_finished=len(kept), n_tokens=n_tokens))
         try:
-            for job, reason in _train_all(pending, config, run, events):
-                if reason is None:
-                    finished.append(job.name)
-                else:
-                    failed.append((job.name, reason))
+            outcomes = list(_train_all(pending, config, run, tell))
         finally:
             shutil.rmtree(unfinished_root(run), ignore_errors=True)
-    return SweepSummary(tuple(finished), tuple(job.name for job in kept), tuple(failed))
+    return SweepSummary(
+        finished=tuple(job.name for job, reason in outcomes if reason is None),
+        kept=tuple(job.name for job in kept),
+        failed=tuple((job.name, reason) for job, reason in outcomes if reason is not None),
+    )
 
 
 def _divide(jobs: Iterable[TrainingJob], config: GridConfig) -> tuple[list[TrainingJob], list[TrainingJob]]:

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from transfergrid.trainers.display import PlainLines, SweepState, SweepView, format_left, show_sweep
+from transfergrid.trainers.events import (
+    AdapterFailed,
+    AdapterFinished,
+    AdapterStarted,
+    BaseLoaded,
+    BatchHalved,
+    EpochDone,
+    StepDone,
+    SweepStarted,
+)
+from transfergrid.trainers.sweep import SweepSummary, TrainingPlan
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def console(*, terminal: bool = False) -> tuple[Console, io.StringIO]:
+    text = io.StringIO()
+    return Console(file=text, width=100, force_terminal=terminal, color_system=None, highlight=False), text
+
+
+def play(take: Any, clock: Clock) -> None:
+    """A sweep of three adapters of 100 tokens each: one was there, one finishes, one fails."""
+    take(SweepStarted(n_jobs=3, n_finished=1, n_tokens=200))
+    take(BaseLoaded(model="tiny", dtype="float32", device="cpu"))
+    take(AdapterStarted(job="a", epochs=2, n_steps=4, n_tokens=100))
+    clock.now += 10
+    take(StepDone(job="a", step=1, epoch=0.5, loss=2.5, n_tokens=25))
+    take(EpochDone(job="a", epoch=1, validation_loss=2.25, is_best=True))
+    clock.now += 30
+    take(StepDone(job="a", step=3, epoch=1.5, loss=1.5, n_tokens=75))
+    take(AdapterFinished(job="a", best_epoch=1, validation_loss=2.25, wall_s=40.4))
+    take(AdapterStarted(job="b", epochs=2, n_steps=4, n_tokens=100))
+    take(BatchHalved(job="b", batch_size=4, gradient_accumulation=2))
+    take(AdapterFailed(job="b", reason="loss is nan at step 1"))
+
+
+def test_plain_lines_tell_of_what_ended_and_now_and_then_of_steps() -> None:
+    (out, text), clock = console(), Clock()
+    play(PlainLines(out, SweepState(clock), clock), clock)
+    assert text.getvalue().splitlines() == [
+        "2 adapters to train, 1 already there, 200 tokens at most",
+        "base tiny loaded: float32 on cpu",
+        "a: epoch 2/2, step 3/4, loss 1.5000, validation 2.2500, 2 tok/s",
+        "[2/3] a: validation loss 2.2500 after epoch 1, 40 s; 0:00:40 left",
+        "b: memory ran out, starting again with batch 4 and accumulation 2",
+        "[3/3] b: FAILED, loss is nan at step 1; 0:00:00 left",
+    ]
+
+
+def test_view_shows_the_sweep_and_the_current_adapter() -> None:
+    (out, text), clock, state = console(), Clock(), SweepState()
+    state = SweepState(clock)
+    state.take(SweepStarted(n_jobs=3, n_finished=1, n_tokens=200))
+    state.take(AdapterStarted(job="a", epochs=2, n_steps=4, n_tokens=100))
+    clock.now = 10
+    state.take(StepDone(job="a", step=2, epoch=1.0, loss=2.5, n_tokens=50))
+    out.print(SweepView(state))
+    first, second = text.getvalue().splitlines()
+    assert first.startswith("1/3 adapters")
+    assert first.rstrip().endswith("0 failed, 0:00:30 left")
+    assert second.startswith("a ")
+    assert second.rstrip().endswith("epoch 1/2, step 2/4, loss 2.5000, 5 tok/s")
+
+
+def test_time_left_is_unknown_before_the_first_step() -> None:
+    assert SweepState().left_s is None
+    assert format_left(None) == "time left unknown"
+
+
+def test_epoch_of_a_step_counts_from_one() -> None:
+    state = SweepState()
+    state.take(AdapterStarted(job="a", epochs=3, n_steps=6, n_tokens=1))
+    epochs = []
+    for step in range(7):
+        state.step = step
+        epochs.append(state.epoch)
+    assert epochs == [1, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_both_displays_show_failures(terminal: bool) -> None:
+    out, text = console(terminal=terminal)
+    with show_sweep(out) as take:
+        play(take, Clock())
+    assert "b: FAILED, loss is nan at step 1" in text.getvalue()
+    assert ("2/3 adapters" in text.getvalue()) is terminal
+
+
+def test_summary_and_plan_render_as_tables() -> None:
+    out, text = console()
+    out.print(SweepSummary(("a",), ("b", "c"), (("d", "reason"),)))
+    out.print(TrainingPlan((("tiny s17 arc_challenge-en", 14, 6, 8160, 2, "to do"),)))
+    rows = [line.replace("│", " ").split() for line in text.getvalue().splitlines()]
+    assert ["1", "2", "1"] in rows
+    assert ["tiny", "s17", "arc_challenge-en", "14", "6", "8,160", "2", "to", "do"] in rows
