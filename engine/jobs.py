@@ -71,6 +71,11 @@ class ModelJobs:
     base: BaseModel
     jobs: tuple[SourceJob, ...]
 
+    @property
+    def max_rank(self) -> int:
+        """Largest rank of the adapters; 0 without any."""
+        return max((job.adapter.rank for job in self.jobs if job.adapter is not None), default=0)
+
     def without(self, finished: Mapping[tuple[Origin, Cell], FinishedCell]) -> ModelJobs:
         """Return what is left to do; sources without remaining targets are left out."""
         remaining = (

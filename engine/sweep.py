@@ -32,7 +32,7 @@ from transfergrid.engine.protocol import AdapterError, Scorer, ScoringError
 from transfergrid.engine.run_lock import hold_run_folder
 from transfergrid.engine.selection import Narrowing, Selection, select
 from transfergrid.engine.stale import evict_cells, find_stale_cells, refuse_stale_cells
-from transfergrid.engine.store import Origin, ScoreStore, unwritable
+from transfergrid.engine.store import ASIDE, Origin, Part, ScoreStore, unwritable
 from transfergrid.engine.store_writer import StoreWriter
 from transfergrid.engine.summary import EvaluationReport, Totals, summarise
 from transfergrid.engine.targets import Target, TokenisedTarget, load_target, tokenise_targets
@@ -155,6 +155,7 @@ class _Sweep:
         self.totals = Totals()
         self._run = run
         self._backend = backend
+        self._way = backend.key_parts()["way"]
         self._tell = on_event
         self._store = ScoreStore(run.scores)
         self._failures = FailureLog(run.scores)
@@ -164,16 +165,17 @@ class _Sweep:
         """Repair the store, refuse what does not fit into it, and note what cannot be scored."""
         scan = self._store.scan()
         for path, reason in scan.set_aside:
-            self._tell(
-                Notice(f"{reason}; it is moved to {str(path.parent / 'aside')!r} and its cells are scored again")
-            )
-        pairs = work.pairs()
+            aside = str(path.parent / ASIDE)
+            self._tell(Notice(f"{reason}; it is moved to {aside!r} and its cells are scored again"))
+        pairs = frozenset(work.pairs())
         items_hashes = {cell: target.items_hash for cell, target in work.targets.items()}
-        stale = find_stale_cells(scan.parts, work.models, items_hashes)
-        refuse_stale_cells(stale, pairs, force=force)
-        n_evicted = evict_cells(self._store, scan.parts, pairs, all_cells=force)
-        if n_evicted:
-            self._tell(Notice(f"{n_evicted} cell(s) are scored again; their old parts moved to 'aside'"))
+        refuse_stale_cells(find_stale_cells(scan.parts, work.models, items_hashes), pairs, force=force)
+        if n_evicted := evict_cells(self._store, scan.parts, pairs, all_cells=force):
+            self._tell(Notice(f"{n_evicted} cell(s) are scored again; their old parts moved to {ASIDE!r}"))
+        n_other_way = sum(pair in pairs and _way(cell.part) != self._way for pair, cell in scan.finished().items())
+        if n_other_way and not force:
+            kept = f"{n_other_way} cell(s) were not scored {self._way} and are kept"
+            self._tell(Notice(f"{kept}; --force scores them again"))
         self._failures.drop(work.selection.covers)
         for failure in work.failures:
             self._fail(failure)
@@ -182,25 +184,22 @@ class _Sweep:
         """Score what is left, model after model."""
         finished = self._store.scan().finished()
         remaining = [jobs.without(finished) for jobs in work.models]
-        ranks = {
-            jobs.base.name: max([NULL_RANK, *(job.adapter.rank for job in jobs.jobs if job.adapter is not None)])
-            for jobs in work.models
-        }
-        n_items = sum(len(work.targets[t].items) for jobs in remaining for job in jobs.jobs for t in job.targets)
         pairs = work.pairs()
+        n_sources = sum(len(jobs.jobs) for jobs in work.models)
         self._tell(
             SweepStarted(
-                n_sources=sum(len(jobs.jobs) for jobs in work.models),
-                n_sources_finished=sum(len(jobs.jobs) for jobs in work.models) - sum(len(r.jobs) for r in remaining),
+                n_sources=n_sources,
+                n_sources_finished=n_sources - sum(len(jobs.jobs) for jobs in remaining),
                 n_cells=len(pairs),
                 n_finished=sum(pair in finished for pair in pairs),
-                n_items=n_items,
+                n_items=sum(len(work.targets[t].items) for jobs in remaining for job in jobs.jobs for t in job.targets),
             )
         )
+        ranks = {jobs.base.name: jobs.max_rank for jobs in work.models}
         for jobs in remaining:
             wants_noise_floor = noise_floor and not has_noise_floor(self._run, jobs.base, work.targets.values())
             if jobs.jobs or wants_noise_floor:
-                rank = ranks[jobs.base.name]
+                rank = max(NULL_RANK, ranks[jobs.base.name])
                 self._run_model(jobs, work.targets, max_rank=rank, noise_floor=wants_noise_floor)
 
     def _run_model(self, jobs: ModelJobs, targets: Mapping[Cell, Target], *, max_rank: int, noise_floor: bool) -> None:
@@ -276,6 +275,11 @@ class _Sweep:
     def _fail(self, failure: Failure) -> None:
         self._failures.add(failure)
         self._tell(Failed(failure))
+
+
+def _way(part: Part) -> str | None:
+    engine = part.key_parts.get("engine", {})
+    return engine.get("way") if isinstance(engine, Mapping) else None
 
 
 def _failure(origin: Origin, reason: str, target: Cell | None = None) -> Failure:

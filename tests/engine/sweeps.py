@@ -1,0 +1,74 @@
+"""A small run on bundled items and a backend without a model, for tests of the sweep."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from transfergrid.config import DataConfig, GridConfig, ModelConfig
+from transfergrid.engine.adapters import CONFIG_FILE, WEIGHTS_FILE, check_adapter, read_linear_shapes
+from transfergrid.engine.fake import FakeScorer, ScoreFunction, hashed_loglikelihood
+from transfergrid.engine.protocol import Adapter
+from transfergrid.grid import RunFolder
+
+TASKS = ("arc_challenge", "global_mmlu")
+LANGUAGES = ("de", "en")
+SEED = 17
+
+
+@dataclass
+class FakeBackend:
+    """Makes fake scorers and counts them."""
+
+    function: ScoreFunction = hashed_loglikelihood
+    version: str = "1"
+    way: str = "multi-lora"
+    opened: list[FakeScorer] = field(default_factory=list)
+
+    def key_parts(self) -> Mapping[str, Any]:
+        return {"name": "fake", "version": self.version, "way": self.way}
+
+    def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
+        return check_adapter(folder, read_linear_shapes(model_folder), name=name)
+
+    def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> FakeScorer:
+        self.opened.append(FakeScorer(self.function))
+        return self.opened[-1]
+
+
+def small_config(model: Path, **changes: Any) -> GridConfig:
+    """Return a grid of 2 tasks x 2 languages with 3 test items per cell."""
+    settings: dict[str, Any] = {
+        "models": (ModelConfig(path=str(model), name="tiny"),),
+        "tasks": TASKS,
+        "languages": LANGUAGES,
+        "seeds": (SEED,),
+        "data": DataConfig(max_test_items=3, max_train_items=4),
+    }
+    return GridConfig(**{**settings, **changes})
+
+
+def add_adapters(config: GridConfig, run: RunFolder, template: Path) -> None:
+    """Give every source cell of the first model and seed an adapter of its own content, copied from a template."""
+    model = config.models[0].name
+    for cell in config.grid.cells:
+        copy_adapter(template, run.adapter(model, config.seeds[0], cell), note=cell.name)
+
+
+def copy_adapter(template: Path, folder: Path, *, note: str) -> None:
+    """Copy an adapter and change its configuration, so that its content is its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(template / WEIGHTS_FILE, folder / WEIGHTS_FILE)
+    text = (template / CONFIG_FILE).read_text(encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(text.replace("{", f'{{"note": "{note}", ', 1), encoding="utf-8")
+
+
+def stored_rows(run: RunFolder) -> pl.DataFrame:
+    """Return all rows of a run's store in a fixed order."""
+    keys = ["model", "seed", "source_task", "source_language", "target_task", "target_language", "item_id"]
+    return pl.read_parquet(sorted(run.scores.glob("*.parquet"))).sort(keys, nulls_last=False)
