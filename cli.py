@@ -154,7 +154,6 @@ def main() -> None:
       grid data             fetch and check the items
       grid train-adapters   one adapter per source cell
       grid eval             base and every adapter on every target cell
-      grid analyze          regimes, donors and recipients, significance
     """
 
 

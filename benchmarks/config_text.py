@@ -79,7 +79,7 @@ def render_config(config: GridConfig, head: str) -> str:
         config: What to write; every key is written out.
         head: One sentence for the top of the file.
     """
-    usage = "Next: grid plan, grid data, grid train-adapters, grid eval, grid analyze."
+    usage = "Next: grid plan, grid data, grid train-adapters, grid eval."
     return "\n".join([f"# {head}", f"# {usage}", "", *_lines(config, "")]).rstrip() + "\n"
 
 
