@@ -1,0 +1,152 @@
+"""Codes, families and URIEL vectors of languages."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pycountry
+
+from transfergrid.grid import UserError
+
+FEATURE_SETS = {"syntax_knn": "S_", "phonology_knn": "P_", "inventory_knn": "INV_"}
+"""URIEL feature sets of the study, with the prefix of their features."""
+
+UNKNOWN_FAMILY = "unknown"
+
+LANGUAGE_FAMILIES = {
+    "ar": "Afro-Asiatic",
+    "bn": "Indo-Aryan",
+    "de": "Germanic",
+    "en": "Germanic",
+    "es": "Romance",
+    "fr": "Romance",
+    "hi": "Indo-Aryan",
+    "id": "Austronesian",
+    "it": "Romance",
+    "pt": "Romance",
+    "zh": "Sino-Tibetan",
+}
+"""Families of the study's languages: Glottolog's top level, but Indo-European by branch."""
+
+_STUDY_CODES = {
+    "ar": "ara",
+    "bn": "ben",
+    "de": "deu",
+    "en": "eng",
+    "es": "spa",
+    "fr": "fra",
+    "hi": "hin",
+    "id": "ind",
+    "it": "ita",
+    "pt": "por",
+    "zh": "cmn",
+}
+# URIEL has spoken languages where ISO 639-1 has a macrolanguage
+_REPRESENTATIVES = {"zho": "cmn", "msa": "zsm", "fas": "pes", "nor": "nob", "swa": "swh", "aze": "azj", "uzb": "uzn"}
+_INDO_EUROPEAN = "Indo-European"
+_BRANCHES = ("Romance", "Indo-Aryan", "Iranian", "Germanic", "Balto-Slavic", "Celtic", "Graeco-Phrygian", "Armenic")
+
+FloatArray = npt.NDArray[np.float64]
+
+
+def iso639_3(code: str) -> str:
+    """Return the ISO 639-3 code under which URIEL knows a language; script and region are dropped.
+
+    Raises:
+        UserError: If the code is not an ISO 639 language.
+    """
+    plain = code.partition("_")[0]
+    if plain in _STUDY_CODES:
+        return _STUDY_CODES[plain]
+    found = pycountry.languages.get(**{"alpha_2" if len(plain) == 2 else "alpha_3": plain})
+    if found is None:
+        raise UserError(f"language {code!r} is not an ISO 639 code; expected one such as 'de' or 'deu'")
+    return _REPRESENTATIVES.get(found.alpha_3, str(found.alpha_3))
+
+
+def language_family(code: str) -> str:
+    """Return a language's family: Glottolog's top level, Indo-European by branch, ``unknown`` where URIEL has none."""
+    plain = code.partition("_")[0]
+    known = LANGUAGE_FAMILIES.get(plain)
+    return known if known is not None else derived_family(plain)
+
+
+def derived_family(code: str) -> str:
+    """Return the family that URIEL's Glottolog features give a language, by the rule of `LANGUAGE_FAMILIES`."""
+    try:
+        lineage = _lineages().get(iso639_3(code), ())
+    except UserError:
+        return UNKNOWN_FAMILY
+    if not lineage:
+        return UNKNOWN_FAMILY
+    if _INDO_EUROPEAN not in lineage:
+        return lineage[0]
+    return next((branch for branch in _BRANCHES if branch in lineage), _INDO_EUROPEAN)
+
+
+@cache
+def _lineages() -> dict[str, tuple[str, ...]]:
+    table = _load("family_features.npz")
+    names = np.array([str(name).removeprefix("F_") for name in table["feats"]])
+    member = table["data"].reshape(len(table["langs"]), -1) > 0
+    return {str(language): tuple(names[row].tolist()) for language, row in zip(table["langs"], member, strict=True)}
+
+
+def uriel_vector(code: str, feature_set: str) -> FloatArray:
+    """Return a language's URIEL vector, shape [features of the set], values in 0..1.
+
+    Args:
+        code: ISO 639-1 or 639-3 code.
+        feature_set: One of `FEATURE_SETS`.
+
+    Raises:
+        UserError: If URIEL has no vector for the language, or it does not know the feature set.
+
+    Source:
+        Littell et al. 2017 (URIEL and lang2vec), k-nearest-neighbour predictions shipped by lang2vec 1.1.2.
+    """
+    if feature_set not in FEATURE_SETS:
+        raise UserError(f"unknown URIEL feature set {feature_set!r}; expected one of {sorted(FEATURE_SETS)}")
+    rows, columns, values = _predictions()
+    name = iso639_3(code)
+    if name not in rows:
+        raise UserError(f"URIEL has no vector for language {code!r} (looked up as {name!r}); leave it out of distances")
+    vector: FloatArray = values[rows[name], columns[feature_set]]
+    return vector
+
+
+@cache
+def _predictions() -> tuple[dict[str, int], dict[str, npt.NDArray[np.intp]], FloatArray]:
+    table = _load("feature_predictions.npz")
+    features = [str(name) for name in table["feats"]]
+    columns = {
+        name: np.array([index for index, feature in enumerate(features) if feature.startswith(prefix)], dtype=np.intp)
+        for name, prefix in FEATURE_SETS.items()
+    }
+    rows = {str(language): index for index, language in enumerate(table["langs"])}
+    return rows, columns, np.asarray(table["data"].reshape(len(rows), -1), dtype=np.float64)
+
+
+def _load(name: str) -> Any:
+    # lang2vec itself is not imported: it needs pkg_resources, which new setuptools no longer have
+    package = find_spec("lang2vec")
+    if package is None or not package.submodule_search_locations:
+        raise UserError("the URIEL vectors are not installed; run 'pip install lang2vec==1.1.2 --no-deps'")
+    return np.load(Path(package.submodule_search_locations[0]) / "data" / name)
+
+
+def cosine_distance(first: FloatArray, second: FloatArray) -> float:
+    """Return 1 - cosine similarity of two vectors of one shape; 0 for parallel vectors.
+
+    Raises:
+        UserError: If a vector is all zeros, which has no direction.
+    """
+    norm = float(np.linalg.norm(first) * np.linalg.norm(second))
+    if norm == 0:
+        raise UserError("the cosine distance of a vector of zeros is not defined; leave that language out")
+    return 1.0 - float(first @ second) / norm

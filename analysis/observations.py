@@ -1,0 +1,234 @@
+"""Pairs every adapter's answers with the baseline's, item by item, one model at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from transfergrid.grid import UserError
+
+SOURCE = ("source_task", "source_language")
+TARGET = ("target_task", "target_language")
+PAIR = (*SOURCE, *TARGET)
+ROW = ("model", "seed", *PAIR)
+"""Key of one row of the transfer table by seed."""
+
+_ITEM_COLUMNS = (
+    *ROW,
+    "item_id",
+    "gold",
+    "pred",
+    "pred_norm",
+    "loglikelihoods_nats",
+    "choice_chars",
+    "primary_metric",
+    "unscored_reason",
+)
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ItemBlock:
+    """Item-wise differences of all rows of one model or of all models on one target task."""
+
+    task: str
+    keys: pl.DataFrame
+    """Shape [N] rows: model, source and target of every row."""
+    item_ids: tuple[str, ...]
+    """Shape [I], sorted; the same items in every language."""
+    differences: FloatArray
+    """Shape [N, I]: (adapter right - baseline right), mean over the seeds in which both were scored; 0 if never."""
+    scored: npt.NDArray[np.bool_]
+    """Shape [N, I]: whether both were scored in a seed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelObservations:
+    """What the store says of one model."""
+
+    rows: pl.DataFrame
+    """One row per (seed, source, target): counts over its items, see `_count`."""
+    blocks: tuple[ItemBlock, ...]
+    """One per target task."""
+
+
+def observe(scores: pl.LazyFrame) -> Iterator[ModelObservations]:
+    """Yield the paired observations model by model, in the order of their names.
+
+    Args:
+        scores: Item rows in SCORE_SCHEMA, in any order.
+
+    Raises:
+        UserError: If an item stands there twice, or baseline and adapter disagree on an item's gold or a target's
+            primary metric.
+    """
+    models = scores.select(pl.col("model").unique()).collect().to_series().sort().to_list()
+    for model in models:
+        frame = scores.filter(pl.col("model") == model).select(_ITEM_COLUMNS).collect()
+        yield _observe_model(model, frame)
+
+
+def _observe_model(model: str, frame: pl.DataFrame) -> ModelObservations:
+    _check_metrics(model, frame)
+    answers = _answers(frame)
+    is_base = pl.col("source_task").is_null()
+    base = answers.filter(is_base).drop("model", "seed", *SOURCE, "metric")
+    _refuse_repeated_items(model, base, (*TARGET, "item_id"), "the baseline")
+    base = base.sort(*TARGET, "item_id").with_row_index("base_row")
+    adapters = answers.filter(~is_base)
+    paired = adapters.join(base, on=[*TARGET, "item_id"], how="left", suffix="_base", validate="m:1")
+    paired = paired.with_columns(paired=pl.col("scored") & pl.col("scored_base").fill_null(False))
+    _check_pairs(model, paired)
+    blocks = tuple(_item_block(model, *part) for part in _by_task(paired))
+    return ModelObservations(_count(paired).with_columns(model=pl.lit(model)), blocks)
+
+
+def _check_metrics(model: str, frame: pl.DataFrame) -> None:
+    metrics = frame.group_by(TARGET).agg(pl.col("primary_metric").drop_nulls().unique().sort())
+    for task, language, names in metrics.sort(TARGET).iter_rows():
+        if len(names) > 1 or any(name not in ("acc", "acc_norm") for name in names):
+            raise UserError(
+                f"target '{task}-{language}' of model {model!r} has the primary metrics {names}; "
+                "expected one of 'acc' and 'acc_norm' in all its rows; score it again"
+            )
+
+
+def _answers(frame: pl.DataFrame) -> pl.DataFrame:
+    scored = pl.col("pred").is_not_null() & pl.col("unscored_reason").is_null()
+    norm = pl.col("primary_metric") == "acc_norm"
+    answers = frame.select(
+        *ROW,
+        "item_id",
+        "gold",
+        metric="primary_metric",
+        scored=scored,
+        right_acc=pl.col("pred") == pl.col("gold"),
+        right_norm=pl.col("pred_norm") == pl.col("gold"),
+        right=pl.when(norm).then(pl.col("pred_norm")).otherwise(pl.col("pred")) == pl.col("gold"),
+        reason="unscored_reason",
+    )
+    return answers.with_columns(tie=pl.Series(_ties(frame)))
+
+
+def _ties(frame: pl.DataFrame) -> npt.NDArray[np.bool_]:
+    """Return shape [rows]: whether two choices share the best value of the row's primary metric."""
+    lengths = frame["loglikelihoods_nats"].list.len().fill_null(0).to_numpy()
+    ties = np.zeros(frame.height, dtype=np.bool_)
+    filled = np.flatnonzero(lengths > 0)
+    if not len(filled):
+        return ties
+    part = frame if len(filled) == frame.height else frame[filled]
+    values = part["loglikelihoods_nats"].explode().to_numpy()
+    norm = (part["primary_metric"] == "acc_norm").to_numpy()
+    repeats = lengths[filled]
+    if norm.any():
+        chars = part["choice_chars"].explode().cast(pl.Float64).to_numpy()
+        values = np.where(np.repeat(norm, repeats), values / chars, values)
+    starts = np.concatenate([[0], np.cumsum(repeats)[:-1]])
+    best = np.maximum.reduceat(values, starts)
+    ties[filled] = np.add.reduceat((values == np.repeat(best, repeats)).astype(np.int32), starts) > 1
+    return ties
+
+
+def _refuse_repeated_items(model: str, frame: pl.DataFrame, keys: tuple[str, ...], what: str) -> None:
+    repeated = frame.select(keys).filter(pl.struct(keys).is_duplicated())
+    if repeated.height:
+        row = repeated.sort(keys, nulls_last=True).row(0, named=True)
+        raise UserError(
+            f"model {model!r}: {what} has item {row['item_id']!r} of "
+            f"'{row['target_task']}-{row['target_language']}' more than once; remove the part that was written twice"
+        )
+
+
+def _check_pairs(model: str, paired: pl.DataFrame) -> None:
+    changed = paired.filter(pl.col("gold") != pl.col("gold_base"))
+    if changed.height:
+        row = changed.sort(*PAIR, "item_id").row(0, named=True)
+        raise UserError(
+            f"model {model!r}: item {row['item_id']!r} of '{row['target_task']}-{row['target_language']}' has gold "
+            f"{row['gold']} for an adapter and {row['gold_base']} for the baseline; score both on the same items"
+        )
+    unpaired = paired.filter(pl.col("base_row").is_null())
+    _refuse_repeated_items(model, unpaired, ("seed", *PAIR, "item_id"), "an adapter")
+    codes = paired.filter(pl.col("base_row").is_not_null()).select(
+        "base_row", "seed", *PAIR, group=pl.struct("seed", *SOURCE).rank("dense").cast(pl.UInt64)
+    )
+    n_base = int(codes["base_row"].max() or 0) + 1  # type: ignore[arg-type]
+    flat = (codes["group"].to_numpy() * np.uint64(n_base)) + codes["base_row"].to_numpy()
+    if len(np.unique(flat)) < len(flat):
+        _refuse_repeated_items(model, paired, ("seed", *PAIR, "item_id"), "an adapter")
+
+
+def _count(paired: pl.DataFrame) -> pl.DataFrame:
+    both = pl.col("paired")
+    right, base = pl.col("right"), pl.col("right_base")
+    return paired.group_by("seed", *PAIR).agg(
+        primary_metric=pl.col("metric").drop_nulls().first(),
+        n_items=both.sum().cast(pl.Int64),
+        n_unscored=(~both).sum().cast(pl.Int64),
+        n_both=(both & right & base).sum().cast(pl.Int64),
+        n_only_base=(both & ~right & base).sum().cast(pl.Int64),
+        n_only_adapter=(both & right & ~base).sum().cast(pl.Int64),
+        base_acc=pl.col("right_acc_base").filter(both).mean(),
+        adapter_acc=pl.col("right_acc").filter(both).mean(),
+        base_acc_norm=pl.col("right_norm_base").filter(both).mean(),
+        adapter_acc_norm=pl.col("right_norm").filter(both).mean(),
+        n_ties=(both & pl.col("tie")).sum().cast(pl.Int64),
+        n_ties_base=(both & pl.col("tie_base")).sum().cast(pl.Int64),
+        has_base=pl.col("base_row").is_not_null().any(),
+        unscored_reason=pl.coalesce(
+            pl.col("reason").drop_nulls().sort().first(), pl.col("reason_base").drop_nulls().sort().first()
+        ),
+    )
+
+
+def _by_task(paired: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
+    columns = [*PAIR, "item_id", "right", "right_base", "paired"]
+    parts = paired.select(columns).partition_by("target_task", as_dict=True)
+    for key in sorted(parts):
+        yield str(key[0]), parts[key]
+
+
+def _item_block(model: str, task: str, part: pl.DataFrame) -> ItemBlock:
+    pairs = part.select(PAIR).unique().sort(PAIR).with_row_index("pair")
+    items = part.select("item_id").unique().sort("item_id").with_row_index("item")
+    codes = part.join(pairs, on=PAIR, validate="m:1").join(items, on="item_id", validate="m:1").filter("paired")
+    shape = (pairs.height, items.height)
+    flat = codes["pair"].to_numpy().astype(np.int64) * shape[1] + codes["item"].to_numpy()
+    difference = codes["right"].cast(pl.Int8).to_numpy() - codes["right_base"].cast(pl.Int8).to_numpy()
+    total = np.bincount(flat, weights=difference, minlength=shape[0] * shape[1]).reshape(shape)
+    n_seeds = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
+    return ItemBlock(
+        task=task,
+        keys=pairs.select(pl.lit(model).alias("model"), *PAIR),
+        item_ids=tuple(items["item_id"].to_list()),
+        differences=(total / np.maximum(n_seeds, 1)).astype(np.float32),
+        scored=n_seeds > 0,
+    )
+
+
+def merge_blocks(blocks: list[ItemBlock]) -> tuple[ItemBlock, ...]:
+    """Join the blocks of several models, one block per task over the union of their items."""
+    tasks = sorted({block.task for block in blocks})
+    return tuple(_merge_task(task, [block for block in blocks if block.task == task]) for task in tasks)
+
+
+def _merge_task(task: str, blocks: list[ItemBlock]) -> ItemBlock:
+    item_ids = sorted({item for block in blocks for item in block.item_ids})
+    place = {item: index for index, item in enumerate(item_ids)}
+    keys = pl.concat([block.keys for block in blocks])
+    differences = np.zeros((keys.height, len(item_ids)), dtype=np.float32)
+    scored = np.zeros(differences.shape, dtype=np.bool_)
+    start = 0
+    for block in blocks:
+        columns = np.array([place[item] for item in block.item_ids], dtype=np.intp)
+        rows = np.arange(start, start + block.keys.height)[:, None]
+        differences[rows, columns] = block.differences
+        scored[rows, columns] = block.scored
+        start += block.keys.height
+    return ItemBlock(task, keys, tuple(item_ids), differences, scored)

@@ -1,0 +1,225 @@
+"""What a person reads first, and any table, for a terminal of 80 to 100 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from transfergrid.analysis.roles import FRAGILE, HUB
+from transfergrid.analysis.tables import AnalysisTables
+from transfergrid.analysis.variance import CROSSED, NESTED
+from transfergrid.config import AnalysisConfig
+from transfergrid.grid import Regime
+
+SHOWN_ROWS = 40
+"""Rows of a table that are printed; all of them are in its files."""
+
+_TOP = 3
+_MEANING = {
+    "regimes": "regime by group n mean_pp mean_pp_low mean_pp_high win_rate harm_rate harm_rate_significant",
+    "roles": "role unit regime models name score_pp se_pp rank rank_low rank_high harm_rate label",
+    "matrices": "unit regime source target n n_models mean_pp se_pp",
+    "variance": "fit regime component n_levels variance_pp2 share share_low share_high",
+    "consistency": "unit regime n_sources n_sources_undefined median lower_quartile upper_quartile",
+    "consistency_by_source": "unit regime source_task source_language n_units n_recipients n_pairs mean_tau_b",
+    "distance": "features method n_pairs correlation naive_p mantel_p",
+    "distance_pairs": "source_language target_language n mean_pp syntax_knn_distance inventory_knn_distance",
+    "transfer": "model source target n_seeds base_score delta_pp se_pp q_value",
+    "transfer_by_seed": "model seed source target n_items delta_pp se_pp mcnemar_p n_ties",
+    "missing": "model seed source target reason",
+}
+
+
+def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
+    """Return regimes, donors and recipients, variance and agreement, and what is and is not significant."""
+    parts: list[RenderableType] = [
+        _regimes(tables.regimes, settings),
+        Text(_significance(tables.regimes)),
+        Text(""),
+        _roles(tables.roles),
+        Text("\n".join([*_labels(tables.roles), ""])),
+        Text("\n".join([*_variance(tables.variance), *_agreement(tables.consistency), *_distance(tables.distance)])),
+        Text("\n".join(_missing(tables))),
+    ]
+    return Group(*parts)
+
+
+def shown_columns(name: str, table: pl.DataFrame) -> pl.DataFrame:
+    """Return the columns of a table that fit a terminal; source and target become one column each."""
+    for side in ("source", "target"):
+        if f"{side}_task" in table.columns and side in _MEANING[name].split():
+            cell = pl.concat_str(f"{side}_task", f"{side}_language", separator="-")
+            table = table.with_columns(cell.alias(side))
+    return table.select(column for column in _MEANING[name].split() if column in table.columns)
+
+
+def table_view(name: str, table: pl.DataFrame) -> RenderableType:
+    """Return one table, its first rows and main columns; says how much is left out."""
+    shown = shown_columns(name, table)
+    view = Table(box=box.SIMPLE_HEAD, title=f"{name}: {table.height} rows", title_justify="left", pad_edge=False)
+    for column, dtype in shown.schema.items():
+        view.add_column(column.replace("_", " "), justify="right" if dtype.is_numeric() else "left", overflow="fold")
+    for row in shown.head(SHOWN_ROWS).iter_rows():
+        view.add_row(*(_plain(value) for value in row))
+    notes = []
+    if table.height > SHOWN_ROWS:
+        notes.append(f"{table.height - SHOWN_ROWS} more rows; all rows and columns: --csv, --json or the written files")
+    if "reason" in table.columns and "reason" not in shown.columns:
+        notes += _reasons(table)
+    return Group(view, Text("\n".join(notes)))
+
+
+def _reasons(table: pl.DataFrame, limit: int = 5) -> list[str]:
+    counts = table["reason"].drop_nulls().value_counts(sort=True).sort("count", "reason", descending=[True, False])
+    return [f"{count} rows: {reason}" for reason, count in counts.head(limit).iter_rows()]
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _grid(columns: Sequence[str], n_left: int = 1) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="left" if place < n_left else "right", no_wrap=place == 0)
+    return table
+
+
+def _regimes(regimes: pl.DataFrame, settings: AnalysisConfig) -> RenderableType:
+    interval = f"{settings.confidence:.0%} interval"
+    view = _grid(["regime", "n", "mean pp", interval, "median", "win %", "harm %", "sig. harm %"])
+    for row in regimes.filter(pl.col("by") == "all").iter_rows(named=True):
+        ends = None if row["mean_pp_low"] is None else f"{row['mean_pp_low']:+.2f} .. {row['mean_pp_high']:+.2f}"
+        view.add_row(
+            row["regime"],
+            f"{row['n']:,}",
+            _pp(row["mean_pp"]),
+            ends or "-",
+            _pp(row["median_pp"]),
+            _percent(row["win_rate"]),
+            _percent(row["harm_rate"]),
+            _percent(row["harm_rate_significant"]),
+        )
+    first = regimes.filter(pl.col("by") == "all").row(0, named=True)
+    note = (
+        f"harm: delta <= {settings.harm_threshold_pp:g} pp; sig.: also Benjamini-Hochberg q <= {settings.fdr:g} "
+        f"within the regime; intervals: cluster bootstrap of {first['resampled'] or 'nothing'}, "
+        f"{settings.bootstrap_resamples} resamples, seed {settings.seed}"
+    )
+    return Group(view, Text(note))
+
+
+def _significance(regimes: pl.DataFrame) -> str:
+    row = regimes.filter(pl.col("by") == "all").row(0, named=True)
+    if not row["n"]:
+        return str(row["reason"])
+    parts = []
+    if row["harm_threshold_items"] is not None:
+        parts.append(f"the harm cut is {row['harm_threshold_items']} items of a target")
+    if row["median_se_pp"] is not None:
+        parts.append(f"the median standard error of a delta is {row['median_se_pp']:.2f} pp")
+    if row["harm_rate_by_chance"] is not None:
+        parts.append(f"with no effect anywhere, {row['harm_rate_by_chance']:.0%} of deltas would count as harm")
+    if row["harm_rate_significant"] is None:
+        parts.append("no test: the table has no standard errors")
+    else:
+        parts.append(
+            f"{row['harm_rate']:.1%} of transfer rows harm nominally, "
+            f"{row['harm_rate_significant']:.1%} significantly; "
+            f"{row['win_rate']:.1%} win nominally, {row['win_rate_significant']:.1%} significantly"
+        )
+    return "Significance: " + "; ".join(parts) + "."
+
+
+def _roles(roles: pl.DataFrame) -> RenderableType:
+    view = _grid(["role", "unit", "regime", "best", "worst"], n_left=5)
+    for unit, regime in (("language", Regime.MT_CL), ("task", Regime.CT_ML), ("cell", Regime.CT_CL)):
+        for role in ("donor", "recipient"):
+            part = roles.filter(role=role, unit=unit, regime=regime.value, models_by="all").sort("rank", "name")
+            if part.height:
+                n_shown = min(_TOP, (part.height + 1) // 2)
+                best, worst = part.head(n_shown), part.tail(min(n_shown, part.height - n_shown)).reverse()
+                view.add_row(role, unit, regime.value, _names(best), _names(worst))
+    return Group(view, Text("score in pp (ranks its bootstrap interval covers)"))
+
+
+def _names(part: pl.DataFrame) -> str:
+    return "\n".join(_name(row) for row in part.iter_rows(named=True))
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    ranks = "" if row["rank_low"] is None else f" ({row['rank_low']}-{row['rank_high']})"
+    return f"{row['name']} {row['score_pp']:+.2f}{ranks}"
+
+
+def _labels(roles: pl.DataFrame) -> list[str]:
+    lines = []
+    for label, what in (
+        (HUB, "Hubs (donor score above the mean of its kind, whole interval)"),
+        (FRAGILE, "Fragile recipients (harm rate above the mean of its kind, whole interval)"),
+    ):
+        found = roles.filter(pl.col("label") == label).sort("unit", "regime", "rank")
+        others = found.filter(pl.col("unit") != "cell").select("name", "regime")
+        names = [f"{name} [{regime}]" for name, regime in others.iter_rows()]
+        n_cells = found.filter(pl.col("unit") == "cell")["name"].n_unique()
+        listed = ", ".join([*names, *([f"{n_cells} cells"] if n_cells else [])])
+        lines.append(f"{what}: {listed or 'none'}.")
+    return lines
+
+
+def _variance(variance: pl.DataFrame) -> list[str]:
+    lines = []
+    for fit in (NESTED, CROSSED):
+        part = variance.filter((pl.col("fit") == fit) & (pl.col("regime") == Regime.MT_CL.value))
+        known = part.filter(pl.col("share").is_not_null())
+        shares = ", ".join(f"{row['component']} {row['share']:.1%}" for row in known.iter_rows(named=True))
+        missing = part.filter(pl.col("share").is_null())
+        reasons = "; ".join(f"{row['component']}: {row['reason']}" for row in missing.iter_rows(named=True))
+        lines.append(f"Variance of MT-CL, {fit}: {'; '.join(each for each in (shares, reasons) if each)}.")
+    return lines
+
+
+def _agreement(consistency: pl.DataFrame) -> list[str]:
+    part = consistency.filter(pl.col("unit") == "model")
+    shown = [
+        f"{row['regime']} {row['median']:.2f}" if row["median"] is not None else f"{row['regime']}: {row['reason']}"
+        for row in part.iter_rows(named=True)
+    ]
+    return [f"Consistency Index between models (median tau-b): {', '.join(shown) or 'no transfer rows'}."]
+
+
+def _distance(distance: pl.DataFrame) -> list[str]:
+    lines = []
+    for row in distance.filter(pl.col("method") == "spearman").iter_rows(named=True):
+        name = row["features"].removesuffix("_knn")
+        if row["correlation"] is None:
+            lines.append(f"Distance ({name}): {row['reason']}.")
+        else:
+            lines.append(
+                f"Distance ({name}) and MT-CL delta: Spearman {row['correlation']:+.3f}, "
+                f"Mantel p {row['mantel_p']:.3g} "
+                f"(naive p {row['naive_p']:.3g}: language pairs are not independent)."
+            )
+    return lines
+
+
+def _missing(tables: AnalysisTables) -> list[str]:
+    if tables.missing.is_empty():
+        return []
+    return [f"Missing: {line}" for line in _reasons(tables.missing)]
+
+
+def _pp(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
