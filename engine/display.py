@@ -126,7 +126,7 @@ class SweepDisplay:
         if self._progress is None and (
             isinstance(event, SourceFinished) or (isinstance(event, CellFinished) and self._is_line_due())
         ):
-            self._last_line_s = time.monotonic()
+            self._last_line_s = self.pace.clock()
             self._print(
                 f"{event.origin.name}: {self.n_sources_done:,} of {self.n_sources:,} sources, "
                 f"{self.n_cells_done:,} of {self.n_cells:,} cells; {self.pace}"
@@ -158,7 +158,7 @@ class SweepDisplay:
         self._progress.update(self._cells, total=self.n_cells or None, completed=self.n_cells_done, note=str(self.pace))
 
     def _is_line_due(self) -> bool:
-        return time.monotonic() - max(self._last_line_s, self.pace.started_s or 0.0) >= LINE_EVERY_S
+        return self.pace.clock() - max(self._last_line_s, self.pace.started_s or 0.0) >= LINE_EVERY_S
 
     def _print(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, markup=False)
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -6,6 +6,7 @@ import errno
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import NamedTuple
 
 from transfergrid.benchmarks.materialise import ensure_data
@@ -239,7 +240,7 @@ class _Sweep:
         return tokenised, scorer
 
     def _score_sources(self, jobs: Sequence[SourceJob], cells: CellScorer, scorer: Scorer, writer: StoreWriter) -> None:
-        for job, following in zip(jobs, (*jobs[1:], None), strict=True):
+        for job, following in zip_longest(jobs, jobs[1:]):
             self._tell(SourceStarted(job.origin, len(job.targets)))
             if following is not None and following.adapter is not None:
                 scorer.prefetch(following.adapter)
