@@ -117,7 +117,7 @@ def _answers(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _ties(frame: pl.DataFrame) -> npt.NDArray[np.bool_]:
     """Return shape [rows]: whether two choices share the best value of the row's primary metric."""
-    lengths = frame["loglikelihoods_nats"].list.len().fill_null(0).to_numpy()
+    lengths = frame["loglikelihoods_nats"].list.len().fill_null(0).cast(pl.Int64).to_numpy()
     ties = np.zeros(frame.height, dtype=np.bool_)
     filled = np.flatnonzero(lengths > 0)
     if not len(filled):

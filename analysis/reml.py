@@ -23,7 +23,8 @@ from transfergrid.analysis.resampling import count_levels
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
 
-_ZERO_RATIO = 1e-7
+_MAX_STEPS = 500
+_SMALL_RATIO = 1e-2
 
 
 class FitError(Exception):
@@ -100,7 +101,7 @@ def fit_reml(
         blocks: Shape [n], codes 0.. of groups whose random levels are their own (nesting); None: one block.
 
     Raises:
-        FitError: If there are fewer than 3 rows, the response does not vary, a component has one level or as many
+        FitError: If there are fewer than 3 rows, the response is not finite or does not vary, a component has one level or as many
             levels as rows, two components are the same grouping, or the optimiser does not converge.
     """
     x = np.ones((len(y), 1)) if fixed is None else fixed
@@ -128,6 +129,8 @@ def fit_reml(
 def _check(y: FloatArray, components: Mapping[str, IntArray], groups: IntArray) -> None:
     if len(y) < 3:
         raise FitError(f"{len(y)} rows are too few for a mixed model")
+    if not np.isfinite(y).all():
+        raise FitError("the deltas are not finite")
     if np.ptp(y) < 1e-12:
         raise FitError("every delta is the same, so there is no variance to decompose")
     combined = {name: groups * (int(codes.max()) + 1) + codes for name, codes in components.items()}
@@ -198,11 +201,9 @@ def _solve(block: _Block, ratios: FloatArray) -> _Solved:
     inner = root[:, None] * block.zz * root
     inner[np.diag_indices_from(inner)] += 1.0
     # LAPACK directly: scipy's wrappers cost as much as the work at this size
-    factor, failed = linalg.lapack.dpotrf(inner, lower=1, clean=1, overwrite_a=1)
+    factor, _ = linalg.lapack.dpotrf(inner, lower=1, clean=1, overwrite_a=1)
     stacked = root[:, None] * np.concatenate([block.zz, block.zx, block.zy[:, None]], axis=1)
     half, _ = linalg.lapack.dtrtrs(factor, np.asfortranarray(stacked), lower=1, overwrite_b=1)
-    if failed or not np.isfinite(half).all():
-        raise FitError("the mixed model's equations are not solvable; the deltas are too large or not finite")
     q, p = block.zx.shape
     z, x, y = half[:, :q], half[:, q : q + p], half[:, -1]
     return _Solved(
@@ -263,15 +264,24 @@ def _optimise(blocks: Sequence[_Block], n_components: int, df: int) -> FloatArra
         jac=True,
         method="L-BFGS-B",
         bounds=[(0.0, 1e4)] * n_components,
-        options={"maxiter": 500, "ftol": 1e-14, "gtol": 1e-7},
+        options={"maxiter": _MAX_STEPS, "ftol": 1e-14, "gtol": 1e-7},
     )
-    if not np.isfinite(found.fun):
-        raise FitError("the REML criterion is not finite; the rows hardly vary")
-    if found.nit >= 500:
-        raise FitError("the REML optimiser did not converge in 500 steps; the components can hardly be told apart")
-    ratios: FloatArray = found.x**2
-    small = ratios < _ZERO_RATIO
-    return np.where(small, 0.0, ratios)
+    if found.nit >= _MAX_STEPS:
+        raise FitError(
+            f"the REML optimiser did not converge in {_MAX_STEPS} steps; the components can hardly be told apart"
+        )
+    return _settle_zeros(blocks, found.x**2, df)
+
+
+def _settle_zeros(blocks: Sequence[_Block], ratios: FloatArray, df: int) -> FloatArray:
+    """Set a small ratio to zero where the criterion rises from there, which makes zero its optimum."""
+    settled = ratios.copy()
+    for component in np.flatnonzero(ratios < _SMALL_RATIO):
+        candidate = settled.copy()
+        candidate[component] = 0.0
+        if _evaluate(blocks, candidate, df).gradient[component] >= 0:
+            settled = candidate
+    return settled
 
 
 def _information(state: _State, ratios: FloatArray, df: int) -> FloatArray:

@@ -1,0 +1,137 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.analysis.synthetic import MODELS, cells, transfer_rows
+from transfergrid.analysis.resampling import resample_deltas
+from transfergrid.analysis.roles import (
+    FRAGILE,
+    HUB,
+    ONE_MODEL,
+    ONE_NAME,
+    TOO_FEW,
+    matrix_table,
+    rank_interval,
+    role_table,
+)
+from transfergrid.config import AnalysisConfig
+
+SETTINGS = AnalysisConfig(bootstrap_resamples=300, seed=1)
+LANGUAGES = ("de", "en", "fr", "hi", "zh")
+GRID = cells(("arc_challenge", "global_mmlu", "hellaswag"), LANGUAGES)
+MANY = tuple(f"m{place}-1B" for place in range(6))
+
+
+def table(rows: pl.DataFrame, settings: AnalysisConfig = SETTINGS) -> pl.DataFrame:
+    return role_table(rows, resample_deltas(rows, (), settings), settings)
+
+
+def known_rows() -> pl.DataFrame:
+    """German helps by 3 pp, Hindi is harmed by 4 pp, whatever the model; little noise."""
+    noise = np.random.default_rng(0).normal(0, 0.3, (len(MANY), len(GRID), len(GRID)))
+    source = np.array([3.0 if cell.language == "de" else 0.0 for cell in GRID])
+    target = np.array([-4.0 if cell.language == "hi" else 0.0 for cell in GRID])
+    return transfer_rows(MANY, GRID, noise + source[:, None] + target[None, :])
+
+
+def part(found: pl.DataFrame, role: str, unit: str, regime: str) -> pl.DataFrame:
+    return found.filter(role=role, unit=unit, regime=regime, models_by="all")
+
+
+def test_a_score_is_the_mean_over_models_of_their_means_with_the_error_across_models() -> None:
+    rows = transfer_rows(MODELS, cells(), np.random.default_rng(1).normal(size=(2, 6, 6)))
+    found = table(rows)
+    for row in part(found, "donor", "language", "MT-CL").iter_rows(named=True):
+        mine = rows.filter(regime="MT-CL", source_language=row["name"])
+        means = [mine.filter(model=model)["delta_pp"].mean() for model in MODELS]
+        assert row["score_pp"] == pytest.approx(np.mean(means))
+        assert row["se_pp"] == pytest.approx(np.std(means, ddof=1) / 2**0.5)
+    for row in part(found, "recipient", "task", "CT-ML").iter_rows(named=True):
+        mine = rows.filter(regime="CT-ML", target_task=row["name"])
+        assert row["score_pp"] == pytest.approx(mine["delta_pp"].mean())
+        assert row["harm_rate"] == pytest.approx((mine["delta_pp"] <= -1).mean())
+        assert row["n"] == mine.height
+
+
+def test_the_best_donor_and_the_worst_recipient_are_found_and_labelled() -> None:
+    found = table(known_rows())
+    donors = part(found, "donor", "language", "MT-CL")
+    assert donors.row(0, named=True)["name"] == "de"
+    assert donors.filter(label=HUB)["name"].to_list() == ["de"]
+    assert donors.filter(name="de").select("rank", "rank_low", "rank_high").row(0) == (1, 1, 1)
+    recipients = part(found, "recipient", "language", "MT-CL")
+    assert recipients.row(-1, named=True)["name"] == "hi"
+    assert recipients.filter(label=FRAGILE)["name"].to_list() == ["hi"]
+
+
+def test_ties_look_like_ties() -> None:
+    donors = part(table(known_rows()), "donor", "language", "MT-CL").filter(pl.col("name") != "de")
+    assert (donors["rank_high"] - donors["rank_low"] >= 1).sum() >= 3
+    assert donors["label"].null_count() == donors.height
+
+
+def test_families_and_sizes_of_models_have_their_own_scores() -> None:
+    rows = transfer_rows(MODELS, cells(), np.random.default_rng(1).normal(size=(2, 6, 6)))
+    found = table(rows).filter(models_by="family", role="donor", unit="language", regime="MT-CL")
+    assert set(found["models"]) == {"llama", "qwen"}
+    llama = rows.filter(regime="MT-CL", source_language="de", family="llama")
+    row = found.filter(models="llama", name="de").row(0, named=True)
+    assert row["score_pp"] == pytest.approx(llama["delta_pp"].mean())
+    assert (row["reason"], row["rank_low"]) == (ONE_MODEL, None)
+    assert sorted(found.filter(models="llama")["rank"]) == [1, 2, 3]
+
+
+def test_one_model_has_no_standard_error_but_a_ranking_over_targets() -> None:
+    found = part(table(known_rows().filter(model=MANY[0])), "donor", "language", "MT-CL")
+    assert set(found["reason"]) == {ONE_MODEL}
+    assert found["se_pp"].null_count() == found.height
+    assert found["rank_low"].null_count() == 0
+
+
+def test_one_language_has_no_ranking_and_no_mt_cl() -> None:
+    rows = transfer_rows(MODELS, cells(("arc_challenge", "global_mmlu"), ("de",)), [[[0, 1], [2, 0]]] * 2)
+    found = table(rows)
+    assert part(found, "donor", "language", "MT-CL").is_empty()
+    families = found.filter(unit="task", regime="CT-ML", models_by="all")
+    assert families.height == 4
+    only = table(rows.filter(source_task="arc_challenge"))
+    assert set(part(only, "donor", "task", "CT-ML")["reason"]) == {ONE_NAME}
+
+
+def test_nothing_to_resample_is_said() -> None:
+    rows = transfer_rows(("m",), cells(("arc_challenge", "global_mmlu"), ("de",)), [[0, 1], [2, 0]])
+    found = part(table(rows.filter(target_task="global_mmlu")), "recipient", "task", "CT-ML")
+    assert set(found["reason"]) == {ONE_NAME}
+    three = cells(("arc_challenge", "global_mmlu", "hellaswag"), ("de",))
+    single = transfer_rows(("m",), three, np.arange(9).reshape(3, 3)).filter(target_task="hellaswag")
+    assert set(part(table(single), "donor", "task", "CT-ML")["reason"]) == {TOO_FEW}
+
+
+def test_rank_intervals_by_hand() -> None:
+    draws = np.array([[3.0, 3, 3, 1], [2, 2, 2, 2], [1, 1, 1, 3]])
+    found = rank_interval(draws, 0.4)
+    assert found.low.tolist() == [1, 2, 3]
+    assert found.high.tolist() == [1, 2, 3]
+    wide = rank_interval(draws, 0.95)
+    assert wide.high.tolist() == [3, 2, 3]
+    assert np.isnan(rank_interval(np.full((2, 4), np.nan), 0.9).low).all()
+
+
+def test_matrices_hold_the_means_of_their_rows() -> None:
+    rows = transfer_rows(MODELS, cells(), np.random.default_rng(1).normal(size=(2, 6, 6)))
+    found = matrix_table(rows)
+    row = found.filter(unit="language", regime="MT-CL", source="de", target="fr").row(0, named=True)
+    mine = rows.filter(regime="MT-CL", source_language="de", target_language="fr")
+    assert row["mean_pp"] == pytest.approx(mine["delta_pp"].mean())
+    assert (row["n"], row["n_models"]) == (4, 2)
+    tasks = found.filter(unit="task", regime="CT-ML")
+    assert tasks.select("source", "target").rows() == [
+        ("arc_challenge", "global_mmlu"),
+        ("global_mmlu", "arc_challenge"),
+    ]
+
+
+def test_cells_are_ranked_in_every_transfer_regime() -> None:
+    found = table(known_rows()).filter(unit="cell", role="donor", models_by="all")
+    assert set(found["regime"]) == {"MT-CL", "CT-ML", "CT-CL", "all transfer"}
+    assert found.filter(regime="CT-CL").height == len(GRID)
