@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-CPU_CHUNK_BYTES = 16 * 2**20
+CPU_CHUNK_BYTES = 32 * 2**20
 """Logits of one chunk on the CPU: small enough for the last-level cache, large enough for a full-speed GEMM."""
 
 DEVICE_CHUNK_BYTES = 1 * 2**30

@@ -15,13 +15,13 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from transfergrid.config import BUNDLED_MODEL
+from transfergrid.config import BUNDLED_MODEL, Dtype
 from transfergrid.engine.devices import resolve_dtype
 from transfergrid.engine.models import resolve_model
 from transfergrid.perf.workload import Workload, make_adapters
@@ -160,7 +160,7 @@ def main(  # noqa: PLR0913 - one parameter per option
             languages=tuple(languages.split(",")),
             items_per_cell=items,
             adapters=adapter_folder,
-            dtype=resolve_dtype("auto"),
+            dtype=cast("Dtype", resolve_dtype("auto")),
             repeats=repeats,
             many_adapters=adapters,
         )

@@ -115,7 +115,7 @@ def _python_share(scorer: Any, prepared: Any, adapter: Any) -> float:
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         seconds, _ = timed(lambda: list(scorer.score(prepared, adapter)))
     operations_s = sum(event.self_cpu_time_total for event in profiler.key_averages()) / 1e6
-    return max(0.0, 1 - operations_s / seconds)
+    return max(0.0, 1 - float(operations_s) / seconds)
 
 
 def run_lm_eval(workload: Workload) -> Result:

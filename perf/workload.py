@@ -10,6 +10,7 @@ import numpy as np
 from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.tasks import get_task
+from transfergrid.config import Dtype
 from transfergrid.engine.adapters import (
     WEIGHTS_FILE,
     check_adapter,
@@ -35,7 +36,7 @@ class Workload:
     items_per_cell: int
     adapters: str
     """Folder of the adapters ``0``, ``1``, ..."""
-    dtype: str
+    dtype: Dtype
     repeats: int
     many_adapters: int
 

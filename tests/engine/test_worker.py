@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
@@ -86,9 +85,3 @@ def test_sampling_is_off_only_while_a_step_runs() -> None:
         assert model.compute_logits(1) is None
         raise KeyError
     assert model.compute_logits(1) == 2
-
-
-def test_freed_memory_is_kept_where_the_c_library_can() -> None:
-    from transfergrid.engine.cpu_worker import keep_freed_memory
-
-    assert keep_freed_memory() is hasattr(ctypes.CDLL(None), "mallopt")
