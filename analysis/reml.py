@@ -101,8 +101,8 @@ def fit_reml(
         blocks: Shape [n], codes 0.. of groups whose random levels are their own (nesting); None: one block.
 
     Raises:
-        FitError: If there are fewer than 3 rows, the response is not finite or does not vary, a component has one level or as many
-            levels as rows, two components are the same grouping, or the optimiser does not converge.
+        FitError: If there are fewer than 3 rows, the response is not finite or does not vary, a component has one
+            level or as many levels as rows, two components are the same grouping, or the optimiser does not converge.
     """
     x = np.ones((len(y), 1)) if fixed is None else fixed
     groups = np.zeros(len(y), dtype=np.intp) if blocks is None else blocks

@@ -124,7 +124,11 @@ def test_facts_read_from_the_configuration_equal_the_counted_weights(
     linear = [module for module in model.model.layers.modules() if isinstance(module, torch.nn.Linear)]
     facts = read_model_facts(folder)
     assert facts.n_layer_parameters == sum(module.weight.numel() for module in linear)
-    assert (facts.n_layers, facts.hidden_size, facts.vocab_size) == (len(model.model.layers), model.config.hidden_size, 320)
+    assert (facts.n_layers, facts.hidden_size, facts.vocab_size) == (
+        len(model.model.layers),
+        model.config.hidden_size,
+        320,
+    )
     cached = model(torch.arange(10, 20)[None], use_cache=True).past_key_values
     kept = sum(layer.keys[..., -1, :].numel() + layer.values[..., -1, :].numel() for layer in cached.layers)
     assert facts.n_kv_values_per_token == kept

@@ -14,7 +14,7 @@ import torch
 from tests.models import make_tiny_adapter
 from transfergrid.config import EngineConfig
 from transfergrid.engine.adapters import check_adapter, make_null_adapter, read_linear_shapes
-from transfergrid.engine.protocol import Adapter, AdapterError, TokenisedItem
+from transfergrid.engine.protocol import Adapter, AdapterError, ScoringError, TokenisedItem
 from transfergrid.engine.scorer import VllmScorer, start_vllm
 from transfergrid.grid import UserError
 
@@ -181,6 +181,12 @@ def test_item_longer_than_the_engine_was_started_for_is_refused(scorer: VllmScor
         scorer.prepare([item])
 
 
+def test_items_prepared_by_another_scorer_are_refused(scorer: VllmScorer) -> None:
+    plan = scorer.prepare(random_items(9, 1)).plan
+    with pytest.raises(ScoringError, match=r"prepared by another scorer \(Plan\)"):
+        scorer.score(plan)
+
+
 def test_a_pass_that_another_one_overtook_raises_instead_of_reading_its_blocks(scorer: VllmScorer) -> None:
     prepared = scorer.prepare(random_items(9))
     first = scorer.score(prepared)
@@ -192,3 +198,32 @@ def test_a_pass_that_another_one_overtook_raises_instead_of_reading_its_blocks(s
 
 def test_peak_memory_is_that_of_a_process_with_a_model(scorer: VllmScorer) -> None:
     assert scorer.peak_memory_bytes() > 100 * 2**20
+
+
+def test_mixed_adapters_in_one_batch_of_vllms_scheduler_score_as_each_alone(
+    scorer: VllmScorer, model: Path, adapters: list[Adapter]
+) -> None:
+    from vllm import SamplingParams
+    from vllm.lora.request import LoRARequest
+
+    items = random_items(10, 6)
+    sources = [None, adapters[0], adapters[1]] * 2
+    prompts = [{"prompt_token_ids": [*item.context, *item.continuations[0]]} for item in items]
+    requests = [None if source is None else LoRARequest(*scorer._reference(source)) for source in sources]
+    sampling = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+    outputs = scorer._llm.generate(prompts, sampling, lora_request=requests, use_tqdm=False)
+    for item, source, output in zip(items, sources, outputs, strict=True):
+        choice = item.continuations[0]
+        rows = output.prompt_logprobs[len(item.context) :]
+        mixed = sum(row[token].logprob for row, token in zip(rows, choice, strict=True))
+        single = TokenisedItem(item_id="single", context=item.context, continuations=(choice,))
+        assert abs(mixed - loglikelihoods(scorer, [single], source)[0][0]) < TOLERANCE
+        assert abs(mixed - reference(model, [single], source)[0][0]) < TOLERANCE
+
+
+def test_a_closed_scorer_says_so_and_closes_again() -> None:
+    closed = object.__new__(VllmScorer)
+    closed._llm = None
+    closed.close()
+    with pytest.raises(RuntimeError, match="the scorer is closed"):
+        closed.peak_memory_bytes()
