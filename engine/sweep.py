@@ -161,6 +161,7 @@ class _Sweep:
         self._store = ScoreStore(run.scores)
         self._failures = FailureLog(run.scores)
         self._n_broken = 0
+        self._has_other_models = False
 
     def begin(self, work: Work, *, force: bool) -> None:
         """Repair the store, refuse what does not fit into it, and note what cannot be scored."""
@@ -185,6 +186,7 @@ class _Sweep:
         """Score what is left, model after model."""
         finished = self._store.scan().finished()
         remaining = [jobs.without(finished) for jobs in work.models]
+        self._has_other_models = len(work.models) > 1
         pairs = work.pairs()
         n_sources = sum(len(jobs.jobs) for jobs in work.models)
         self._tell(
@@ -204,11 +206,21 @@ class _Sweep:
                 self._run_model(jobs, work.targets, max_rank=rank, noise_floor=wants_noise_floor)
 
     def _run_model(self, jobs: ModelJobs, targets: Mapping[Cell, Target], *, max_rank: int, noise_floor: bool) -> None:
+        """Score one model's sources; a model that cannot be loaded is noted where there are others to go on with.
+
+        Raises:
+            Exception: What the engine raised while it loaded the only model.
+        """
         base = jobs.base
         try:
             tokenised, scorer = self._open(base, targets, max_rank)
         except UserError as error:
             self._fail(Failure(model=base.name, reason=str(error)))
+            return
+        except Exception as error:
+            if not self._has_other_models:
+                raise
+            self._fail(Failure(model=base.name, reason=f"{type(error).__name__}: {error}"))
             return
         try:
             with StoreWriter(self._store) as writer:

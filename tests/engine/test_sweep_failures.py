@@ -251,6 +251,28 @@ def test_a_base_that_cannot_be_scored_stops_the_sweep(config: GridConfig, run: R
         sweep(config, run, BrokenBackend(base=RuntimeError("engine died")))
 
 
+class UnloadableBackend(FakeBackend):
+    """Cannot load the model in a folder called ``plain``."""
+
+    def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> FakeScorer:
+        if model_folder.name == "plain":
+            raise ValueError("architecture not supported")
+        return super().open(model_folder, longest_tokens=longest_tokens, max_rank=max_rank)
+
+
+def test_a_model_that_cannot_be_loaded_does_not_sink_the_others(
+    config: GridConfig, run: RunFolder, tiny_llama: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_llama, tmp_path / "plain")
+    plain = ModelConfig(path=str(tmp_path / "plain"), name="plain")
+    both = config.model_copy(update={"models": (plain, *config.models)})
+    report = sweep(both, run, UnloadableBackend(), narrowing={"sources": ("base",)})
+    assert [(f.what, f.reason) for f in report.failures] == [("plain", "ValueError: architecture not supported")]
+    assert (report.n_finished, report.n_cells) == (4, 8)
+    with pytest.raises(ValueError, match="architecture not supported"):
+        sweep(both, run, UnloadableBackend(), narrowing={"models": ("plain",)})
+
+
 def test_an_interrupt_keeps_what_is_finished(config: GridConfig, run: RunFolder) -> None:
     def interrupt(event: Event) -> None:
         if isinstance(event, CellFinished) and event.origin.source.name == "arc_challenge-en":
