@@ -134,13 +134,14 @@ def test_shifting_and_scaling_the_response_shifts_and_scales_the_fit() -> None:
     assert other.fixed == pytest.approx(1000 + 10 * one.fixed)
 
 
-def test_a_component_without_variance_is_estimated_as_zero_and_named() -> None:
-    y, codes = small_grid()
-    nothing = np.arange(len(y)) % 5
-    balanced = y - np.array([y[nothing == level].mean() for level in range(5)])[nothing]
-    found = fit_reml(balanced, {**codes, "nothing": nothing})
-    assert found.singular == ("nothing",)
-    assert found.variances[3] == 0
+def test_a_component_whose_best_variance_is_zero_is_exactly_zero_and_named() -> None:
+    y, codes = small_grid(0)
+    found = fit_reml(y, codes)
+    assert found.singular == ("source",)
+    assert found.variances[1] == 0
+    without = fit_reml(y, {name: codes[name] for name in ("model", "target")})
+    assert found.criterion == pytest.approx(without.criterion, abs=1e-6)
+    assert fit_reml(*small_grid(3)).singular == ()
 
 
 @pytest.mark.parametrize(
