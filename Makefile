@@ -29,7 +29,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	mkdir -p .build/mypy && ln -sfn $(CURDIR) .build/mypy/transfergrid
 	cd .build/mypy && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p transfergrid.benchmarks -p transfergrid.engine \
-	  -p transfergrid.trainers -p transfergrid.analysis -m transfergrid.cli -m transfergrid.grid -m transfergrid.config
+	  -p transfergrid.trainers -p transfergrid.analysis -p transfergrid.cli -m transfergrid.grid -m transfergrid.config
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -m "not gpu"

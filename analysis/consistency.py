@@ -81,7 +81,8 @@ def consistency_tables(rows: pl.DataFrame) -> ConsistencyTables:
 def _by_source(rows: pl.DataFrame, unit: str) -> Iterator[dict[str, object]]:
     source = pl.struct("source_task", "source_language")
     recipient = pl.struct("target_task", "target_language")
-    deltas = rows.group_by("regime", source=source, recipient=recipient, unit=unit).agg(pl.col("delta_pp").mean())
+    keys = (pl.col("regime"), source.alias("source"), recipient.alias("recipient"), pl.col(unit).alias("unit"))
+    deltas = rows.group_by(*keys, maintain_order=True).agg(pl.col("delta_pp").mean())
     for regime in TRANSFER_REGIMES:
         part = deltas.filter(pl.col("regime") == regime.value)
         codes = {name: (part[name].rank("dense") - 1).to_numpy() for name in ("unit", "source", "recipient")}

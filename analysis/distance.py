@@ -117,7 +117,7 @@ def distance_tables(rows: pl.DataFrame, settings: AnalysisConfig) -> DistanceTab
     """
     deltas = (
         rows.filter((pl.col("regime") == Regime.MT_CL.value) & pl.col("delta_pp").is_not_null())
-        .group_by("source_language", "target_language")
+        .group_by("source_language", "target_language", maintain_order=True)
         .agg(n=pl.len().cast(pl.Int64), mean_pp=pl.col("delta_pp").mean())
         .sort("source_language", "target_language")
     )

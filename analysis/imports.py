@@ -120,7 +120,7 @@ def _check_columns(csv: Path, raw: pl.DataFrame) -> None:
     if missing := [name for name in wanted if name not in raw.columns]:
         raise UserError(f"{str(csv)!r} has no column {missing[0]!r}; expected the columns {wanted}")
     for name in _NUMBERS:
-        if not raw[name].dtype.is_numeric() and raw[name].dtype != pl.Null:
+        if not raw[name].dtype.is_numeric() and raw[name].null_count() < raw.height:
             raise UserError(f"column {name!r} of {str(csv)!r} holds {raw[name].dtype}; expected numbers")
     if raw.select(pl.any_horizontal(pl.col(_TEXTS).is_null()).any()).item():
         row = raw.with_row_index("line", offset=2).filter(pl.any_horizontal(pl.col(_TEXTS).is_null()))["line"][0]

@@ -253,7 +253,7 @@ def _average_seeds(table: pl.DataFrame) -> pl.DataFrame:
     keys = ["model", "source_task", "source_language", "target_task", "target_language"]
     several = pl.len() > 1
     unpaired = pl.col("unpaired_se_pp").cast(pl.Float64).first()
-    averaged = table.group_by(keys).agg(
+    averaged = table.group_by(keys, maintain_order=True).agg(
         pl.col("base_score", "adapter_score", "delta_pp").mean(),
         pl.col("primary_metric").first(),
         delta_sd_pp=pl.col("delta_pp").std(),

@@ -80,16 +80,18 @@ def _observe_model(model: str, frame: pl.DataFrame) -> ModelObservations:
     base = answers.filter(is_base).drop("model", "seed", *SOURCE, "metric")
     _refuse_repeated_items(model, base, (*TARGET, "item_id"), "the baseline")
     base = base.sort(*TARGET, "item_id").with_row_index("base_row")
+    base = base.with_columns(item=pl.col("item_id").rank("dense").over("target_task").cast(pl.Int64) - 1)
     adapters = answers.filter(~is_base)
     paired = adapters.join(base, on=[*TARGET, "item_id"], how="left", suffix="_base", validate="m:1")
     paired = paired.with_columns(paired=pl.col("scored") & pl.col("scored_base").fill_null(False))
     _check_pairs(model, paired)
-    blocks = tuple(_item_block(model, *part) for part in _by_task(paired))
+    blocks = tuple(_item_block(model, *part, base) for part in _by_task(paired))
     return ModelObservations(_count(paired).with_columns(model=pl.lit(model)), blocks)
 
 
 def _check_metrics(model: str, frame: pl.DataFrame) -> None:
-    metrics = frame.group_by(TARGET).agg(pl.col("primary_metric").drop_nulls().unique().sort())
+    found = frame.select(*TARGET, "primary_metric").unique().filter(pl.col("primary_metric").is_not_null())
+    metrics = found.group_by(TARGET).agg(pl.col("primary_metric").sort())
     for task, language, names in metrics.sort(TARGET).iter_rows():
         if len(names) > 1 or any(name not in ("acc", "acc_norm") for name in names):
             raise UserError(
@@ -188,17 +190,17 @@ def _count(paired: pl.DataFrame) -> pl.DataFrame:
 
 
 def _by_task(paired: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    columns = [*PAIR, "item_id", "right", "right_base", "paired"]
-    parts = paired.select(columns).partition_by("target_task", as_dict=True)
+    usable = paired.filter("paired").select(*PAIR, "item", "right", "right_base")
+    parts = usable.partition_by("target_task", as_dict=True)
     for key in sorted(parts):
         yield str(key[0]), parts[key]
 
 
-def _item_block(model: str, task: str, part: pl.DataFrame) -> ItemBlock:
+def _item_block(model: str, task: str, part: pl.DataFrame, base: pl.DataFrame) -> ItemBlock:
     pairs = part.select(PAIR).unique().sort(PAIR).with_row_index("pair")
-    items = part.select("item_id").unique().sort("item_id").with_row_index("item")
-    codes = part.join(pairs, on=PAIR, validate="m:1").join(items, on="item_id", validate="m:1").filter("paired")
-    shape = (pairs.height, items.height)
+    item_ids = base.filter(pl.col("target_task") == task)["item_id"].unique().sort().to_list()
+    codes = part.join(pairs, on=PAIR, validate="m:1")
+    shape = (pairs.height, len(item_ids))
     flat = codes["pair"].to_numpy().astype(np.int64) * shape[1] + codes["item"].to_numpy()
     difference = codes["right"].cast(pl.Int8).to_numpy() - codes["right_base"].cast(pl.Int8).to_numpy()
     total = np.bincount(flat, weights=difference, minlength=shape[0] * shape[1]).reshape(shape)
@@ -206,7 +208,7 @@ def _item_block(model: str, task: str, part: pl.DataFrame) -> ItemBlock:
     return ItemBlock(
         task=task,
         keys=pairs.select(pl.lit(model).alias("model"), *PAIR),
-        item_ids=tuple(items["item_id"].to_list()),
+        item_ids=tuple(item_ids),
         differences=(total / np.maximum(n_seeds, 1)).astype(np.float32),
         scored=n_seeds > 0,
     )

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from rich import box
 from rich.console import Group as RichGroup
 from rich.console import RenderableType
 from rich.table import Table
@@ -134,7 +135,7 @@ def _choose(rows: pl.DataFrame, target: Cell, model: str | None) -> pl.DataFrame
 def _pairs(rows: pl.DataFrame) -> _Pairs:
     keys = ["source_task", "source_language", "target_task", "target_language", "regime"]
     frame = (
-        rows.group_by(keys)
+        rows.group_by(keys, maintain_order=True)
         .agg(
             mean_pp=pl.col("delta_pp").mean(),
             spread=pl.col("delta_pp").var(),
@@ -160,7 +161,10 @@ def _over_models(frame: pl.DataFrame) -> _Pairs:
     errors = frame["error"].drop_nulls()
     measured = float(errors.mean()) if len(errors) else 0.0  # type: ignore[arg-type]
     between = max(pooled - measured, 0.0) if np.isfinite(pooled) else 0.0
-    note = "noise of a pair: spread over models; probabilities are about one more model like these"
+    note = (
+        "noise of a pair: spread over models; intervals are about the mean of these models, "
+        "probabilities about one more model like them"
+    )
     return _Pairs(frame.with_columns(noise_var=pooled / pl.col("n_models")), between, note)
 
 
@@ -253,7 +257,7 @@ def _with_everything_else(estimates: pl.DataFrame, rows: pl.DataFrame, target: C
     at_target = (pl.col("target_task") == target.task) & (pl.col("target_language") == target.language)
     own = (
         rows.filter(at_target & (pl.col("regime") == Regime.MT_ML.value) & pl.col("delta_pp").is_not_null())
-        .group_by("source_task", "source_language", "regime")
+        .group_by("source_task", "source_language", "regime", maintain_order=True)
         .agg(observed_pp=pl.col("delta_pp").mean(), n_models=pl.len().cast(pl.Int64))
         .with_columns(reason=pl.lit(MATCHED))
     )
@@ -270,15 +274,18 @@ def _with_everything_else(estimates: pl.DataFrame, rows: pl.DataFrame, target: C
 def _render(found: Recommendation, n_rows: int = 12) -> RenderableType:
     verb = "avoid" if found.avoid else "use"
     title = f"Sources to {verb} for {found.target.name} ({len(found.models)} models)"
-    table = Table(title=title, title_justify="left", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0)
+    )
     level = f"{found.settings.confidence:.0%}"
-    for name in ("source", "regime", "estimate pp", f"{level} interval", "P(harm)", "P(help)", "observed pp"):
+    for name in ("source", "regime", "estimate", f"{level} interval", "P(harm)", "P(help)", "observed"):
         table.add_column(name, justify="left" if name in ("source", "regime") else "right", no_wrap=True)
     for row in found.table.head(n_rows).iter_rows(named=True):
         table.add_row(*_cells(row))
     notes = [
         found.note,
-        f"harm: delta <= {found.settings.harm_threshold_pp:g} pp; estimates are shrunken, MT-ML is as measured",
+        f"in pp; harm: delta <= {found.settings.harm_threshold_pp:g} pp; "
+        "estimates are drawn towards what source and target do elsewhere",
     ]
     if found.table.height > n_rows:
         notes.append(f"{found.table.height - n_rows} more rows: --json or --csv")

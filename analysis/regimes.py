@@ -161,6 +161,7 @@ def _empty_rows(regimes: Sequence[str], settings: AnalysisConfig) -> pl.DataFram
             "group": ["all"] * len(regimes),
             "n": [0] * len(regimes),
             "n_tested": [0] * len(regimes),
+            "resampled": [None] * len(regimes),
             "reason": [NO_ROWS] * len(regimes),
         },
         schema={
@@ -169,6 +170,7 @@ def _empty_rows(regimes: Sequence[str], settings: AnalysisConfig) -> pl.DataFram
             "group": pl.String,
             "n": pl.Int64,
             "n_tested": pl.Int64,
+            "resampled": pl.String,
             "reason": pl.String,
         },
     )

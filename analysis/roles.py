@@ -36,6 +36,7 @@ UNIT_REGIMES = {
 ONE_MODEL = "no standard error: one model"
 ONE_NAME = "no ranking: one of its kind"
 TOO_FEW = "no interval: too few sources, targets, models and items to resample"
+NO_RANKS = "no rank interval: a unit is missing in more than 10 % of the resamples"
 
 _SCHEMA = {
     "role": pl.String,
@@ -113,7 +114,10 @@ def _all_models(part: pl.DataFrame, kind: _Kind, draws: DrawArray, settings: Ana
     ranked = _ranking(part, kind, scores, draws, settings)
     if ranked is None:
         return _label(scores.with_columns(_nothing(), reason=pl.lit(TOO_FEW)), kind)
-    return _label(scores.with_columns(_ranking_columns(ranked)), kind)
+    unranked = pl.when(pl.col("rank_low").is_null()).then(pl.lit(NO_RANKS))
+    return _label(
+        scores.with_columns(_ranking_columns(ranked)).with_columns(reason=pl.coalesce("reason", unranked)), kind
+    )
 
 
 def _model_groups(part: pl.DataFrame, kind: _Kind, settings: AnalysisConfig) -> Iterator[pl.DataFrame]:
@@ -127,7 +131,7 @@ def _scores(part: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
     """Return one row per (models, name), sorted; ``part`` has the group of models in ``models``."""
     keys = ["models", "name"]
     delta = pl.col("delta_pp")
-    by_model = part.group_by(*keys, "model").agg(
+    by_model = part.group_by(*keys, "model", maintain_order=True).agg(
         mean=delta.mean(),
         n=pl.len(),
         n_win=(delta > 0).sum(),
@@ -135,7 +139,7 @@ def _scores(part: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
     )
     n = pl.col("n").sum()
     return (
-        by_model.group_by(keys)
+        by_model.group_by(keys, maintain_order=True)
         .agg(
             n=n.cast(pl.Int64),
             n_models=pl.len().cast(pl.Int64),
@@ -262,11 +266,11 @@ def matrix_table(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _matrix(part: pl.DataFrame, unit: str, regime: str) -> pl.DataFrame:
-    by_model = part.group_by("model", source=f"source_{unit}", target=f"target_{unit}").agg(
+    by_model = part.group_by("model", source=f"source_{unit}", target=f"target_{unit}", maintain_order=True).agg(
         mean=pl.col("delta_pp").mean(), n=pl.len()
     )
     return (
-        by_model.group_by("source", "target")
+        by_model.group_by("source", "target", maintain_order=True)
         .agg(
             n=pl.col("n").sum().cast(pl.Int64),
             n_models=pl.len().cast(pl.Int64),

@@ -198,7 +198,7 @@ def _with_q(frame: pl.DataFrame, p_column: str, q_column: str) -> pl.DataFrame:
 
 def _average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.DataFrame:
     there = pl.col("delta_pp").is_not_null()
-    averaged = by_seed.group_by(KEY).agg(
+    averaged = by_seed.group_by(KEY, maintain_order=True).agg(
         primary_metric=pl.col("primary_metric").drop_nulls().first(),
         n_seeds=there.sum().cast(pl.Int64),
         n_seeds_missing=(~there).sum().cast(pl.Int64),

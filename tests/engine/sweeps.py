@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
+from safetensors.numpy import load_file, save_file
 
 from transfergrid.config import DataConfig, GridConfig, ModelConfig
 from transfergrid.engine.adapters import CONFIG_FILE, WEIGHTS_FILE, check_adapter, read_linear_shapes
@@ -66,6 +68,16 @@ def copy_adapter(template: Path, folder: Path, *, note: str) -> None:
     shutil.copy(template / WEIGHTS_FILE, folder / WEIGHTS_FILE)
     text = (template / CONFIG_FILE).read_text(encoding="utf-8")
     (folder / CONFIG_FILE).write_text(text.replace("{", f'{{"note": "{note}", ', 1), encoding="utf-8")
+
+
+def vary_adapter(template: Path, folder: Path, *, seed: int) -> None:
+    """Copy an adapter with other random values of the same size."""
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    shutil.copy(template / CONFIG_FILE, folder / CONFIG_FILE)
+    weights = load_file(template / WEIGHTS_FILE)
+    signs = {name: generator.choice((-1, 1), values.shape).astype(values.dtype) for name, values in weights.items()}
+    save_file({name: values * signs[name] for name, values in weights.items()}, folder / WEIGHTS_FILE)
 
 
 def stored_rows(run: RunFolder) -> pl.DataFrame:

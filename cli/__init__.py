@@ -1,0 +1,59 @@
+"""The command line: every command parses, calls one function and prints what it returns."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from transfergrid import __version__
+from transfergrid.cli import prepare, run
+from transfergrid.grid import UserError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class GridGroup(click.Group):
+    """Shows a UserError as one sentence with exit status 1; every other exception keeps its traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in the order of a run, not of the alphabet."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, turning failures a user can fix into a message."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"grid: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("grid: interrupted; the same command goes on where it stopped", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=GridGroup, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="grid")
+def main() -> None:
+    """Train one LoRA adapter per (task, language) cell, score all of them on all cells, see who helps whom.
+
+    \b
+    A run, step by step:
+      grid init             write a commented grid.yaml
+      grid plan             what would run and what it costs
+      grid data             fetch and check the items
+      grid train-adapters   one adapter per source cell
+      grid eval             base and every adapter on every target cell
+    """
+
+
+for _command in (
+    prepare.init,
+    prepare.plan,
+    prepare.data,
+    prepare.doctor,
+    run.train_adapters_command,
+    run.evaluate_command,
+):
+    main.add_command(_command)

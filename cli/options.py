@@ -1,0 +1,138 @@
+"""Options and output that several commands share."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from transfergrid.benchmarks.config_file import load_config
+from transfergrid.config import GridConfig
+from transfergrid.grid import RunFolder
+
+if TYPE_CHECKING:
+    from transfergrid.engine.sweep import EvalRequest
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("grid.yaml"),
+    show_default=True,
+    help="Configuration; 'grid init' writes one.",
+)
+run_option = click.option(
+    "--run",
+    "run_dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/main"),
+    show_default=True,
+    help="Folder of the run: data, adapters, scores, tables, report.",
+)
+
+
+def make_console() -> Console:
+    """Return the one console; outside a terminal it is 100 columns wide unless COLUMNS says otherwise."""
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, width=100)
+    return console
+
+
+def print_result(console: Console, result: Any, *, as_json: bool) -> None:
+    """Print a report for a reader, or its ``as_json`` for a program."""
+    if as_json:
+        click.echo(json.dumps(result.as_json(), ensure_ascii=False, indent=2))
+    else:
+        console.print(result)
+
+
+def with_config(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its configuration and run folder from --config and --run."""
+
+    @config_option
+    @run_option
+    @functools.wraps(command)
+    def wrapped(config_path: Path, run_dir: Path, **options: Any) -> None:
+        command(load_config(config_path), RunFolder(run_dir), **options)
+
+    return wrapped
+
+
+def narrowing_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --model, --task, --language and --seed, each repeatable; no option asks for all."""
+    for name, kind, text in reversed(
+        (
+            ("--model", str, "Only this model, by its name in the configuration; repeatable."),
+            ("--task", str, "Only cells of this task; repeatable."),
+            ("--language", str, "Only cells of this language; repeatable."),
+            ("--seed", int, "Only this training seed; repeatable."),
+        )
+    ):
+        command = click.option(name, f"{name[2:]}s", type=kind, multiple=True, help=text)(command)
+    return command
+
+
+def pair_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --source and --target, each repeatable, and adapters from elsewhere."""
+    for option in reversed(
+        (
+            click.option(
+                "--source", "sources", multiple=True, help="Only this source: 'base' or 'task-lang'; repeatable."
+            ),
+            click.option("--target", "targets", multiple=True, help="Only this target cell, 'task-lang'; repeatable."),
+            click.option(
+                "--adapters",
+                "adapter_folder",
+                type=click.Path(exists=True, file_okay=False, path_type=Path),
+                help="Score the peft adapters in this folder in place of the run's own.",
+            ),
+            click.option(
+                "--adapter-pattern",
+                default="{task}-{language}",
+                show_default=True,
+                help="How folders in --adapters are named; also {seed} and {model}.",
+            ),
+            click.option(
+                "--adapter-table",
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                help="CSV with path, task, language and perhaps seed, model, in place of the pattern.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def make_request(
+    adapter_folder: Path | None, adapter_pattern: str, adapter_table: Path | None, **options: Any
+) -> EvalRequest:
+    """Put the options of ``grid eval`` and ``grid plan`` into one record."""
+    from transfergrid.engine.foreign import ForeignAdapters
+    from transfergrid.engine.selection import Narrowing
+    from transfergrid.engine.sweep import EvalRequest
+
+    kinds = ("models", "seeds", "tasks", "languages", "sources", "targets")
+    narrowing = Narrowing(**{kind: options.pop(kind) for kind in kinds})
+    foreign = None
+    if adapter_folder is not None:
+        foreign = ForeignAdapters(folder=adapter_folder, pattern=adapter_pattern, table=adapter_table)
+    return EvalRequest(narrowing=narrowing, foreign=foreign, **options)
+
+
+def show_estimate(config: GridConfig, run: RunFolder, request: EvalRequest, *, as_json: bool) -> None:
+    """Print what a request comes to; exit status 1 if a model is not to be had."""
+    from transfergrid.engine.estimate import estimate
+
+    console = make_console()
+    with Console(stderr=True).status("tokenising"):
+        found = estimate(config, run, request)
+    print_result(console, found, as_json=as_json)
+    sys.exit(1 if found.unavailable else 0)

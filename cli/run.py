@@ -1,0 +1,96 @@
+"""Commands that load a model: ``train-adapters`` and ``eval``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from transfergrid.cli.options import (
+    make_console,
+    make_request,
+    narrowing_options,
+    pair_options,
+    print_result,
+    show_estimate,
+    with_config,
+)
+from transfergrid.config import GridConfig
+from transfergrid.grid import RunFolder
+
+if TYPE_CHECKING:
+    from transfergrid.engine.backends import Backend
+
+
+@click.command("train-adapters")
+@with_config
+@narrowing_options
+@click.option("--dry-run", is_flag=True, help="Check everything and list the adapters; train nothing.")
+def train_adapters_command(config: GridConfig, run: RunFolder, dry_run: bool, **narrowing: tuple[Any, ...]) -> None:
+    """Train one LoRA adapter per source cell, model and seed; finished adapters are kept.
+
+    \b
+    Examples:
+      grid train-adapters --config grid.yaml --run runs/main
+      grid train-adapters --task arc_challenge --language de --language hi --seed 42
+      grid train-adapters --dry-run
+    """
+    from transfergrid.engine.selection import Narrowing, select
+    from transfergrid.trainers.display import show_sweep
+    from transfergrid.trainers.sweep import plan_training, train_adapters
+
+    console = make_console()
+    selection = select(config, Narrowing(**narrowing))
+    if dry_run:
+        console.print(plan_training(config, run, selection))
+        return
+    with show_sweep(console) as events:
+        summary = train_adapters(config, run, selection, events=events)
+    console.print(summary)
+    summary.raise_failures()
+
+
+@click.command("eval")
+@with_config
+@narrowing_options
+@pair_options
+@click.option(
+    "--multi-lora/--sequential",
+    default=True,
+    show_default=True,
+    help="One engine for all adapters, or every adapter merged and an engine start for each.",
+)
+@click.option("--force", is_flag=True, help="Score again what is finished; old parts move to scores/aside.")
+@click.option("--noise-floor", is_flag=True, help="Score the base twice and store how many predictions flip.")
+@click.option("--dry-run", is_flag=True, help="Show what would run, like 'grid plan'.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def evaluate_command(
+    config: GridConfig, run: RunFolder, multi_lora: bool, dry_run: bool, as_json: bool, **options: Any
+) -> None:
+    """Score the base and every adapter on every target cell; finished cells are kept.
+
+    \b
+    Examples:
+      grid eval --multi-lora --config grid.yaml --run runs/main
+      grid eval --source base --source arc_challenge-de --target hellaswag-fr
+      grid eval --adapters ~/adapters --adapter-pattern 'lora_{task}_{language}_{seed}'
+    """
+    from transfergrid.engine.backends import MultiLora
+    from transfergrid.engine.display import SweepDisplay
+    from transfergrid.engine.sweep import evaluate
+
+    request = make_request(**options)
+    if dry_run:
+        show_estimate(config, run, request, as_json=as_json)
+    if multi_lora:
+        backend: Backend = MultiLora(config.engine)
+    else:
+        from transfergrid.engine.sequential import Sequential
+
+        backend = Sequential(config.engine)
+    with SweepDisplay(Console(stderr=True) if as_json else make_console()) as display:
+        report = evaluate(config, run, request, backend=backend, on_event=display)
+    print_result(make_console(), report, as_json=as_json)
+    sys.exit(0 if report.is_complete else 1)

@@ -1,0 +1,212 @@
+import json
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+from tests.analysis.synthetic import (
+    LANGUAGES,
+    MODELS,
+    TASKS,
+    cells,
+    item_rows,
+    published_table,
+    transfer_rows,
+    write_run,
+)
+from transfergrid.analysis.analyze import AnalysisReport, analyze
+from transfergrid.analysis.imports import import_donors
+from transfergrid.analysis.tables import TABLE_NAMES, AnalysisTables, build_tables, tables_from
+from transfergrid.analysis.transfer import Transfer
+from transfergrid.config import AnalysisConfig, GridConfig
+from transfergrid.grid import RunFolder, UserError
+
+FAST = GridConfig(
+    models=MODELS,
+    tasks=TASKS,
+    languages=LANGUAGES,
+    seeds=(17, 42),
+    analysis=AnalysisConfig(bootstrap_resamples=100, permutations=99),
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return write_run(tmp_path_factory.mktemp("run"), item_rows())
+
+
+def show(report: AnalysisReport, width: int = 100) -> str:
+    console = Console(width=width, color_system=None)
+    with console.capture() as capture:
+        console.print(report)
+    return capture.get()
+
+
+def unexplained(table: pl.DataFrame) -> list[str]:
+    """Columns with NaN, or rows that are null all over without a reason."""
+    floats = [name for name, dtype in table.schema.items() if dtype.is_float()]
+    return [name for name in floats if table[name].is_nan().any() or table[name].is_infinite().any()]
+
+
+def test_every_table_is_written_twice_and_reads_back(run: RunFolder) -> None:
+    report = analyze(run, FAST)
+    assert {path.name for path in run.tables.iterdir()} == {
+        f"{name}.{ending}" for name in TABLE_NAMES for ending in ("parquet", "csv")
+    }
+    for name, table in report.tables.named():
+        assert pl.read_parquet(run.tables / f"{name}.parquet").equals(table)
+        assert (run.tables / f"{name}.csv").read_text().splitlines()[0] == ",".join(table.columns)
+        assert unexplained(table) == []
+
+
+def test_the_same_seed_gives_the_same_tables(run: RunFolder) -> None:
+    first, second = build_tables(run, FAST), build_tables(run, FAST)
+    for (name, one), (_, other) in zip(first.named(), second.named(), strict=True):
+        assert one.equals(other), name
+
+
+def test_progress_names_every_stage(run: RunFolder) -> None:
+    stages: list[str] = []
+    build_tables(run, FAST, on_progress=stages.append)
+    assert stages == ["transfer", "resamples", "regimes", "roles", "variance", "consistency", "distance"]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_summary_fits_the_terminal_and_says_what_matters(run: RunFolder, width: int) -> None:
+    text = show(analyze(run, FAST, write=False), width)
+    assert max(map(len, text.splitlines())) <= width
+    flat = " ".join(text.split())
+    for part in (
+        "all transfer 60",
+        "harm: delta <= -1 pp",
+        "Benjamini-Hochberg q <= 0.05",
+        "cluster bootstrap of items, sources, targets, 100 resamples, seed 0",
+        "the harm cut is 1 items of a target",
+        "Hubs (donor score above",
+        "Fragile recipients",
+        "Variance of MT-CL, nested:",
+        "Variance of MT-CL, crossed:",
+        "Consistency Index between models",
+        "language pairs are not independent",
+    ):
+        assert part in flat
+
+
+def test_the_first_lines_of_the_summary_are_the_regimes(run: RunFolder) -> None:
+    lines = show(analyze(run, FAST, write=False)).splitlines()
+    assert lines[0].split() == [
+        "regime",
+        "n",
+        "mean",
+        "pp",
+        "95%",
+        "interval",
+        "median",
+        "win",
+        "%",
+        "harm",
+        "%",
+        "sig.",
+        "harm",
+        "%",
+    ]
+    assert [line.split()[0] for line in lines[2:7]] == ["all", "MT-ML", "MT-CL", "CT-ML", "CT-CL"]
+
+
+@pytest.mark.parametrize("name", TABLE_NAMES)
+def test_every_table_can_be_shown_by_name(run: RunFolder, name: str) -> None:
+    report = analyze(run, FAST, table=name, write=False)
+    for width in (80, 100):
+        text = show(report, width)
+        assert text.startswith(f"{name}: {report.tables.get(name).height} rows")
+        assert max(map(len, text.splitlines())) <= width
+    assert json.loads(report.to_json()) == json.loads(report.tables.get(name).write_json())
+    assert report.to_csv() == report.tables.get(name).write_csv()
+
+
+def test_json_of_all_tables_holds_every_row(run: RunFolder) -> None:
+    report = analyze(run, FAST, write=False)
+    found = json.loads(report.to_json())
+    assert {name: len(rows) for name, rows in found.items()} == {
+        name: table.height for name, table in report.tables.named()
+    }
+    assert report.to_csv() == report.tables.regimes.write_csv()
+
+
+def test_an_unknown_table_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown table 'regime'; expected one of"):
+        analyze(RunFolder(tmp_path), table="regime")
+
+
+def test_an_empty_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no adapter scores and no imported table"):
+        analyze(RunFolder(tmp_path))
+
+
+def test_a_run_with_a_baseline_only_is_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path, item_rows().filter(pl.col("source_task").is_null()))
+    with pytest.raises(UserError, match="has no adapter scores"):
+        analyze(run)
+
+
+def edge(name: str) -> Transfer:
+    generator = np.random.default_rng(0)
+    grids = {
+        "one model": transfer_rows(MODELS[:1], cells(), generator.normal(size=(1, 6, 6))),
+        "one language": transfer_rows(MODELS, cells(TASKS, ("de",)), generator.normal(size=(2, 2, 2))),
+        "one task": transfer_rows(MODELS, cells(TASKS[:1]), generator.normal(size=(2, 3, 3))),
+        "one cell": transfer_rows(MODELS[:1], cells(TASKS[:1], ("de",)), np.ones((1, 1, 1))),
+        "constant": transfer_rows(MODELS, cells(), np.zeros((2, 6, 6))),
+        "no deltas": transfer_rows(MODELS, cells()).with_columns(
+            delta_pp=pl.lit(None, dtype=pl.Float64), reason=pl.lit("lost")
+        ),
+    }
+    by_seed = grids[name].with_columns(seed=pl.lit(17, dtype=pl.Int64)).clear()
+    return Transfer(by_seed, grids[name], ())
+
+
+@pytest.mark.parametrize("name", ["one model", "one language", "one task", "one cell", "constant", "no deltas"])
+def test_what_cannot_be_computed_says_why_and_the_other_tables_are_there(name: str) -> None:
+    tables = tables_from(edge(name), FAST.analysis)
+    for table_name, table in tables.named():
+        assert unexplained(table) == [], table_name
+        if "reason" in table.columns and table.height and table_name not in ("missing", "transfer", "matrices"):
+            main = {"regimes": "mean_pp_low", "roles": "rank_low", "variance": "variance_pp2"}.get(table_name)
+            main = main or {"consistency": "median", "consistency_by_source": "mean_tau_b"}.get(
+                table_name, "correlation"
+            )
+            unsaid = table.filter(pl.col(main).is_null() & pl.col("reason").is_null())
+            unsaid = unsaid.filter(pl.col("models_by") == "all") if table_name == "roles" else unsaid
+            assert unsaid.is_empty(), table_name
+    report = AnalysisReport(tables=tables, settings=FAST.analysis, shown=None, folder=None)
+    assert "regime" in show(report, 80)
+
+
+def test_missing_rows_are_listed_with_their_reason(tmp_path: Path) -> None:
+    gone = (pl.col("source_task") == "global_mmlu").fill_null(False) & (pl.col("seed") == 42)
+    run = write_run(tmp_path, item_rows().filter(~gone))
+    report = analyze(run, FAST)
+    assert report.tables.missing.height == 2 * 3 * 6
+    assert "Missing: 36 rows: no scores in the store" in show(report)
+
+
+def test_an_imported_table_is_analysed_without_items(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    deltas = np.random.default_rng(0).normal(0.5, 2, (2, 6, 6))
+    published_table(MODELS, cells(), deltas).write_csv(tmp_path / "table.csv")
+    import_donors(tmp_path / "table.csv", run)
+    tables = build_tables(run, FAST)
+    assert isinstance(tables, AnalysisTables)
+    assert tables.transfer_by_seed.is_empty()
+    row = tables.regimes.filter(regime="all transfer", by="all").row(0, named=True)
+    assert (row["n"], row["resampled"], row["harm_threshold_items"]) == (60, "sources, targets", None)
+    assert not math.isnan(row["harm_rate_significant"])
+
+
+def test_no_colour_where_there_is_no_terminal(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    Console(width=100).print(analyze(run, FAST, write=False))
+    assert not re.search(r"\x1b\[", capsys.readouterr().out)

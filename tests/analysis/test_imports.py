@@ -1,0 +1,129 @@
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+from tests.analysis.synthetic import MODELS, cells, published_table
+from transfergrid.analysis.imports import import_donors
+from transfergrid.analysis.regimes import regime_table
+from transfergrid.analysis.resampling import resample_deltas
+from transfergrid.analysis.store import IMPORTED_SCHEMA, read_imported
+from transfergrid.analysis.transfer import read_transfer
+from transfergrid.config import AnalysisConfig
+from transfergrid.grid import RunFolder, UserError
+
+
+def deltas() -> np.ndarray:
+    return np.random.default_rng(0).normal(0.5, 2, (2, 6, 6))
+
+
+def write(tmp_path: Path, table: pl.DataFrame) -> Path:
+    path = tmp_path / "table.csv"
+    table.write_csv(path)
+    return path
+
+
+def test_the_score_is_acc_norm_for_arc_and_acc_elsewhere(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    report = import_donors(write(tmp_path, published_table(MODELS, cells(), deltas())), run)
+    assert (report.n_rows, report.n_sources, report.n_targets, report.models) == (72, 6, 6, MODELS)
+    found = read_imported(run)
+    assert found.schema == IMPORTED_SCHEMA
+    wanted = dict(zip(["arc_challenge", "global_mmlu"], [("acc_norm", 0.5, 0.0), ("acc", 1.0, 10.0)], strict=True))
+    expected = deltas()
+    grid = cells()
+    for row in found.iter_rows(named=True):
+        metric, spread, offset = wanted[row["target_task"]]
+        place = [(cell.task, cell.language) for cell in grid]
+        source = place.index((row["source_task"], row["source_language"]))
+        target = place.index((row["target_task"], row["target_language"]))
+        assert row["delta_pp"] == pytest.approx(expected[MODELS.index(row["model"]), source, target] + offset)
+        assert (row["primary_metric"], row["delta_sd_pp"], row["seed"]) == (metric, spread, None)
+        assert row["se_pp"] == pytest.approx(spread / 3**0.5)
+
+
+def test_the_headline_arithmetic_by_hand(tmp_path: Path) -> None:
+    """Mean, median, share above 0 and share at or below -1, the diagonal left out."""
+    values = [[[5, -1.0, 0.25], [0.0, 5, -2], [1.5, 3.0, 5]]]
+    table = published_table(("m-1B",), cells(("arc_challenge",)), np.array(values))
+    run = RunFolder(tmp_path)
+    import_donors(write(tmp_path, table), run)
+    rows = read_transfer(run).rows
+    found = regime_table(rows, resample_deltas(rows, (), AnalysisConfig()), AnalysisConfig(bootstrap_resamples=100))
+    row = found.filter(regime="all transfer", by="all").row(0, named=True)
+    assert row["n"] == 6
+    assert row["mean_pp"] == pytest.approx(1.75 / 6)
+    assert row["median_pp"] == pytest.approx(0.125)
+    assert row["win_rate"] == pytest.approx(0.5)
+    assert row["harm_rate"] == pytest.approx(2 / 6)
+    assert found.filter(regime="MT-ML", by="all")["mean_pp"].to_list() == pytest.approx([5.0])
+
+
+def test_a_second_import_replaces_the_first(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    path = write(tmp_path, published_table(MODELS, cells(), deltas()))
+    import_donors(path, run)
+    import_donors(path, run)
+    assert read_imported(run).height == 72
+
+
+def test_missing_values_stay_null(tmp_path: Path) -> None:
+    table = published_table(MODELS, cells(), deltas()).with_columns(
+        delta_score_se=pl.lit(None, dtype=pl.Float64), delta_score_norm_se=pl.lit(float("nan"))
+    )
+    run = RunFolder(tmp_path)
+    import_donors(write(tmp_path, table), run)
+    assert read_imported(run)["se_pp"].null_count() == 72
+
+
+def test_the_report_says_what_came_in(tmp_path: Path) -> None:
+    report = import_donors(write(tmp_path, published_table(MODELS, cells(), deltas())), RunFolder(tmp_path))
+    console = Console(width=200, color_system=None)
+    with console.capture() as capture:
+        console.print(report)
+    assert capture.get().startswith("72 aggregates of 2 models, 6 sources and 6 targets, written to")
+
+
+def broken(table: pl.DataFrame, name: str) -> pl.DataFrame:
+    first = pl.int_range(pl.len()) == 1
+    changes = {
+        "column": table.drop("score_base_mean"),
+        "text": table.with_columns(score_mean=pl.lit("high")),
+        "name": table.with_columns(eval_language=pl.when(first).then(None).otherwise(pl.col("eval_language"))),
+        "twice": pl.concat([table, table[:1]]),
+        "regime": table.with_columns(regime=pl.when(first).then(pl.lit("CT-CL")).otherwise(pl.col("regime"))),
+        "delta": table.with_columns(delta_score_norm_mean=pl.col("delta_score_norm_mean") + pl.when(first).then(1)),
+        "cell": table.with_columns(pl.col("eval_dataset").replace("arc_challenge", "ARC-Challenge")),
+    }
+    return changes[name]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("column", "has no column 'score_base_mean'; expected the columns"),
+        ("text", r"column 'score_mean' of .* holds String; expected numbers"),
+        ("name", r"line 3 of .* lacks a name"),
+        ("twice", r"has 2 rows for model 'Llama-3.2-1B-Instruct', source_task 'arc_challenge'"),
+        ("regime", r"'arc_challenge-de' to 'arc_challenge-en' says regime 'CT-CL'; its cells make it 'MT-CL'"),
+        ("delta", r"'arc_challenge-de' to 'arc_challenge-en' says delta .* pp; its scores make it"),
+        ("cell", "task name 'ARC-Challenge' is not usable"),
+    ],
+)
+def test_a_faulty_table_is_refused(tmp_path: Path, fault: str, message: str) -> None:
+    path = write(tmp_path, broken(published_table(MODELS, cells(), deltas()), fault))
+    with pytest.raises(UserError, match=message):
+        import_donors(path, RunFolder(tmp_path))
+
+
+def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no table at .*nowhere.csv"):
+        import_donors(tmp_path / "nowhere.csv", RunFolder(tmp_path))
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00\x01,\n\x00")
+    with pytest.raises(UserError, match=r"binary.csv"):
+        import_donors(tmp_path / "binary.csv", RunFolder(tmp_path))
+    (tmp_path / "empty.csv").write_bytes(b"")
+    with pytest.raises(UserError, match=r"empty.csv' cannot be read as CSV"):
+        import_donors(tmp_path / "empty.csv", RunFolder(tmp_path))
