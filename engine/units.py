@@ -89,6 +89,11 @@ class UnitQueue(Generic[Job]):
         """Units that nobody works on."""
         return sum(map(len, self._waiting.values()))
 
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """Workers that are present."""
+        return tuple(self._held)
+
     def join(self, worker: str) -> None:
         """Count a worker as present, holding no model."""
         self._held[worker] = None
