@@ -243,7 +243,8 @@ def _delta_record(result: Result, base: Result) -> dict[str, object]:
         "target_language": result.target.language,
         "base_score": base.score,
         "adapter_score": result.score,
-        "delta_pp": 100 * (result.score - base.score),
+        # 0.14 - 0.15 is a little more than -0.01 in binary: it must still count as harm
+        "delta_pp": round(100 * (result.score - base.score), 9),
         "unpaired_se_pp": 100 * ((result.stderr or 0) ** 2 + (base.stderr or 0) ** 2) ** 0.5 if known else None,
         "primary_metric": result.metric,
     }

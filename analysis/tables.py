@@ -10,9 +10,10 @@ from threadpoolctl import threadpool_limits
 
 from transfergrid.analysis.consistency import consistency_tables
 from transfergrid.analysis.distance import distance_tables
+from transfergrid.analysis.matrices import language_matrix_table, matrix_table
 from transfergrid.analysis.regimes import regime_table
 from transfergrid.analysis.resampling import DrawArray, resample_deltas
-from transfergrid.analysis.roles import matrix_table, role_table
+from transfergrid.analysis.roles import role_table
 from transfergrid.analysis.transfer import Transfer, read_transfer
 from transfergrid.analysis.variance import variance_table
 from transfergrid.config import AnalysisConfig, GridConfig
@@ -32,6 +33,8 @@ class AnalysisTables:
     """Per (role, unit, regime, models, name): donor or recipient score, rank, intervals, label."""
     matrices: pl.DataFrame
     """Per (unit, regime, source, target): mean delta, for languages, language families and tasks."""
+    language_matrices: pl.DataFrame
+    """Per (task, source, target): mean MT-CL delta of a task's language pairs."""
     variance: pl.DataFrame
     """Per (fit, regime, component): variance, share, intervals."""
     consistency: pl.DataFrame
@@ -130,6 +133,7 @@ def _tables_from_draws(
         regimes=regimes,
         roles=roles,
         matrices=matrix_table(rows),
+        language_matrices=language_matrix_table(rows),
         variance=variance,
         consistency=consistency.summary,
         consistency_by_source=consistency.by_source,

@@ -322,13 +322,23 @@ def _finish(rows: pl.DataFrame, imported: pl.DataFrame, config: GridConfig | Non
     families = {language: language_family(language) for language in languages}
     frame = rows.join(traits, on="model", how="left", validate="m:1").with_columns(
         regime=regime_expr(),
-        construction=pl.col("target_task").replace_strict(
-            constructions(rows["target_task"].unique(), config), return_dtype=pl.String
-        ),
+        construction=_construction_expr(rows, config),
         source_language_family=pl.col("source_language").replace_strict(families, return_dtype=pl.String),
         target_language_family=pl.col("target_language").replace_strict(families, return_dtype=pl.String),
     )
     return _with_q(frame, "p_value", "q_value").select(_COLUMNS).sort(KEY)
+
+
+def _construction_expr(rows: pl.DataFrame, config: GridConfig | None) -> pl.Expr:
+    """Return how the target's items were made: as configured for configured models' rows, else as in the study."""
+    tasks = rows["target_task"].unique().to_list()
+    configured = [model.name for model in config.models] if config is not None else []
+    ours = pl.col("model").is_in(configured) & (pl.col("origin") == "items")
+    own, study = (
+        pl.col("target_task").replace_strict(constructions(tasks, each), return_dtype=pl.String)
+        for each in (config, None)
+    )
+    return pl.when(ours).then(own).otherwise(study)
 
 
 def _traits(rows: pl.DataFrame, imported: pl.DataFrame, config: GridConfig | None) -> pl.DataFrame:
