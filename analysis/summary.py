@@ -167,7 +167,17 @@ def _regimes(regimes: pl.DataFrame, settings: AnalysisConfig) -> RenderableType:
         f"within the regime; intervals: cluster bootstrap of {first['resampled'] or 'nothing'}, "
         f"{settings.bootstrap_resamples} resamples, seed {settings.seed}"
     )
-    return Group(view, Text(note))
+    return Group(view, Text("\n".join([note, *_regime_reasons(regimes)])))
+
+
+def _regime_reasons(regimes: pl.DataFrame) -> list[str]:
+    known = regimes.filter((pl.col("by") == "all") & pl.col("reason").is_not_null())
+    by_reason = known.group_by("reason", maintain_order=True).agg("regime")
+    return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.iter_rows()]
+
+
+def _items(n: int) -> str:
+    return f"{n} item" if n == 1 else f"{n} items"
 
 
 def _significance(regimes: pl.DataFrame) -> str:
@@ -176,7 +186,7 @@ def _significance(regimes: pl.DataFrame) -> str:
         return str(row["reason"])
     parts = []
     if row["harm_threshold_items"] is not None:
-        parts.append(f"the harm cut is {row['harm_threshold_items']} items of a target")
+        parts.append(f"the harm cut is {_items(row['harm_threshold_items'])} of a target")
     if row["median_se_pp"] is not None:
         parts.append(f"the median standard error of a delta is {row['median_se_pp']:.2f} pp")
     if row["harm_rate_by_chance"] is not None:
@@ -235,7 +245,10 @@ def _variance(variance: pl.DataFrame) -> list[str]:
         known = part.filter(pl.col("share").is_not_null())
         shares = ", ".join(f"{row['component']} {row['share']:.1%}" for row in known.iter_rows(named=True))
         missing = part.filter(pl.col("share").is_null())
-        reasons = "; ".join(f"{row['component']}: {row['reason']}" for row in missing.iter_rows(named=True))
+        reasons = "; ".join(
+            row["reason"] if row["component"] == "all" else f"{row['component']}: {row['reason']}"
+            for row in missing.iter_rows(named=True)
+        )
         lines.append(f"Variance of MT-CL, {fit}: {'; '.join(each for each in (shares, reasons) if each)}.")
     return lines
 

@@ -19,7 +19,7 @@ from transfergrid.analysis.significance import (
     mcnemar_exact_p,
     t_test_p,
 )
-from transfergrid.analysis.store import read_imported, read_noise_floor, scan_scores, score_parts
+from transfergrid.analysis.store import find_unreadable, read_imported, read_noise_floor, scan_scores, score_parts
 from transfergrid.config import GridConfig
 from transfergrid.grid import Regime, RunFolder, UserError
 
@@ -69,7 +69,15 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     Raises:
         UserError: If a file is unusable, rows are there twice, or a model is both scored and imported.
     """
-    observations = list(observe(scan_scores(score_parts(run))))
+    parts = score_parts(run)
+    scores = scan_scores(parts)
+    try:
+        observations = list(observe(scores))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        fault = find_unreadable(parts)
+        if fault is None:
+            raise
+        raise fault from error
     blocks = merge_blocks([block for each in observations for block in each.blocks])
     by_seed = _by_seed([each.rows for each in observations], config, read_noise_floor(run))
     imported = read_imported(run)
