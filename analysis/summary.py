@@ -128,7 +128,7 @@ def _words(column: pl.Series) -> list[str]:
 
 def _reasons(table: pl.DataFrame, limit: int = 5) -> list[str]:
     counts = table["reason"].drop_nulls().value_counts(sort=True).sort("count", "reason", descending=[True, False])
-    return [f"{count} rows: {reason}" for reason, count in counts.head(limit).iter_rows()]
+    return [f"{count} {'row' if count == 1 else 'rows'}: {reason}" for reason, count in counts.head(limit).iter_rows()]
 
 
 def _plain(value: object) -> str:

@@ -14,7 +14,7 @@ from transfergrid.analysis.matrices import language_matrix_table, matrix_table
 from transfergrid.analysis.regimes import regime_table
 from transfergrid.analysis.resampling import DrawArray, resample_deltas
 from transfergrid.analysis.roles import role_table
-from transfergrid.analysis.transfer import Transfer, read_transfer
+from transfergrid.analysis.transfer import NO_MODEL, Transfer, read_transfer
 from transfergrid.analysis.variance import variance_table
 from transfergrid.config import AnalysisConfig, GridConfig
 from transfergrid.grid import RunFolder, UserError
@@ -146,9 +146,12 @@ def _tables_from_draws(
 
 
 def missing_table(transfer: Transfer) -> pl.DataFrame:
-    """Return the rows without a delta: those of every seed, and imported ones, with their reason."""
+    """Return the rows without a delta: of every seed, imported ones, and one for a model that is not there at all."""
     columns = ["model", "seed", "source_task", "source_language", "target_task", "target_language", "reason"]
     of_seeds = transfer.by_seed.filter(pl.col("delta_pp").is_null()).select(columns)
     imported = transfer.rows.filter((pl.col("origin") == "imported") & pl.col("delta_pp").is_null())
     of_imports = imported.with_columns(seed=pl.lit(None, dtype=pl.Int64)).select(columns)
-    return pl.concat([of_seeds, of_imports]).sort(columns[:-1], nulls_last=True)
+    absent = pl.DataFrame({"model": list(transfer.unscored_models)}, schema={"model": pl.String}).with_columns(
+        reason=pl.lit(NO_MODEL)
+    )
+    return pl.concat([of_seeds, of_imports, absent], how="diagonal").select(columns).sort(columns[:-1], nulls_last=True)

@@ -27,6 +27,7 @@ KEY = ("model", *PAIR)
 """Key of one row of the transfer table."""
 
 NO_SCORES = "no scores in the store"
+NO_MODEL = "no adapter scores of this model in the store"
 NOT_IMPORTED = "no delta in the imported table"
 NO_BASELINE = "no baseline scores for this target"
 
@@ -41,6 +42,8 @@ class Transfer:
     """One row per (model, source, target), sorted by `KEY`; null ``delta_pp`` has a ``reason``."""
     items: tuple[ItemBlock, ...]
     """Item-wise differences, one block per target task; none for imported aggregates."""
+    unscored_models: tuple[str, ...] = ()
+    """Models of the configuration of which the store has nothing, though it has others."""
 
 
 def regime_expr() -> pl.Expr:
@@ -86,7 +89,14 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
             f"model {both[0]!r} has both item scores and an imported table; analyse them in two run folders"
         )
     rows = pl.concat([_average_seeds(by_seed, blocks), _from_imported(imported)], how="diagonal")
-    return Transfer(by_seed, _finish(rows, imported, config), blocks)
+    unscored = _unscored_models(by_seed, config)
+    return Transfer(by_seed, _finish(rows, imported, config), blocks, unscored)
+
+
+def _unscored_models(by_seed: pl.DataFrame, config: GridConfig | None) -> tuple[str, ...]:
+    if config is None or by_seed.is_empty():
+        return ()
+    return tuple(sorted({model.name for model in config.models} - set(by_seed["model"])))
 
 
 def _by_seed(counts: list[pl.DataFrame], config: GridConfig | None, floor: pl.DataFrame) -> pl.DataFrame:

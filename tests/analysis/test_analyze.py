@@ -214,6 +214,14 @@ def test_missing_rows_are_listed_with_their_reason(tmp_path: Path) -> None:
     assert "Missing: 36 rows: no scores in the store" in show(report)
 
 
+def test_a_configured_model_without_any_score_is_listed(tmp_path: Path) -> None:
+    run = write_run(tmp_path, item_rows(models=MODELS[:1]))
+    report = analyze(run, FAST)
+    row = report.tables.missing.row(0, named=True)
+    assert (row["model"], row["target_task"]) == (MODELS[1], None)
+    assert "Missing: 1 row: no adapter scores of this model in the store" in show(report)
+
+
 def test_an_imported_table_is_analysed_without_items(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     deltas = np.random.default_rng(0).normal(0.5, 2, (2, 6, 6))
