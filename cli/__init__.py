@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from transfergrid import __version__
-from transfergrid.cli import prepare, run
+from transfergrid.cli import prepare, report, run
 from transfergrid.grid import UserError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -45,6 +45,7 @@ def main() -> None:
       grid data             fetch and check the items
       grid train-adapters   one adapter per source cell
       grid eval             base and every adapter on every target cell
+      grid report           one HTML page: who helps whom, how surely, at what risk
     """
 
 
@@ -55,5 +56,6 @@ for _command in (
     prepare.doctor,
     run.train_adapters_command,
     run.evaluate_command,
+    report.report,
 ):
     main.add_command(_command)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from transfergrid.benchmarks.config_file import load_config
@@ -62,6 +63,20 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def wrapped(config_path: Path, run_dir: Path, **options: Any) -> None:
         command(load_config(config_path), RunFolder(run_dir), **options)
+
+    return wrapped
+
+
+def optional_config(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its run folder and its configuration, None where there is no grid.yaml and none is named."""
+
+    @config_option
+    @run_option
+    @functools.wraps(command)
+    def wrapped(config_path: Path, run_dir: Path, **options: Any) -> None:
+        is_default = click.get_current_context().get_parameter_source("config_path") is ParameterSource.DEFAULT
+        config = None if is_default and not config_path.exists() else load_config(config_path)
+        command(config, RunFolder(run_dir), **options)
 
     return wrapped
 
