@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from transfergrid import __version__
-from transfergrid.cli import prepare, run
+from transfergrid.cli import prepare, run, serve
 from transfergrid.grid import UserError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -45,6 +45,8 @@ def main() -> None:
       grid data             fetch and check the items
       grid train-adapters   one adapter per source cell
       grid eval             base and every adapter on every target cell
+    Beside it:
+      grid serve            keep a model running for 'grid eval --server'
     """
 
 
@@ -55,5 +57,6 @@ for _command in (
     prepare.doctor,
     run.train_adapters_command,
     run.evaluate_command,
+    serve.serve,
 ):
     main.add_command(_command)
