@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,12 +138,13 @@ class ServerClient:
             raise AdapterError(f"the server does not load adapter {name!r}: {message}")
 
     def unload_adapter(self, name: str) -> None:
-        """Unload an adapter; one that is not loaded is no fault.
+        """Unload an adapter, once: where that fails, the server drops it when it needs the room.
 
         Raises:
-            EngineLostError: If the server does not answer.
+            EngineLostError: If the server refuses the key.
         """
-        self._send("POST", UNLOAD_PATH, json={"lora_name": name})
+        with suppress(TransientError):
+            self._send_once("POST", UNLOAD_PATH, json={"lora_name": name})
 
     def describe_adapter(self, name: str) -> tuple[list[str], str]:
         """Return the layers that carry a loaded adapter, and the hash of its files.

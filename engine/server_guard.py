@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from transfergrid.engine.adapters import CONFIG_FILE, WEIGHTS_FILE
+from transfergrid.engine.backends import vllm_version
 from transfergrid.engine.planner import PlanLimits
 from transfergrid.engine.protocol import AdapterError, ScoringError
 from transfergrid.engine.server_passes import Passes, describe_adapter
@@ -162,15 +163,13 @@ class GuardMiddleware:
     async def _describe(self, request: Request) -> ServerFacts:
         """Return the facts, asked from the engine the first time."""
         if self._facts is None:
-            import vllm
-
             engine, setup = _state(request).engine_client, self._setup
             config = engine.vllm_config
             limits = next(filter(None, await engine.collective_rpc("scoring_limits")))
             self._facts = ServerFacts(
                 api_version=API_VERSION,
                 instance=self._instance,
-                vllm_version=vllm.__version__.partition("+")[0],
+                vllm_version=vllm_version(),
                 model=setup.model,
                 revision=setup.revision,
                 dtype=str(config.model_config.dtype).removeprefix("torch."),

@@ -79,8 +79,8 @@ class ServerScorer:
         """Unload this client's adapters from the server, which goes on running."""
         self._loader.shutdown()
         with suppress(EngineLostError):
-            for name in self._loads:
-                self._client.unload_adapter(name)
+            while self._loads:
+                self._client.unload_adapter(self._loads.popitem()[0])
         self._client.close()
 
     def _score_pass(self, prepared: PreparedSteps, adapter: Adapter | None) -> Iterator[ItemLoglikelihoods]:
