@@ -42,6 +42,8 @@ class FakeEngine:
     calls: list[str] = field(default_factory=list)
     step_s: float = 0.0
     failure: Exception | None = None
+    dies_after: int | None = None
+    """Steps after which the engine is dead; None: it lives."""
     errored: bool = False
     vllm_config: Any = field(
         default_factory=lambda: SimpleNamespace(
@@ -66,6 +68,11 @@ class FakeEngine:
             return [sorted(adapter_modules(adapter))]
         self.calls.append("step")
         await asyncio.sleep(self.step_s)
+        if self.dies_after is not None:
+            self.dies_after -= 1
+            self.errored = self.dies_after < 0
+            if self.errored:
+                raise ConnectionError("the engine died")
         if self.failure is not None:
             raise self.failure
         packed, adapter_reference = args
