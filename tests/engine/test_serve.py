@@ -55,7 +55,7 @@ def test_loopback_needs_no_key(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "grid.example", "localhost.example", ""])
 def test_any_other_address_needs_a_key(host: str) -> None:
-    with pytest.raises(UserError, match="can be reached from other machines; expected 127.0.0.1, or an API key"):
+    with pytest.raises(UserError, match=r"can be reached from other machines; expected 127\.0\.0\.1, or an API key"):
         check_address(host, None)
     check_address(host, "key")
 

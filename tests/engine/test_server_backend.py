@@ -124,9 +124,9 @@ def test_other_weights_of_the_same_name_are_refused(run: RunFolder, tiny_llama: 
 
 def test_items_and_adapters_too_large_for_the_server_are_refused(server: FakeServer, tiny_llama: Path) -> None:
     backend = connect(small_config(tiny_llama), EvalRequest(), server.url, api_key=None).backend
-    with pytest.raises(UserError, match="the items need 2001 tokens, .* takes 2000; start 'grid serve' with"):
+    with pytest.raises(UserError, match=r"the items need 2001 tokens, .* takes 2000; start 'grid serve' with"):
         backend.open(tiny_llama, longest_tokens=2001, max_rank=8)
-    with pytest.raises(UserError, match="the adapters have rank 16, .* takes 8; start 'grid serve' again"):
+    with pytest.raises(UserError, match=r"the adapters have rank 16, .* takes 8; start 'grid serve' again"):
         backend.open(tiny_llama, longest_tokens=100, max_rank=16)
     backend.open(tiny_llama, longest_tokens=2000, max_rank=8).close()
     other = replace(backend, facts=replace(backend.facts, model="other"))
