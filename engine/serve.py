@@ -18,6 +18,7 @@ from transfergrid.engine.models import model_revision, read_model_facts, resolve
 from transfergrid.engine.noise_floor import NULL_RANK
 from transfergrid.engine.scorer import plan_engine
 from transfergrid.engine.server_guard import SETUP_VARIABLE, GuardSetup
+from transfergrid.engine.server_watch import SERVER_PID_VARIABLE
 from transfergrid.grid import UserError
 
 API_KEY_VARIABLE = "TRANSFERGRID_API_KEY"
@@ -65,7 +66,8 @@ class ServerStart:
 
     def run(self) -> NoReturn:
         """Become the server: this process ends with it, and signals reach it directly."""
-        os.execve(sys.executable, self.arguments, dict(self.environment))
+        environment = {**self.environment, SERVER_PID_VARIABLE: str(os.getpid())}
+        os.execve(sys.executable, self.arguments, environment)
 
 
 def prepare_server(config: GridConfig, models: Sequence[str], options: ServeOptions) -> ServerStart:

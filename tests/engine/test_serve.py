@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ from transfergrid.engine.serve import (
     prepare_server,
     require_free,
 )
+from transfergrid.engine.server_watch import end_with_server
 from transfergrid.grid import UserError
 
 
@@ -163,7 +167,29 @@ def test_it_becomes_the_server(tiny_llama: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(serve.os, "execve", lambda *arguments: called.append(arguments))
     found = start(small_config(tiny_llama), tmp_path)
     found.run()
-    assert called == [(sys.executable, found.arguments, dict(found.environment))]
+    environment = {**found.environment, "TRANSFERGRID_SERVER_PID": str(os.getpid())}
+    assert called == [(sys.executable, found.arguments, environment)]
+
+
+WATCHER = "from transfergrid.engine.server_watch import end_with_server as end; import time; end(); print('on', flush=True); time.sleep(60)"
+
+
+def test_a_worker_ends_with_its_server() -> None:
+    server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    environment = {**os.environ, "TRANSFERGRID_SERVER_PID": str(server.pid)}
+    worker = subprocess.Popen([sys.executable, "-c", WATCHER], env=environment, stdout=subprocess.PIPE, text=True)
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "on\n"
+    assert worker.poll() is None
+    server.kill()
+    server.wait()
+    assert worker.wait(30) == -signal.SIGKILL
+    worker.stdout.close()
+
+
+def test_an_embedded_engine_watches_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRANSFERGRID_SERVER_PID", raising=False)
+    assert end_with_server() is None
 
 
 def grid_serve(folder: Path, model: Path, *arguments: str, names: tuple[str, ...] = ("tiny",)) -> Result:
