@@ -237,7 +237,7 @@ def _risk(row: Mapping[str, Any], settings: AnalysisConfig) -> str:
             f" If no adapter had any effect, chance alone would make {percent(row['harm_rate_by_chance'])} look harmed"
         )
         sure = row["harm_rate_significant"] or 0.0
-        much = row["harm_rate_by_chance"] >= row["harm_rate"] / 2 >= sure
+        much = row["harm_rate"] > 0 and row["harm_rate_by_chance"] >= row["harm_rate"] / 2 >= sure
         text += ", so much of this count is noise." if much else "."
     if row["harm_rate_significant"] is not None:
         text += f" Harm that noise does not explain: {percent(row['harm_rate_significant'])} of pairs."
