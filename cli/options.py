@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 from rich.console import Console
 
 from transfergrid.benchmarks.config_file import load_config
@@ -67,18 +66,40 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def optional_config(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command its run folder and its configuration, None where there is no grid.yaml and none is named."""
+def with_optional_config(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its run folder, and the configuration where there is one; a file that was named must exist."""
 
-    @config_option
+    @click.option(
+        "--config",
+        "config_path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        default=None,
+        help="Configuration; default: grid.yaml where there is one, else default settings and whatever the run holds.",
+    )
     @run_option
     @functools.wraps(command)
-    def wrapped(config_path: Path, run_dir: Path, **options: Any) -> None:
-        is_default = click.get_current_context().get_parameter_source("config_path") is ParameterSource.DEFAULT
-        config = None if is_default and not config_path.exists() else load_config(config_path)
-        command(config, RunFolder(run_dir), **options)
+    def wrapped(config_path: Path | None, run_dir: Path, **options: Any) -> None:
+        usual = Path("grid.yaml")
+        path = config_path or (usual if usual.exists() else None)
+        command(load_config(path) if path is not None else None, RunFolder(run_dir), **options)
 
     return wrapped
+
+
+def output_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --json and --csv, as ``output``; None: a table for a reader."""
+    command = click.option("--csv", "output", flag_value="csv", help="Print CSV instead of tables.")(command)
+    return click.option("--json", "output", flag_value="json", help="Print JSON instead of tables.")(command)
+
+
+def print_output(console: Console, result: Any, output: str | None) -> None:
+    """Print a report for a reader, or its JSON or CSV for a program."""
+    if output == "json":
+        click.echo(result.to_json())
+    elif output == "csv":
+        click.echo(result.to_csv(), nl=False)
+    else:
+        console.print(result)
 
 
 def narrowing_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from transfergrid.cli.options import make_console, optional_config
+from transfergrid.cli.options import make_console, with_optional_config
 from transfergrid.config import GridConfig
 from transfergrid.grid import RunFolder
 
@@ -15,7 +15,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.command("report")
-@optional_config
+@with_optional_config
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="The page; without it, report.html in the run."
 )
