@@ -147,7 +147,9 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= _SHOWN_NAMES else f"{shown} and {len(names) - _SHOWN_NAMES} more"
 
 
-def _measured(transfer: pl.DataFrame) -> str:
+def _measured(rows: pl.DataFrame) -> str:
+    there = rows.filter(pl.col("delta_pp").is_not_null())
+    transfer = rows if there.is_empty() else there
     models, tasks, languages = (
         transfer[name].unique().sort().to_list() for name in ("model", "target_task", "target_language")
     )
