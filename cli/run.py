@@ -18,7 +18,7 @@ from transfergrid.cli.options import (
     with_config,
 )
 from transfergrid.config import GridConfig
-from transfergrid.grid import RunFolder
+from transfergrid.grid import RunFolder, UserError
 
 if TYPE_CHECKING:
     from transfergrid.engine.backends import Backend
@@ -62,12 +62,21 @@ def train_adapters_command(config: GridConfig, run: RunFolder, dry_run: bool, **
     show_default=True,
     help="One engine for all adapters, or every adapter merged and an engine start for each.",
 )
+@click.option("--server", "server_url", help="Score through the 'grid serve' at this URL, in place of an engine here.")
+@click.option("--api-key", envvar="TRANSFERGRID_API_KEY", show_envvar=True, help="Key of that server.")
 @click.option("--force", is_flag=True, help="Score again what is finished; old parts move to scores/aside.")
 @click.option("--noise-floor", is_flag=True, help="Score the base twice and store how many predictions flip.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, like 'grid plan'.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def evaluate_command(
-    config: GridConfig, run: RunFolder, multi_lora: bool, dry_run: bool, as_json: bool, **options: Any
+    config: GridConfig,
+    run: RunFolder,
+    multi_lora: bool,
+    server_url: str | None,
+    api_key: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Score the base and every adapter on every target cell; finished cells are kept.
 
@@ -76,16 +85,25 @@ def evaluate_command(
       grid eval --multi-lora --config grid.yaml --run runs/main
       grid eval --source base --source arc_challenge-de --target hellaswag-fr
       grid eval --adapters ~/adapters --adapter-pattern 'lora_{task}_{language}_{seed}'
+      grid eval --server http://127.0.0.1:8000
     """
     from transfergrid.engine.backends import MultiLora
     from transfergrid.engine.display import SweepDisplay
     from transfergrid.engine.sweep import evaluate
 
     request = make_request(**options)
+    backend: Backend
     if dry_run:
         show_estimate(config, run, request, as_json=as_json)
-    if multi_lora:
-        backend: Backend = MultiLora(config.engine)
+    if server_url is not None:
+        from transfergrid.engine.server_backend import connect
+
+        if not multi_lora:
+            raise UserError("--server serves adapters as they are; leave out --sequential")
+        server, request = connect(config, request, server_url, api_key=api_key)
+        config, backend = server.config, server
+    elif multi_lora:
+        backend = MultiLora(config.engine)
     else:
         from transfergrid.engine.sequential import Sequential
 

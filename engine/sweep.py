@@ -29,7 +29,7 @@ from transfergrid.engine.progress import (
     SweepStarted,
     ignore_events,
 )
-from transfergrid.engine.protocol import AdapterError, Scorer, ScoringError
+from transfergrid.engine.protocol import AdapterError, EngineLostError, Scorer, ScoringError
 from transfergrid.engine.run_lock import hold_run_folder
 from transfergrid.engine.selection import Narrowing, Selection, select
 from transfergrid.engine.stale import evict_cells, find_stale_cells, refuse_stale_cells
@@ -263,6 +263,7 @@ class _Sweep:
         """Score one source on its targets; what fails is noted, and the sweep goes on.
 
         Raises:
+            EngineLostError: If the engine is gone.
             Exception: What the engine raised, for the base, or after some adapters in a row failed unforeseen.
         """
         for target in job.targets:
@@ -274,6 +275,8 @@ class _Sweep:
             except ScoringError as error:
                 self._fail(_failure(job.origin, str(error), target))
                 continue
+            except EngineLostError:
+                raise
             except Exception as error:
                 self._n_broken += 1
                 if job.adapter is None or self._n_broken >= MAX_BROKEN_SOURCES:
