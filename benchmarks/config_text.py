@@ -21,8 +21,15 @@ from transfergrid.config import (
 )
 from transfergrid.grid import UserError
 
+_QUICK = GridConfig(
+    seeds=(17,),
+    training=TrainingConfig(learning_rate=5e-4, epochs=4, batch_size=4),
+)
+
 PRESETS = {
     "default": GridConfig(),
+    "quickstart": _QUICK.model_copy(update={"tasks": ("arc_challenge", "truthfulqa"), "languages": ("de", "en", "es")}),
+    "quickstart-full": _QUICK,
     "paper": GridConfig(
         models=tuple(ModelConfig(path=path) for path in PAPER_MODELS),
         data=DataConfig(source="hub"),
@@ -34,6 +41,8 @@ PRESETS = {
 
 _HEADS = {
     "default": "The study's recipe on the model and items that are installed with transfergrid; needs no network.",
+    "quickstart": "A first run in minutes: two tasks, three languages, a higher rate and more epochs than the study's.",
+    "quickstart-full": "All 44 cells of the bundled items, a higher rate and more epochs than the study's.",
     "paper": "The study of arXiv 2511.13368: nine models, four data sets of the hub; needs a GPU and hub access.",
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from transfergrid import __version__
-from transfergrid.cli import prepare, report, results, run, serve
+from transfergrid.cli import prepare, quickstart, report, results, run, serve
 from transfergrid.grid import UserError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -50,6 +50,7 @@ def main() -> None:
 
     \b
     Beside it:
+      grid quickstart       all of the above on the bundled model and items, in minutes
       grid recommend        sources that help one target cell
       grid import           results from elsewhere, to analyze like a run's own
       grid serve            keep a model running for 'grid eval --server'
@@ -68,6 +69,7 @@ for _command in (
     report.report,
     results.recommend_command,
     results.import_group,
+    quickstart.quickstart,
     serve.serve,
 ):
     main.add_command(_command)

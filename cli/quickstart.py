@@ -7,10 +7,15 @@ from pathlib import Path
 import click
 
 from transfergrid.benchmarks.config_text import ensure_preset
-from transfergrid.cli import prepare, results, run
-from transfergrid.cli import report as report_module
+from transfergrid.cli import prepare, report, results, run
 
-STEPS = (prepare.data, run.train_adapters_command, run.evaluate_command, results.analyze, report_module.report)
+STEPS = (
+    prepare.data,
+    run.train_adapters_command,
+    run.evaluate_command,
+    results.analyze_command,
+    report.report,
+)
 """The commands of a run in their order."""
 
 

@@ -37,10 +37,12 @@ def train_adapters_command(config: GridConfig, run: RunFolder, dry_run: bool, **
       grid train-adapters --task arc_challenge --language de --language hi --seed 42
       grid train-adapters --dry-run
     """
+    from transfergrid.engine.quiet import quiet_libraries
     from transfergrid.engine.selection import Narrowing, select
     from transfergrid.trainers.display import show_sweep
     from transfergrid.trainers.sweep import plan_training, train_adapters
 
+    quiet_libraries()
     console = make_console()
     selection = select(config, Narrowing(**narrowing))
     if dry_run:
@@ -89,8 +91,10 @@ def evaluate_command(
     """
     from transfergrid.engine.backends import MultiLora
     from transfergrid.engine.display import SweepDisplay
+    from transfergrid.engine.quiet import quiet_libraries
     from transfergrid.engine.sweep import evaluate
 
+    quiet_libraries()
     request = make_request(**options)
     backend: Backend
     if dry_run:
