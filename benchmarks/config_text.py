@@ -96,6 +96,16 @@ def write_preset(path: Path, preset: str, *, overwrite: bool = False) -> None:
     write_text(path, render_config(PRESETS[preset], _HEADS[preset]))
 
 
+def ensure_preset(path: Path, preset: str) -> None:
+    """Write a preset configuration where no file is there yet; what is there is kept as it is.
+
+    Raises:
+        UserError: If the preset is unknown or the file cannot be written.
+    """
+    if not path.exists():
+        write_preset(path, preset)
+
+
 def _accepted(schema: dict[str, Any]) -> str:
     """Return what a JSON schema accepts, in words."""
     if "anyOf" in schema:

@@ -111,4 +111,5 @@ def evaluate_command(
     with SweepDisplay(Console(stderr=True) if as_json else make_console()) as display:
         report = evaluate(config, run, request, backend=backend, on_event=display)
     print_result(make_console(), report, as_json=as_json)
-    sys.exit(0 if report.is_complete else 1)
+    if not report.is_complete:
+        sys.exit(1)

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 import yaml
 
+from transfergrid.analysis.report.words import count as counted
 from transfergrid.analysis.store import score_parts
 from transfergrid.benchmarks.files import hash_files
 from transfergrid.benchmarks.materialise import read_manifest
@@ -144,10 +145,10 @@ def _adapter_parts(run: RunFolder) -> Iterator[ManifestPart]:
     ]
     for name in ("versions", "git", "base", "resolved"):
         for text, count in Counter(_record_text(record, name) for record in records).most_common():
-            facts.append((name, f"{text} ({count} adapters)"))
+            facts.append((name, f"{text} ({counted(count, 'adapter')})"))
     for section in ("lora", "training"):
         for text, count in Counter(_listed(record.get("config", {}).get(section)) for record in records).items():
-            facts.append((section, f"{text} ({count} adapters)"))
+            facts.append((section, f"{text} ({counted(count, 'adapter')})"))
     columns = ("model", "seed", "cell", "train items", "best epoch", "validation loss", "content hash")
     yield ManifestPart(title="Adapters", facts=facts, columns=columns, rows=tuple(map(_adapter_row, records)))
 

@@ -108,7 +108,7 @@ function drawMatrix() {
   const width = cellWidth(columns.length, tall ? 4 : Math.min(...columns.map((each) => each.size)));
   const numbered = width >= numberedFrom;
   const table = byId("matrix-table");
-  table.className = (numbered ? "numbered" : "") + (width < 20 ? " fine" : "");
+  table.className = (numbered ? "numbered" : "") + (width < 14 ? " finest" : width < 20 ? " fine" : "");
   table.style.setProperty("--cell", `${width}px`);
   table.style.setProperty("--row", `${numbered ? 32 : width}px`);
   const group = (each, along, tag) =>

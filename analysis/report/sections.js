@@ -136,9 +136,13 @@ function fillSelects() {
   fill(byId("r-measure"), Object.entries(measures).map(([key, each]) => [key, each.name]));
   fill(byId("r-by"), Object.entries(splits).filter(([by]) => present(by)));
   fill(byId("r-regime"), regimeOrder.map((each) => [each, each]));
-  fill(byId("role-left"), roleChoices, "language|MT-CL");
-  fill(byId("role-right"), roleChoices, "task|CT-ML");
-  fill(byId("v-regime"), regimeOrder.map((each) => [each, each]), "MT-CL");
+  const best = (wanted, choices, hasData) => [wanted, ...choices].find(hasData) ?? wanted;
+  const hasPoints = (choice) => rolePoints(choice).length > 1;
+  const hasShares = (regime) => data.variance.some((row) => row.regime === regime && known(row.share));
+  const choices = roleChoices.map(([value]) => value);
+  fill(byId("role-left"), roleChoices, best("language|MT-CL", [...choices].reverse(), hasPoints));
+  fill(byId("role-right"), roleChoices, best("task|CT-ML", choices, hasPoints));
+  fill(byId("v-regime"), regimeOrder.map((each) => [each, each]), best("MT-CL", regimeOrder, hasShares));
   fill(byId("d-features"), [...new Set(data.distance.map((row) => row.features))].map((each) => [each, label(each.replace("_knn", ""))]));
 }
 

@@ -147,7 +147,9 @@ def _listed(names: Sequence[str]) -> str:
     return shown if len(names) <= _SHOWN_NAMES else f"{shown} and {len(names) - _SHOWN_NAMES} more"
 
 
-def _measured(transfer: pl.DataFrame) -> str:
+def _measured(rows: pl.DataFrame) -> str:
+    there = rows.filter(pl.col("delta_pp").is_not_null())
+    transfer = rows if there.is_empty() else there
     models, tasks, languages = (
         transfer[name].unique().sort().to_list() for name in ("model", "target_task", "target_language")
     )
@@ -237,7 +239,7 @@ def _risk(row: Mapping[str, Any], settings: AnalysisConfig) -> str:
             f" If no adapter had any effect, chance alone would make {percent(row['harm_rate_by_chance'])} look harmed"
         )
         sure = row["harm_rate_significant"] or 0.0
-        much = row["harm_rate_by_chance"] >= row["harm_rate"] / 2 >= sure
+        much = row["harm_rate"] > 0 and row["harm_rate_by_chance"] >= row["harm_rate"] / 2 >= sure
         text += ", so much of this count is noise." if much else "."
     if row["harm_rate_significant"] is not None:
         text += f" Harm that noise does not explain: {percent(row['harm_rate_significant'])} of pairs."

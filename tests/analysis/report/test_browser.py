@@ -263,11 +263,24 @@ def test_the_smallest_grids_open_without_error(browser: Any, tmp_path: Path, tas
     assert watched.count(CELLS) == (len(tasks) * len(languages)) ** 2
 
 
+def test_a_grid_of_one_language_starts_with_what_it_has(browser: Any, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", item_rows(languages=("de",), tasks=("arc_challenge", "global_mmlu", "hellaswag")))
+    watched = Watched(browser, write_page(tmp_path / "page.html", run))
+    assert watched.page.input_value("#role-left") == "cell|all transfer"
+    assert watched.page.input_value("#v-regime") == "all transfer"
+    assert watched.count("#variance-chart [data-tip] .bar") > 0
+    assert watched.faults == []
+
+
 def test_it_prints_the_matrix_onto_the_page(browser: Any, full: Path) -> None:
     watched = Watched(browser, full)
     assert len(watched.page.pdf(format="A4")) > 10_000
+    watched.page.set_viewport_size({"width": 718, "height": 1000})
+    watched.page.emulate_media(media="print")
     watched.page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert watched.page.evaluate("document.documentElement.scrollWidth") == 718
     assert watched.page.evaluate("document.getElementById('matrix-table').offsetWidth") <= 690
+    watched.page.emulate_media(media="screen")
     watched.page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert watched.page.evaluate("document.getElementById('matrix-table').offsetWidth") > 690
     assert watched.faults == []

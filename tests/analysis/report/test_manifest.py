@@ -64,8 +64,8 @@ def test_adapters_show_their_record_and_unreadable_ones_are_counted(scored: RunF
     assert part.rows == (("tiny", "17", "arc_challenge-de", "27", "2", "1.2500", "f" * 16),)
     facts = dict(part.facts)
     assert facts["adapters"] == "1, 1 unreadable"
-    assert facts["lora"] == "rank 32 (1 adapters)"
-    assert facts["versions"] == "torch 2.13.0 (1 adapters)"
+    assert facts["lora"] == "rank 32 (1 adapter)"
+    assert facts["versions"] == "torch 2.13.0 (1 adapter)"
     assert "/somewhere" not in facts["resolved"]
 
 

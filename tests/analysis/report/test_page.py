@@ -12,6 +12,7 @@ from tests.analysis.report.runs import data_of, page_of, random_deltas, write_ho
 from tests.analysis.synthetic import MODELS, TASKS, cells, item_rows, published_table, write_run
 from transfergrid.analysis.imports import import_donors
 from transfergrid.analysis.report import write_report
+from transfergrid.analysis.report.page import SCRIPTS
 from transfergrid.analysis.report.payload import records, script_json
 from transfergrid.cli import main
 from transfergrid.config import AnalysisConfig, GridConfig
@@ -162,3 +163,19 @@ def test_an_imported_table_makes_a_report(tmp_path: Path) -> None:
     assert view["n_seeds"] == [3] * 36
     assert view["n_items"] == [None] * 36
     assert all(half is not None for half in view["half_pp"])
+
+
+def test_the_wheel_takes_every_file_of_the_page() -> None:
+    import tomllib
+
+    root = Path(__file__).parents[3]
+    settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folder = root / "analysis" / "report"
+    taken = {
+        path.name
+        for pattern in settings["package-data"]["transfergrid.analysis.report"]
+        for path in folder.glob(pattern)
+    }
+    needed = {path.name for path in folder.iterdir() if path.suffix not in (".py", "")}
+    assert needed == taken
+    assert {"page.html.j2", "style.css", *SCRIPTS} <= taken

@@ -98,3 +98,11 @@ def test_numbers_as_text() -> None:
     assert pp(-1.234) == "\u22121.23\u00a0pp"
     assert percent(0.1234) == "12.3%"
     assert (count(1, "model"), count(1200, "pair")) == ("1 model", "1,200 pairs")
+
+
+def test_a_model_without_any_score_is_not_counted_as_measured() -> None:
+    rows = transfer_rows(MODELS, cells(), random_deltas(2, 6, 6)).with_columns(
+        delta_pp=pl.when(pl.col("model") == MODELS[0]).then("delta_pp"),
+        reason=pl.when(pl.col("model") != MODELS[0]).then(pl.lit("no scores in the store")),
+    )
+    assert f"for 1 model ({MODELS[0]})" in text_of(from_rows(rows))
