@@ -38,11 +38,12 @@ def train_adapters_command(config: GridConfig, run: RunFolder, dry_run: bool, **
       grid train-adapters --dry-run
     """
     from transfergrid.engine.quiet import quiet_libraries
+
+    quiet_libraries()
     from transfergrid.engine.selection import Narrowing, select
     from transfergrid.trainers.display import show_sweep
     from transfergrid.trainers.sweep import plan_training, train_adapters
 
-    quiet_libraries()
     console = make_console()
     selection = select(config, Narrowing(**narrowing))
     if dry_run:
@@ -89,12 +90,13 @@ def evaluate_command(
       grid eval --adapters ~/adapters --adapter-pattern 'lora_{task}_{language}_{seed}'
       grid eval --server http://127.0.0.1:8000
     """
-    from transfergrid.engine.backends import MultiLora
-    from transfergrid.engine.display import SweepDisplay
     from transfergrid.engine.quiet import quiet_libraries
-    from transfergrid.engine.sweep import evaluate
 
     quiet_libraries()
+    from transfergrid.engine.backends import MultiLora
+    from transfergrid.engine.display import SweepDisplay
+    from transfergrid.engine.sweep import evaluate
+
     request = make_request(**options)
     backend: Backend
     if dry_run:
