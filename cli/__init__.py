@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from transfergrid import __version__
-from transfergrid.cli import prepare, run, serve
+from transfergrid.cli import prepare, results, run, serve
 from transfergrid.grid import UserError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -45,6 +45,9 @@ def main() -> None:
       grid data             fetch and check the items
       grid train-adapters   one adapter per source cell
       grid eval             base and every adapter on every target cell
+      grid analyze          who helps whom, how surely, at what risk
+      grid recommend        sources that help one target cell
+      grid import           results from elsewhere, to analyze like a run's own
     Beside it:
       grid serve            keep a model running for 'grid eval --server'
     """
@@ -57,6 +60,9 @@ for _command in (
     prepare.doctor,
     run.train_adapters_command,
     run.evaluate_command,
+    results.analyze_command,
+    results.recommend_command,
+    results.import_group,
     serve.serve,
 ):
     main.add_command(_command)

@@ -66,6 +66,42 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def with_optional_config(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its run folder, and the configuration where there is one; a file that was named must exist."""
+
+    @click.option(
+        "--config",
+        "config_path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        default=None,
+        help="Configuration; default: grid.yaml where there is one, else default settings and whatever the run holds.",
+    )
+    @run_option
+    @functools.wraps(command)
+    def wrapped(config_path: Path | None, run_dir: Path, **options: Any) -> None:
+        usual = Path("grid.yaml")
+        path = config_path or (usual if usual.exists() else None)
+        command(load_config(path) if path is not None else None, RunFolder(run_dir), **options)
+
+    return wrapped
+
+
+def output_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --json and --csv, as ``output``; None: a table for a reader."""
+    command = click.option("--csv", "output", flag_value="csv", help="Print CSV instead of tables.")(command)
+    return click.option("--json", "output", flag_value="json", help="Print JSON instead of tables.")(command)
+
+
+def print_output(console: Console, result: Any, output: str | None) -> None:
+    """Print a report for a reader, or its JSON or CSV for a program."""
+    if output == "json":
+        click.echo(result.to_json())
+    elif output == "csv":
+        click.echo(result.to_csv(), nl=False)
+    else:
+        console.print(result)
+
+
 def narrowing_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command --model, --task, --language and --seed, each repeatable; no option asks for all."""
     for name, kind, text in reversed(
