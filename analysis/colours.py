@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_STEPS_ABOVE = ("#deebf7", "#9ecae1", "#6baed6", "#3182bd", "#08519c")
-_STEPS_BELOW = ("#feedde", "#fdbe85", "#fd8d3c", "#d9700a", "#8c3a00")
+_STEPS_ABOVE = ("#deebf7", "#9ecae1", "#6baed6", "#2171b5", "#08306b")
+_STEPS_BELOW = ("#feedde", "#fdbe85", "#fd8d3c", "#b35806", "#7f3b08")
 _NEUTRAL = "#f7f7f7"
 _N_PALE = 3
 """So many steps on each side take dark text, the others light."""

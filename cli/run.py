@@ -37,6 +37,9 @@ def train_adapters_command(config: GridConfig, run: RunFolder, dry_run: bool, **
       grid train-adapters --task arc_challenge --language de --language hi --seed 42
       grid train-adapters --dry-run
     """
+    from transfergrid.engine.quiet import quiet_libraries
+
+    quiet_libraries()
     from transfergrid.engine.selection import Narrowing, select
     from transfergrid.trainers.display import show_sweep
     from transfergrid.trainers.sweep import plan_training, train_adapters
@@ -87,6 +90,9 @@ def evaluate_command(
       grid eval --adapters ~/adapters --adapter-pattern 'lora_{task}_{language}_{seed}'
       grid eval --server http://127.0.0.1:8000
     """
+    from transfergrid.engine.quiet import quiet_libraries
+
+    quiet_libraries()
     from transfergrid.engine.backends import MultiLora
     from transfergrid.engine.display import SweepDisplay
     from transfergrid.engine.sweep import evaluate
@@ -111,4 +117,5 @@ def evaluate_command(
     with SweepDisplay(Console(stderr=True) if as_json else make_console()) as display:
         report = evaluate(config, run, request, backend=backend, on_event=display)
     print_result(make_console(), report, as_json=as_json)
-    sys.exit(0 if report.is_complete else 1)
+    if not report.is_complete:
+        sys.exit(1)

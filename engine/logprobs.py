@@ -59,7 +59,7 @@ def token_logprobs(
         logits = compute_logits(hidden[unique_rows[chunk_start : chunk_start + size]])
         if logits is None:
             return None
-        for number, piece in enumerate(logits.split(piece_size), start=chunk_start // piece_size):
+        for number, piece in enumerate(torch.split(logits, piece_size), start=chunk_start // piece_size):
             scored = slice(bounds[number], bounds[number + 1])
             logprobs = torch.log_softmax(piece, dim=-1, dtype=torch.float32)
             result[scored] = logprobs[inverse[scored] - number * piece_size, tokens[scored]]

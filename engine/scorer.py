@@ -272,6 +272,7 @@ def engine_arguments(
         "enable_prefix_caching": False,  # the planner shares prefixes, token by token
         "async_scheduling": False,
         "enforce_eager": True,
+        "use_tqdm_on_load": False,
         "disable_log_stats": True,
     }
 

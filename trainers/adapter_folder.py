@@ -144,6 +144,7 @@ def make_record(
         },
         "best_epoch": trained.best_epoch,
         "best_validation_loss": trained.best_validation_loss,
+        "untrained_validation_loss": trained.untrained_validation_loss,
         "n_steps": trained.n_steps,
         "n_tokens": trained.n_tokens,
         "tokens_per_s": trained.n_tokens / trained.train_s,

@@ -77,6 +77,8 @@ class AdapterFinished:
     job: str
     best_epoch: int
     validation_loss: float
+    untrained_loss: float
+    """Validation loss of the base."""
     wall_s: float
 
 

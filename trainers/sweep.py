@@ -215,6 +215,7 @@ def _train_one(
             job=job.name,
             best_epoch=trained.best_epoch,
             validation_loss=trained.best_validation_loss,
+            untrained_loss=trained.untrained_validation_loss,
             wall_s=trained.wall_s,
         )
     )

@@ -42,7 +42,7 @@ def play(take: Any, clock: Clock) -> None:
     take(EpochDone(job="a", epoch=1, validation_loss=2.25, is_best=True))
     clock.now += 30
     take(StepDone(job="a", step=3, epoch=1.5, loss=1.5, n_tokens=75))
-    take(AdapterFinished(job="a", best_epoch=1, validation_loss=2.25, wall_s=40.4))
+    take(AdapterFinished(job="a", best_epoch=1, validation_loss=2.25, untrained_loss=3.5, wall_s=40.4))
     take(AdapterStarted(job="b", epochs=2, n_steps=4, n_tokens=100))
     take(BatchHalved(job="b", batch_size=4, gradient_accumulation=2))
     take(AdapterFailed(job="b", reason="loss is nan at step 1"))
@@ -55,7 +55,7 @@ def test_plain_lines_tell_of_what_ended_and_now_and_then_of_steps() -> None:
         "2 adapters to train, 1 already there, 200 tokens at most",
         "base tiny loaded: float32 on cpu",
         "a: epoch 2/2, step 3/4, loss 1.5000, validation 2.2500, 2 tok/s",
-        "[2/3] a: validation loss 2.2500 after epoch 1, 40 s; 0:00:40 left",
+        "[2/3] a: validation loss 3.5000 before, 2.2500 after epoch 1, 40 s; 0:00:40 left",
         "b: memory ran out, starting again with batch 4 and accumulation 2",
         "[3/3] b: FAILED, loss is nan at step 1; 0:00:00 left",
     ]
