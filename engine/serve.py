@@ -187,6 +187,7 @@ def server_environment(environment: Mapping[str, str], setup: GuardSetup) -> dic
     """Return the server's environment: secrets go there, where other users' ``ps`` does not show them."""
     kept = {name: value for name, value in environment.items() if name not in _DROPPED_VARIABLES}
     kept.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    kept.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")  # the HTTP side rests while a pass runs
     key = {} if setup.api_key is None else {"VLLM_API_KEY": setup.api_key}
     return {
         **kept,

@@ -126,7 +126,7 @@ def ratios(sides: dict[str, Side], limit_s: float) -> dict[str, float]:
 
 
 def _loss_spread(reference: Side, sides: Iterable[Side]) -> float:
-    """Return the largest difference of the last losses to one side's, in percent; rounding in bfloat16 is part of it."""
+    """Return the largest difference of last losses to one side, in percent; rounding in bfloat16 is part of it."""
     return 100 * max(abs(side.losses[task][-1] / reference.losses[task][-1] - 1) for side in sides for task in TASKS)
 
 

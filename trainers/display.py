@@ -177,8 +177,8 @@ def remark(event: TrainingEvent) -> str | None:
             )
         case AdapterFinished():
             return (
-                f"{event.job}: validation loss {event.untrained_loss:.4f} before, {event.validation_loss:.4f} after epoch "
-                f"{event.best_epoch}, {event.wall_s:.0f} s"
+                f"{event.job}: validation loss {event.untrained_loss:.4f} before, {event.validation_loss:.4f} after "
+                f"epoch {event.best_epoch}, {event.wall_s:.0f} s"
             )
         case AdapterFailed():
             return f"{event.job}: FAILED, {event.reason}"

@@ -75,7 +75,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> Any:
-        """Note one epoch; keep its weights or count it towards stopping. Before the first step, note the base's loss."""
+        """Note one epoch; keep its weights or count it towards stopping. Before the first step: the base's loss."""
         if state.global_step == 0:
             self.untrained_loss = metrics["eval_loss"]
             return control

@@ -100,6 +100,7 @@ def test_the_command_names_the_model_our_workers_and_the_guard(tiny_llama: Path,
     assert value(found, "--max-model-len") == "2048"
     assert {"--enable-scale-out", "--enable-lora", "--no-enable-prefix-caching"} <= set(found.arguments)
     assert found.environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+    assert found.environment["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"  # vLLM would keep a core from the model
 
 
 def test_settings_reach_the_command(tiny_llama: Path, tmp_path: Path) -> None:
