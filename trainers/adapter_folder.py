@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from transfergrid.benchmarks.files import hash_files, sync_folder, write_json
 from transfergrid.config import GridConfig
 from transfergrid.engine.adapters import CONFIG_FILE, WEIGHTS_FILE
@@ -35,10 +37,15 @@ def unfinished_root(run: RunFolder) -> Path:
 
 @contextmanager
 def unfinished_folder(run: RunFolder, job: TrainingJob) -> Iterator[Path]:
-    """Lend an empty folder for one adapter; removed at the end however that comes, if Python lives to see it."""
+    """Lend an empty folder for one adapter; removed at the end however that comes, if Python lives to see it.
+
+    Raises:
+        UserError: If the disk is full or not writable.
+    """
     folder = unfinished_root(run) / job.name.replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    with _telling_of_the_disk(job):
+        folder.mkdir(parents=True)
     try:
         yield folder
     finally:
@@ -94,8 +101,8 @@ def save_adapter(model: Any, folder: Path, job: TrainingJob, *, record: Mapping[
         AdapterError: If keys are missing or unexpected.
         UserError: If the disk is full or not writable.
     """
-    shutil.rmtree(folder)
-    try:
+    with _telling_of_the_disk(job):
+        shutil.rmtree(folder)
         model.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
         _compare_keys(folder / WEIGHTS_FILE, expected, job.name)
@@ -109,12 +116,7 @@ def save_adapter(model: Any, folder: Path, job: TrainingJob, *, record: Mapping[
         job.folder.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(job.folder)
         sync_folder(job.folder.parent)
-    except OSError as error:
-        raise UserError(
-            f"adapter {job.name!r} cannot be saved under {str(job.folder.parent)!r}: {error.strerror or error}; make "
-            "room or make it writable, and give the same command again"
-        ) from error
-    failure_file(job).unlink(missing_ok=True)
+        failure_file(job).unlink(missing_ok=True)
 
 
 def make_record(
@@ -164,8 +166,25 @@ def failure_file(job: TrainingJob) -> Path:
 
 
 def mark_failed(job: TrainingJob, reason: str) -> None:
-    """Note why an adapter was given up; the note goes when it is trained after all."""
-    write_json(failure_file(job), {"reason": reason, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+    """Note why an adapter was given up; the note goes when it is trained after all.
+
+    Raises:
+        UserError: If the disk is full or not writable.
+    """
+    with _telling_of_the_disk(job):
+        write_json(failure_file(job), {"reason": reason, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+@contextmanager
+def _telling_of_the_disk(job: TrainingJob) -> Iterator[None]:
+    """Turn a file that cannot be written into a sentence; safetensors has an error of its own for a full disk."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"adapter {job.name!r} cannot be saved under {str(job.folder.parent)!r}: "
+            f"{getattr(error, 'strerror', None) or error}; make room or make it writable, and give the same command again"
+        ) from error
 
 
 def _compare_keys(weights: Path, expected: set[str], name: str) -> None:
