@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(if $(GPU),gpu,cpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install check test bench quickstart clean
+.PHONY: install check test browser bench quickstart clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -31,17 +31,23 @@ check: $(STAMP)
 	cd .build/mypy && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p transfergrid.benchmarks -p transfergrid.engine \
 	  -p transfergrid.trainers -p transfergrid.analysis -p transfergrid.cli -m transfergrid.grid -m transfergrid.config
 
-test: $(STAMP)
+# The report's tests need a browser: root on Debian or Ubuntu gets one, anybody else is told and those tests skip.
+browser:
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null 2>&1 \
+	  || { command -v apt-get >/dev/null && test "$$(id -u)" = 0 \
+	    && { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1; } \
+	  || echo "no browser and none could be installed: the tests of the report in a browser will be skipped (Debian package: chromium)"
+
+test: $(STAMP) browser
 	$(BIN)/python -m pytest -m "not gpu"
 
 quickstart: $(STAMP)
-	$(BIN)/grid doctor
-	test -e grid.yaml || $(BIN)/grid init
-	$(BIN)/grid plan
+	$(BIN)/grid quickstart
 
 bench: $(STAMP)
 	$(BIN)/python -m transfergrid.perf.planner
 	$(BIN)/python -m transfergrid.perf.engine
+	$(BIN)/python -m transfergrid.perf.flips
 	$(BIN)/python -m transfergrid.perf.training
 	$(BIN)/python -m transfergrid.perf.analysis table
 	$(BIN)/python -m transfergrid.perf.analysis full

@@ -11,10 +11,17 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from transfergrid.analysis.summary import summary, table_view
-from transfergrid.analysis.tables import AnalysisTables, Progress, build_tables, check_table_name
+from transfergrid.analysis.tables import TABLE_NAMES, AnalysisTables, Progress, build_tables
+from transfergrid.analysis.views import MatrixView, hierarchy_rows, hierarchy_view
 from transfergrid.benchmarks.files import write_atomically, write_text
-from transfergrid.config import AnalysisConfig, GridConfig
-from transfergrid.grid import RunFolder
+from transfergrid.config import AnalysisConfig, GridConfig, closest_hint
+from transfergrid.grid import RunFolder, UserError
+
+MATRIX, HIERARCHY = "matrix", "hierarchy"
+"""Two ways to look at tables: language x language in colour, and rankings with their intervals."""
+
+SHOWN_NAMES = (*TABLE_NAMES, MATRIX, HIERARCHY)
+"""What can be shown by name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,30 +31,43 @@ class AnalysisReport:
     tables: AnalysisTables
     settings: AnalysisConfig
     shown: str | None
-    """Name of the table to show; None: the summary."""
+    """Name from `SHOWN_NAMES`; None: the summary."""
     folder: Path | None
     """Where the tables were written; None: nowhere."""
 
     def __rich__(self) -> RenderableType:
         """Show what was asked for and where the files are."""
-        if self.shown is None:
-            content = summary(self.tables, self.settings)
-        else:
-            content = table_view(self.shown, self.tables.get(self.shown))
         if self.folder is None:
-            return content
-        return Group(content, Text(f"Every table: {self.folder}/NAME.parquet and .csv"))
+            return self._content()
+        return Group(self._content(), Text(f"Every table: {self.folder}/NAME.parquet and .csv", overflow="fold"))
+
+    def _content(self) -> RenderableType:
+        if self.shown is None:
+            return summary(self.tables, self.settings)
+        if self.shown == MATRIX:
+            return MatrixView(self.tables.language_matrices)
+        if self.shown == HIERARCHY:
+            return hierarchy_view(self.tables.roles)
+        return table_view(self.shown, self.tables.get(self.shown))
+
+    def rows(self) -> pl.DataFrame:
+        """Return the rows behind what is shown; the summary's are the regimes."""
+        if self.shown == MATRIX:
+            return self.tables.language_matrices
+        if self.shown == HIERARCHY:
+            return hierarchy_rows(self.tables.roles)
+        return self.tables.get(self.shown or "regimes")
 
     def to_json(self) -> str:
         """Return the table shown as a JSON list of rows, or all tables as an object of such lists."""
         if self.shown is not None:
-            return json_rows(self.tables.get(self.shown))
+            return json_rows(self.rows())
         parts = [f"{json.dumps(name)}: {json_rows(table)}" for name, table in self.tables.named()]
         return "{" + ",\n".join(parts) + "}"
 
     def to_csv(self) -> str:
         """Return the table shown as CSV; without one, the regimes."""
-        return self.tables.get(self.shown or "regimes").write_csv()
+        return self.rows().write_csv()
 
 
 def json_rows(table: pl.DataFrame) -> str:
@@ -68,15 +88,16 @@ def analyze(
     Args:
         run: The run's folder; tables go to its ``tables`` folder.
         config: Expected cells and seeds, models' traits and the analysis' settings; None: what is there, defaults.
-        table: Name of the table to show; None shows the summary.
+        table: Name from `SHOWN_NAMES` to show; None shows the summary.
         write: Write the files.
         on_progress: Called with each table's name before it is computed.
 
     Raises:
         UserError: If there is nothing to analyse, a file is unusable, or there is no such table.
     """
-    if table is not None:
-        check_table_name(table)
+    if table is not None and table not in SHOWN_NAMES:
+        hint = closest_hint(table, SHOWN_NAMES)
+        raise UserError(f"unknown table {table!r}; expected one of {list(SHOWN_NAMES)}{hint}")
     tables = build_tables(run, config, on_progress=on_progress)
     if write:
         write_tables(tables, run.tables)
@@ -85,7 +106,16 @@ def analyze(
 
 
 def write_tables(tables: AnalysisTables, folder: Path) -> None:
-    """Write every table as Parquet and CSV, each file at once."""
-    for name, table in tables.named():
-        write_atomically(folder / f"{name}.parquet", table.write_parquet)
-        write_text(folder / f"{name}.csv", table.write_csv())
+    """Write every table as Parquet and CSV, each file at once.
+
+    Raises:
+        UserError: If the folder cannot be written.
+    """
+    try:
+        for name, table in tables.named():
+            write_atomically(folder / f"{name}.parquet", table.write_parquet)
+            write_text(folder / f"{name}.csv", table.write_csv())
+    except OSError as error:
+        raise UserError(
+            f"the tables cannot be written to {str(folder)!r}: {error}; make room there or name another --run"
+        ) from error

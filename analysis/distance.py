@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transfergrid.analysis.languages import FEATURE_SETS, cosine_distance, uriel_vector
+from transfergrid.analysis.languages import FEATURE_SETS, UnknownLanguageError, cosine_distance, uriel_vector
 from transfergrid.analysis.significance import t_test_p
 from transfergrid.config import AnalysisConfig
-from transfergrid.grid import Regime, UserError
+from transfergrid.grid import Regime
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -138,7 +138,7 @@ def _vectors(languages: list[str], features: str) -> tuple[dict[str, FloatArray]
     for language in languages:
         try:
             vectors[language] = uriel_vector(language, features)
-        except UserError:
+        except UnknownLanguageError:
             missing.append(language)
     return vectors, missing
 

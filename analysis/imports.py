@@ -61,11 +61,15 @@ class ImportReport:
     def __rich__(self) -> Text:
         """Say what was brought in."""
         lines = [
-            f"{self.n_rows} {self.what} of {len(self.models)} models, {self.n_sources} sources and "
-            f"{self.n_targets} targets, written to {self.path}",
+            f"{self.n_rows} {self.what} of {_count(len(self.models), 'model')}, {_count(self.n_sources, 'source')} and "
+            f"{_count(self.n_targets, 'target')}, written to {self.path}",
             *self.remarks,
         ]
         return Text("\n".join(lines))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def import_donors(csv: Path, run: RunFolder) -> ImportReport:

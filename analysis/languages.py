@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +54,22 @@ _BRANCHES = ("Romance", "Indo-Aryan", "Iranian", "Germanic", "Balto-Slavic", "Ce
 FloatArray = npt.NDArray[np.float64]
 
 
+class UnknownLanguageError(UserError):
+    """A language that ISO 639 or URIEL does not know; others are not concerned."""
+
+
 def iso639_3(code: str) -> str:
     """Return the ISO 639-3 code under which URIEL knows a language; script and region are dropped.
 
     Raises:
-        UserError: If the code is not an ISO 639 language.
+        UnknownLanguageError: If the code is not an ISO 639 language.
     """
     plain = code.partition("_")[0]
     if plain in _STUDY_CODES:
         return _STUDY_CODES[plain]
     found = pycountry.languages.get(**{"alpha_2" if len(plain) == 2 else "alpha_3": plain})
     if found is None:
-        raise UserError(f"language {code!r} is not an ISO 639 code; expected one such as 'de' or 'deu'")
+        raise UnknownLanguageError(f"language {code!r} is not an ISO 639 code; expected one such as 'de' or 'deu'")
     return _REPRESENTATIVES.get(found.alpha_3, str(found.alpha_3))
 
 
@@ -80,7 +84,7 @@ def derived_family(code: str) -> str:
     """Return the family that URIEL's Glottolog features give a language, by the rule of `LANGUAGE_FAMILIES`."""
     try:
         lineage = _lineages().get(iso639_3(code), ())
-    except UserError:
+    except UnknownLanguageError:
         return UNKNOWN_FAMILY
     if not lineage:
         return UNKNOWN_FAMILY
@@ -105,7 +109,8 @@ def uriel_vector(code: str, feature_set: str) -> FloatArray:
         feature_set: One of `FEATURE_SETS`.
 
     Raises:
-        UserError: If URIEL has no vector for the language, or it does not know the feature set.
+        UnknownLanguageError: If URIEL has no vector for the language.
+        UserError: If it does not know the feature set, or the vectors are not installed.
 
     Source:
         Littell et al. 2017 (URIEL and lang2vec), k-nearest-neighbour predictions shipped by lang2vec 1.1.2.
@@ -115,7 +120,9 @@ def uriel_vector(code: str, feature_set: str) -> FloatArray:
     rows, columns, values = _predictions()
     name = iso639_3(code)
     if name not in rows:
-        raise UserError(f"URIEL has no vector for language {code!r} (looked up as {name!r}); leave it out of distances")
+        raise UnknownLanguageError(
+            f"URIEL has no vector for language {code!r} (looked up as {name!r}); leave it out of distances"
+        )
     vector: FloatArray = values[rows[name], columns[feature_set]]
     return vector
 
@@ -133,11 +140,13 @@ def _predictions() -> tuple[dict[str, int], dict[str, npt.NDArray[np.intp]], Flo
 
 
 def _load(name: str) -> Any:
-    # lang2vec itself is not imported: it needs pkg_resources, which new setuptools no longer have
-    package = find_spec("lang2vec")
-    if package is None or not package.submodule_search_locations:
-        raise UserError("the URIEL vectors are not installed; run 'pip install lang2vec==1.1.2 --no-deps'")
-    return np.load(Path(package.submodule_search_locations[0]) / "data" / name)
+    # not imported: lang2vec needs pkg_resources, which new setuptools no longer have; not looked up by module name: its
+    # wheel puts a script lang2vec.py beside ours, where Python looks first
+    try:
+        package = distribution("lang2vec")
+    except PackageNotFoundError as error:
+        raise UserError("the URIEL vectors are not installed; run 'pip install lang2vec==1.1.2 --no-deps'") from error
+    return np.load(Path(str(package.locate_file("lang2vec"))) / "data" / name)
 
 
 def cosine_distance(first: FloatArray, second: FloatArray) -> float:

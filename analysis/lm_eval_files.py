@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -187,12 +188,13 @@ def _read_results(path: Path, skipped: set[str]) -> Iterator[Result]:
     time = named["time"] if named else path.name
     for name, scores in results.items():
         target = task_cell(name)
-        acc = scores.get("acc,none", scores.get("acc"))
+        scores = scores if isinstance(scores, Mapping) else {}
+        acc = _number(scores.get("acc,none", scores.get("acc")))
         if target is None or acc is None:
             skipped.add(name)
             continue
         samples = path.with_name(f"samples_{name}_{time}.jsonl")
-        norm = scores.get("acc_norm,none")
+        norm = _number(scores.get("acc_norm,none"))
         yield Result(
             model=model,
             seed=seed,
@@ -243,7 +245,8 @@ def _delta_record(result: Result, base: Result) -> dict[str, object]:
         "target_language": result.target.language,
         "base_score": base.score,
         "adapter_score": result.score,
-        "delta_pp": 100 * (result.score - base.score),
+        # 0.14 - 0.15 is a little more than -0.01 in binary: it must still count as harm
+        "delta_pp": round(100 * (result.score - base.score), 9),
         "unpaired_se_pp": 100 * ((result.stderr or 0) ** 2 + (base.stderr or 0) ** 2) ** 0.5 if known else None,
         "primary_metric": result.metric,
     }
@@ -277,9 +280,12 @@ def _write_items(results: Sequence[Result], run: RunFolder) -> ImportReport:
 
 def _item_rows(result: Result) -> Iterator[dict[str, object]]:
     assert result.samples is not None
-    with result.samples.open(encoding="utf-8") as handle:
-        samples = [json.loads(line) for line in handle if line.strip()]
-    ids = _item_ids(samples)
+    try:
+        with result.samples.open(encoding="utf-8") as handle:
+            samples = [json.loads(line) for line in handle if line.strip()]
+        ids = _item_ids(samples)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{str(result.samples)!r} is not a samples file of lm-evaluation-harness: {error!r}") from error
     for item_id, sample in zip(ids, samples, strict=True):
         yield {
             "model": result.model,
@@ -316,10 +322,10 @@ def _answer(result: Result, item_id: str, sample: Mapping[str, Any]) -> dict[str
         raise UserError(f"sample {item_id!r} in {str(result.samples)!r} is not multiple choice: {error!r}") from error
     # the task's target delimiter is one blank; acc_norm counts the choice without it
     chars = [len(text.removeprefix(" ")) for text in texts]
-    if len(chars) != len(values) or not all(chars) or not 0 <= gold < len(values):
+    if len(chars) != len(values) or not all(chars) or not 0 <= gold < len(values) or not all(map(isfinite, values)):
         raise UserError(
             f"sample {item_id!r} in {str(result.samples)!r} has {len(values)} log-likelihoods, choices of {chars} "
-            f"characters and gold {gold}; expected one per choice and gold among them"
+            f"characters and gold {gold}; expected one finite number per choice and gold among them"
         )
     return {
         "gold": gold,

@@ -120,6 +120,7 @@ def _answers(frame: pl.DataFrame) -> pl.DataFrame:
 def _ties(frame: pl.DataFrame) -> npt.NDArray[np.bool_]:
     """Return shape [rows]: whether two choices share the best value of the row's primary metric."""
     lengths = frame["loglikelihoods_nats"].list.len().fill_null(0).cast(pl.Int64).to_numpy()
+    _check_lengths(frame, lengths)
     ties = np.zeros(frame.height, dtype=np.bool_)
     filled = np.flatnonzero(lengths > 0)
     if not len(filled):
@@ -135,6 +136,17 @@ def _ties(frame: pl.DataFrame) -> npt.NDArray[np.bool_]:
     best = np.maximum.reduceat(values, starts)
     ties[filled] = np.add.reduceat((values == np.repeat(best, repeats)).astype(np.int32), starts) > 1
     return ties
+
+
+def _check_lengths(frame: pl.DataFrame, lengths: npt.NDArray[np.int64]) -> None:
+    chars = frame["choice_chars"].list.len().fill_null(0).cast(pl.Int64).to_numpy()
+    wrong = np.flatnonzero((lengths > 0) & (lengths != chars))
+    if len(wrong):
+        row = frame.row(int(wrong[0]), named=True)
+        raise UserError(
+            f"model {row['model']!r}: item {row['item_id']!r} of '{row['target_task']}-{row['target_language']}' has "
+            f"{lengths[wrong[0]]} log-likelihoods and {chars[wrong[0]]} choice lengths; expected as many of each"
+        )
 
 
 def _refuse_repeated_items(model: str, frame: pl.DataFrame, keys: tuple[str, ...], what: str) -> None:

@@ -70,6 +70,14 @@ class Recommendation:
         """Show the first rows and what the columns mean."""
         return _render(self)
 
+    def to_json(self) -> str:
+        """Return all rows as a JSON list of objects."""
+        return self.table.write_json()
+
+    def to_csv(self) -> str:
+        """Return all rows as CSV."""
+        return self.table.write_csv()
+
 
 class _Pairs(NamedTuple):
     frame: pl.DataFrame
@@ -273,7 +281,8 @@ def _with_everything_else(estimates: pl.DataFrame, rows: pl.DataFrame, target: C
 
 def _render(found: Recommendation, n_rows: int = 12) -> RenderableType:
     verb = "avoid" if found.avoid else "use"
-    title = f"Sources to {verb} for {found.target.name} ({len(found.models)} models)"
+    whose = found.models[0] if len(found.models) == 1 else f"{len(found.models)} models"
+    title = f"Sources to {verb} for {found.target.name} ({whose})"
     table = Table(
         box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0)
     )

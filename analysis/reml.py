@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy import linalg, optimize
+from threadpoolctl import threadpool_limits
 
 from transfergrid.analysis.resampling import count_levels
 
@@ -110,8 +111,10 @@ def fit_reml(
     scale = float(y.std())
     center = float(y.mean()) if fixed is None else 0.0
     parts = _cross_products((y - center) / scale, x, list(components.values()), groups)
-    ratios = _optimise(parts, len(components), len(y) - x.shape[1])
-    state = _evaluate(parts, ratios, len(y) - x.shape[1])
+    # the matrices are small: a second BLAS thread waits more than it works, on a busy machine for seconds
+    with threadpool_limits(limits=1, user_api="blas"):
+        ratios = _optimise(parts, len(components), len(y) - x.shape[1])
+        state = _evaluate(parts, ratios, len(y) - x.shape[1])
     offset = np.zeros(x.shape[1])
     offset[0] = center if fixed is None else 0.0
     variances = state.sigma2 * scale**2 * np.append(ratios, 1.0)

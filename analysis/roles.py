@@ -1,4 +1,4 @@
-"""Donors and recipients: scores of languages, tasks and cells, their ranking, and who meets who."""
+"""Donors and recipients: scores of languages, tasks and cells, and their ranking."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import polars as pl
 
 from transfergrid.analysis.group_draws import Group, resample_groups
 from transfergrid.analysis.grouped import DrawArray
-from transfergrid.analysis.regimes import ALL_TRANSFER, EVERY_REGIME, in_regime
+from transfergrid.analysis.regimes import ALL_TRANSFER, in_regime
 from transfergrid.analysis.resampling import MIN_VALID_SHARE, ClusterBootstrap, Interval, centred_interval, count_levels
 from transfergrid.config import AnalysisConfig
 from transfergrid.grid import Regime
@@ -248,45 +248,3 @@ def _label(scores: pl.DataFrame, kind: _Kind) -> pl.DataFrame:
         regime=pl.lit(kind.regime),
         label=pl.when(pl.col(column) > 0).then(pl.lit(label)),
     ).sort("models", "rank", "name")
-
-
-def matrix_table(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return donor x recipient means: one row per (unit, regime, source, target), for languages and tasks.
-
-    Columns ``mean_pp`` (mean over models of the model's mean delta), ``se_pp`` (across models, null for one),
-    ``n`` (rows) and ``n_models``.
-    """
-    there = rows.filter(pl.col("delta_pp").is_not_null())
-    frames = [
-        _matrix(there.filter(in_regime(regime)), unit, regime)
-        for unit in ("language", "language_family", "task")
-        for regime in EVERY_REGIME
-    ]
-    return pl.concat(frames)
-
-
-def _matrix(part: pl.DataFrame, unit: str, regime: str) -> pl.DataFrame:
-    by_model = part.group_by("model", source=f"source_{unit}", target=f"target_{unit}", maintain_order=True).agg(
-        mean=pl.col("delta_pp").mean(), n=pl.len()
-    )
-    return (
-        by_model.group_by("source", "target", maintain_order=True)
-        .agg(
-            n=pl.col("n").sum().cast(pl.Int64),
-            n_models=pl.len().cast(pl.Int64),
-            mean_pp=pl.col("mean").mean(),
-            se_pp=pl.col("mean").std() / pl.len().sqrt(),
-        )
-        .select(
-            pl.lit(unit).alias("unit"),
-            pl.lit(regime).alias("regime"),
-            "source",
-            "target",
-            "n",
-            "n_models",
-            "mean_pp",
-            "se_pp",
-            reason=pl.when(pl.col("n_models") < 2).then(pl.lit(ONE_MODEL)),
-        )
-        .sort("source", "target")
-    )

@@ -68,6 +68,20 @@ def scan_scores(parts: Iterable[Path]) -> pl.LazyFrame:
     return pl.scan_parquet(paths, extra_columns="ignore").select(SCORE_SCHEMA.names())
 
 
+def find_unreadable(parts: Iterable[Path]) -> UserError | None:
+    """Return what to say of the first part whose footer is sound but that cannot be read through; None: all can."""
+    for path in parts:
+        try:
+            pl.read_parquet(path)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            return _damaged(path, error)
+    return None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{str(path)!r} cannot be read as Parquet: {error}; move it away and run again")
+
+
 def read_noise_floor(run: RunFolder) -> pl.DataFrame:
     """Return the measured noise floor; no rows where none was measured.
 
@@ -91,17 +105,24 @@ def _read_all(paths: list[Path], schema: pl.Schema, name: str, n_keys: int) -> p
         _check_schema(path, schema)
     if not paths:
         return pl.DataFrame(schema=schema)
-    frame = pl.concat([pl.read_parquet(path, columns=schema.names()) for path in paths])
+    frame = pl.concat([_read_one(path, schema) for path in paths])
     keys = [column for column in schema.names()[:n_keys] if column not in ("size_b", "n_items")]
     refuse_duplicates(frame, keys, name)
     return frame.sort(keys, nulls_last=True)
+
+
+def _read_one(path: Path, schema: pl.Schema) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, columns=schema.names())
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _damaged(path, error) from error
 
 
 def _check_schema(path: Path, schema: pl.Schema) -> None:
     try:
         found = pl.read_parquet_schema(path)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{str(path)!r} cannot be read as Parquet: {error}; move it away and run again") from error
+        raise _damaged(path, error) from error
     for column, dtype in schema.items():
         if column not in found:
             raise UserError(f"{str(path)!r} has no column {column!r}; expected the columns {schema.names()}")

@@ -23,17 +23,40 @@ SHOWN_ROWS = 40
 _TOP = 3
 _MEANING = {
     "regimes": "regime by group n mean_pp mean_pp_low mean_pp_high win_rate harm_rate harm_rate_significant",
-    "roles": "role unit regime models name score_pp se_pp rank rank_low rank_high harm_rate label",
+    "roles": "role unit regime models name score_pp rank ranks harm_rate label",
     "matrices": "unit regime source target n n_models mean_pp se_pp",
+    "language_matrices": "task source target n n_models mean_pp se_pp",
     "variance": "fit regime component n_levels variance_pp2 share share_low share_high",
     "consistency": "unit regime n_sources n_sources_undefined median lower_quartile upper_quartile",
-    "consistency_by_source": "unit regime source_task source_language n_units n_recipients n_pairs mean_tau_b",
+    "consistency_by_source": "unit regime source n_units n_recipients n_pairs mean_tau_b",
     "distance": "features method n_pairs correlation naive_p mantel_p",
     "distance_pairs": "source_language target_language n mean_pp syntax_knn_distance inventory_knn_distance",
     "transfer": "model source target n_seeds base_score delta_pp se_pp q_value",
     "transfer_by_seed": "model seed source target n_items delta_pp se_pp mcnemar_p n_ties",
     "missing": "model seed source target reason",
 }
+
+
+_TITLES = {
+    "n_seeds": "seeds",
+    "base_score": "base",
+    "mean_pp_low": "low",
+    "mean_pp_high": "high",
+    "share_low": "low",
+    "share_high": "high",
+    "win_rate": "win rate",
+    "harm_rate": "harm rate",
+    "harm_rate_significant": "sig. harm",
+    "variance_pp2": "pp2",
+    "correlation": "corr.",
+    "n_sources_undefined": "undefined",
+    "lower_quartile": "quartile low",
+    "upper_quartile": "quartile high",
+    "syntax_knn_distance": "syntax distance",
+    "inventory_knn_distance": "inventory distance",
+    "mean_tau_b": "tau-b",
+}
+"""Short headings; the others are the column's name."""
 
 
 def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
@@ -51,20 +74,41 @@ def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
 
 
 def shown_columns(name: str, table: pl.DataFrame) -> pl.DataFrame:
-    """Return the columns of a table that fit a terminal; source and target become one column each."""
+    """Return the columns of a table that fit a terminal; source, target and an interval of ranks become one each."""
+    wanted = _MEANING[name].split()
     for side in ("source", "target"):
-        if f"{side}_task" in table.columns and side in _MEANING[name].split():
+        if f"{side}_task" in table.columns and side in wanted:
             cell = pl.concat_str(f"{side}_task", f"{side}_language", separator="-")
             table = table.with_columns(cell.alias(side))
-    return table.select(column for column in _MEANING[name].split() if column in table.columns)
+    if "ranks" in wanted:
+        table = table.with_columns(ranks=pl.concat_str("rank_low", "rank_high", separator="-"))
+    if "by" in wanted:
+        table = table.with_columns(pl.col("by").str.replace_all("_", " "))
+    return table.select(column for column in wanted if column in table.columns)
 
 
 def table_view(name: str, table: pl.DataFrame) -> RenderableType:
     """Return one table, its first rows and main columns; says how much is left out."""
     shown = shown_columns(name, table)
-    view = Table(box=box.SIMPLE_HEAD, title=f"{name}: {table.height} rows", title_justify="left", pad_edge=False)
+    view = Table(
+        box=box.SIMPLE_HEAD,
+        title=f"{name}: {table.height} row{'' if table.height == 1 else 's'}",
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for column, dtype in shown.schema.items():
-        view.add_column(column.replace("_", " "), justify="right" if dtype.is_numeric() else "left", overflow="fold")
+        title = _TITLES.get(column, column.replace("_", " "))
+        title = title.replace(" ", "\n") if dtype.is_numeric() else title
+        view.add_column(
+            title,
+            justify="right" if dtype.is_numeric() else "left",
+            overflow="fold",
+            no_wrap=dtype.is_numeric(),
+            min_width=max(map(len, [*title.split(), *_words(shown[column])])),
+        )
     for row in shown.head(SHOWN_ROWS).iter_rows():
         view.add_row(*(_plain(value) for value in row))
     notes = []
@@ -75,27 +119,36 @@ def table_view(name: str, table: pl.DataFrame) -> RenderableType:
     return Group(view, Text("\n".join(notes)))
 
 
+def _words(column: pl.Series) -> list[str]:
+    """Return the words of a column that must not be broken; names of models and cells may be."""
+    if column.name not in ("role", "unit", "regime", "by"):
+        return []
+    return [word for value in column.head(SHOWN_ROWS).unique().drop_nulls() for word in str(value).split()]
+
+
 def _reasons(table: pl.DataFrame, limit: int = 5) -> list[str]:
     counts = table["reason"].drop_nulls().value_counts(sort=True).sort("count", "reason", descending=[True, False])
-    return [f"{count} rows: {reason}" for reason, count in counts.head(limit).iter_rows()]
+    return [f"{count} {'row' if count == 1 else 'rows'}: {reason}" for reason, count in counts.head(limit).iter_rows()]
 
 
 def _plain(value: object) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3f}" if 0.01 <= abs(value) < 10 else f"{value:.3g}"
 
 
-def _grid(columns: Sequence[str], n_left: int = 1) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+def _grid(columns: Sequence[str], n_left: int = 1, *, no_wrap: bool = False) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for place, column in enumerate(columns):
-        table.add_column(column, justify="left" if place < n_left else "right", no_wrap=place == 0)
+        table.add_column(column, justify="left" if place < n_left else "right", no_wrap=no_wrap or place == 0)
     return table
 
 
 def _regimes(regimes: pl.DataFrame, settings: AnalysisConfig) -> RenderableType:
     interval = f"{settings.confidence:.0%} interval"
-    view = _grid(["regime", "n", "mean pp", interval, "median", "win %", "harm %", "sig. harm %"])
+    view = _grid(["regime", "n", "mean pp", interval, "median", "win %", "harm %", "sig.\nharm %"], no_wrap=True)
     for row in regimes.filter(pl.col("by") == "all").iter_rows(named=True):
         ends = None if row["mean_pp_low"] is None else f"{row['mean_pp_low']:+.2f} .. {row['mean_pp_high']:+.2f}"
         view.add_row(
@@ -114,7 +167,17 @@ def _regimes(regimes: pl.DataFrame, settings: AnalysisConfig) -> RenderableType:
         f"within the regime; intervals: cluster bootstrap of {first['resampled'] or 'nothing'}, "
         f"{settings.bootstrap_resamples} resamples, seed {settings.seed}"
     )
-    return Group(view, Text(note))
+    return Group(view, Text("\n".join([note, *_regime_reasons(regimes)])))
+
+
+def _regime_reasons(regimes: pl.DataFrame) -> list[str]:
+    known = regimes.filter((pl.col("by") == "all") & pl.col("reason").is_not_null())
+    by_reason = known.group_by("reason", maintain_order=True).agg("regime")
+    return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.iter_rows()]
+
+
+def _items(n: int) -> str:
+    return f"{n} item" if n == 1 else f"{n} items"
 
 
 def _significance(regimes: pl.DataFrame) -> str:
@@ -123,7 +186,7 @@ def _significance(regimes: pl.DataFrame) -> str:
         return str(row["reason"])
     parts = []
     if row["harm_threshold_items"] is not None:
-        parts.append(f"the harm cut is {row['harm_threshold_items']} items of a target")
+        parts.append(f"the harm cut is {_items(row['harm_threshold_items'])} of a target")
     if row["median_se_pp"] is not None:
         parts.append(f"the median standard error of a delta is {row['median_se_pp']:.2f} pp")
     if row["harm_rate_by_chance"] is not None:
@@ -140,15 +203,15 @@ def _significance(regimes: pl.DataFrame) -> str:
 
 
 def _roles(roles: pl.DataFrame) -> RenderableType:
-    view = _grid(["role", "unit", "regime", "best", "worst"], n_left=5)
+    view = _grid(["role", "best", "worst"], n_left=3)
     for unit, regime in (("language", Regime.MT_CL), ("task", Regime.CT_ML), ("cell", Regime.CT_CL)):
         for role in ("donor", "recipient"):
             part = roles.filter(role=role, unit=unit, regime=regime.value, models_by="all").sort("rank", "name")
             if part.height:
                 n_shown = min(_TOP, (part.height + 1) // 2)
                 best, worst = part.head(n_shown), part.tail(min(n_shown, part.height - n_shown)).reverse()
-                view.add_row(role, unit, regime.value, _names(best), _names(worst))
-    return Group(view, Text("score in pp (ranks its bootstrap interval covers)"))
+                view.add_row(f"{role}\n{unit}\n{regime.value}", _names(best), _names(worst), end_section=True)
+    return Group(view, Text("score in pp (ranks its bootstrap interval covers); all of them: 'grid analyze hierarchy'"))
 
 
 def _names(part: pl.DataFrame) -> str:
@@ -182,7 +245,10 @@ def _variance(variance: pl.DataFrame) -> list[str]:
         known = part.filter(pl.col("share").is_not_null())
         shares = ", ".join(f"{row['component']} {row['share']:.1%}" for row in known.iter_rows(named=True))
         missing = part.filter(pl.col("share").is_null())
-        reasons = "; ".join(f"{row['component']}: {row['reason']}" for row in missing.iter_rows(named=True))
+        reasons = "; ".join(
+            row["reason"] if row["component"] == "all" else f"{row['component']}: {row['reason']}"
+            for row in missing.iter_rows(named=True)
+        )
         lines.append(f"Variance of MT-CL, {fit}: {'; '.join(each for each in (shares, reasons) if each)}.")
     return lines
 

@@ -10,10 +10,11 @@ from threadpoolctl import threadpool_limits
 
 from transfergrid.analysis.consistency import consistency_tables
 from transfergrid.analysis.distance import distance_tables
+from transfergrid.analysis.matrices import language_matrix_table, matrix_table
 from transfergrid.analysis.regimes import regime_table
 from transfergrid.analysis.resampling import DrawArray, resample_deltas
-from transfergrid.analysis.roles import matrix_table, role_table
-from transfergrid.analysis.transfer import Transfer, read_transfer
+from transfergrid.analysis.roles import role_table
+from transfergrid.analysis.transfer import NO_MODEL, Transfer, read_transfer
 from transfergrid.analysis.variance import variance_table
 from transfergrid.config import AnalysisConfig, GridConfig
 from transfergrid.grid import RunFolder, UserError
@@ -32,6 +33,8 @@ class AnalysisTables:
     """Per (role, unit, regime, models, name): donor or recipient score, rank, intervals, label."""
     matrices: pl.DataFrame
     """Per (unit, regime, source, target): mean delta, for languages, language families and tasks."""
+    language_matrices: pl.DataFrame
+    """Per (task, source, target): mean MT-CL delta of a task's language pairs."""
     variance: pl.DataFrame
     """Per (fit, regime, component): variance, share, intervals."""
     consistency: pl.DataFrame
@@ -130,6 +133,7 @@ def _tables_from_draws(
         regimes=regimes,
         roles=roles,
         matrices=matrix_table(rows),
+        language_matrices=language_matrix_table(rows),
         variance=variance,
         consistency=consistency.summary,
         consistency_by_source=consistency.by_source,
@@ -142,9 +146,12 @@ def _tables_from_draws(
 
 
 def missing_table(transfer: Transfer) -> pl.DataFrame:
-    """Return the rows without a delta: those of every seed, and imported ones, with their reason."""
+    """Return the rows without a delta: of every seed, imported ones, and one for a model that is not there at all."""
     columns = ["model", "seed", "source_task", "source_language", "target_task", "target_language", "reason"]
     of_seeds = transfer.by_seed.filter(pl.col("delta_pp").is_null()).select(columns)
     imported = transfer.rows.filter((pl.col("origin") == "imported") & pl.col("delta_pp").is_null())
     of_imports = imported.with_columns(seed=pl.lit(None, dtype=pl.Int64)).select(columns)
-    return pl.concat([of_seeds, of_imports]).sort(columns[:-1], nulls_last=True)
+    absent = pl.DataFrame({"model": list(transfer.unscored_models)}, schema={"model": pl.String}).with_columns(
+        reason=pl.lit(NO_MODEL)
+    )
+    return pl.concat([of_seeds, of_imports, absent], how="diagonal").select(columns).sort(columns[:-1], nulls_last=True)

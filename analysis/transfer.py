@@ -19,7 +19,7 @@ from transfergrid.analysis.significance import (
     mcnemar_exact_p,
     t_test_p,
 )
-from transfergrid.analysis.store import read_imported, read_noise_floor, scan_scores, score_parts
+from transfergrid.analysis.store import find_unreadable, read_imported, read_noise_floor, scan_scores, score_parts
 from transfergrid.config import GridConfig
 from transfergrid.grid import Regime, RunFolder, UserError
 
@@ -27,6 +27,7 @@ KEY = ("model", *PAIR)
 """Key of one row of the transfer table."""
 
 NO_SCORES = "no scores in the store"
+NO_MODEL = "no adapter scores of this model in the store"
 NOT_IMPORTED = "no delta in the imported table"
 NO_BASELINE = "no baseline scores for this target"
 
@@ -41,6 +42,8 @@ class Transfer:
     """One row per (model, source, target), sorted by `KEY`; null ``delta_pp`` has a ``reason``."""
     items: tuple[ItemBlock, ...]
     """Item-wise differences, one block per target task; none for imported aggregates."""
+    unscored_models: tuple[str, ...] = ()
+    """Models of the configuration of which the store has nothing, though it has others."""
 
 
 def regime_expr() -> pl.Expr:
@@ -69,7 +72,15 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     Raises:
         UserError: If a file is unusable, rows are there twice, or a model is both scored and imported.
     """
-    observations = list(observe(scan_scores(score_parts(run))))
+    parts = score_parts(run)
+    scores = scan_scores(parts)
+    try:
+        observations = list(observe(scores))
+    except (pl.exceptions.PolarsError, OSError) as error:
+        fault = find_unreadable(parts)
+        if fault is None:
+            raise
+        raise fault from error
     blocks = merge_blocks([block for each in observations for block in each.blocks])
     by_seed = _by_seed([each.rows for each in observations], config, read_noise_floor(run))
     imported = read_imported(run)
@@ -78,7 +89,14 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
             f"model {both[0]!r} has both item scores and an imported table; analyse them in two run folders"
         )
     rows = pl.concat([_average_seeds(by_seed, blocks), _from_imported(imported)], how="diagonal")
-    return Transfer(by_seed, _finish(rows, imported, config), blocks)
+    unscored = _unscored_models(by_seed, config)
+    return Transfer(by_seed, _finish(rows, imported, config), blocks, unscored)
+
+
+def _unscored_models(by_seed: pl.DataFrame, config: GridConfig | None) -> tuple[str, ...]:
+    if config is None or by_seed.is_empty():
+        return ()
+    return tuple(sorted({model.name for model in config.models} - set(by_seed["model"])))
 
 
 def _by_seed(counts: list[pl.DataFrame], config: GridConfig | None, floor: pl.DataFrame) -> pl.DataFrame:
@@ -322,13 +340,23 @@ def _finish(rows: pl.DataFrame, imported: pl.DataFrame, config: GridConfig | Non
     families = {language: language_family(language) for language in languages}
     frame = rows.join(traits, on="model", how="left", validate="m:1").with_columns(
         regime=regime_expr(),
-        construction=pl.col("target_task").replace_strict(
-            constructions(rows["target_task"].unique(), config), return_dtype=pl.String
-        ),
+        construction=_construction_expr(rows, config),
         source_language_family=pl.col("source_language").replace_strict(families, return_dtype=pl.String),
         target_language_family=pl.col("target_language").replace_strict(families, return_dtype=pl.String),
     )
     return _with_q(frame, "p_value", "q_value").select(_COLUMNS).sort(KEY)
+
+
+def _construction_expr(rows: pl.DataFrame, config: GridConfig | None) -> pl.Expr:
+    """Return how the target's items were made: as configured for configured models' rows, else as in the study."""
+    tasks = rows["target_task"].unique().to_list()
+    configured = [model.name for model in config.models] if config is not None else []
+    ours = pl.col("model").is_in(configured) & (pl.col("origin") == "items")
+    own, study = (
+        pl.col("target_task").replace_strict(constructions(tasks, each), return_dtype=pl.String)
+        for each in (config, None)
+    )
+    return pl.when(ours).then(own).otherwise(study)
 
 
 def _traits(rows: pl.DataFrame, imported: pl.DataFrame, config: GridConfig | None) -> pl.DataFrame:

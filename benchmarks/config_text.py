@@ -21,8 +21,15 @@ from transfergrid.config import (
 )
 from transfergrid.grid import UserError
 
+_QUICK = GridConfig(
+    seeds=(17,),
+    training=TrainingConfig(learning_rate=5e-4, epochs=4, batch_size=4),
+)
+
 PRESETS = {
     "default": GridConfig(),
+    "quickstart": _QUICK.model_copy(update={"tasks": ("arc_challenge", "truthfulqa"), "languages": ("de", "en", "es")}),
+    "quickstart-full": _QUICK,
     "paper": GridConfig(
         models=tuple(ModelConfig(path=path) for path in PAPER_MODELS),
         data=DataConfig(source="hub"),
@@ -34,6 +41,8 @@ PRESETS = {
 
 _HEADS = {
     "default": "The study's recipe on the model and items that are installed with transfergrid; needs no network.",
+    "quickstart": "A first run in minutes: two tasks, three languages, a higher rate and more epochs than the study's.",
+    "quickstart-full": "All 44 cells of the bundled items, a higher rate and more epochs than the study's.",
     "paper": "The study of arXiv 2511.13368: nine models, four data sets of the hub; needs a GPU and hub access.",
 }
 
@@ -94,6 +103,16 @@ def write_preset(path: Path, preset: str, *, overwrite: bool = False) -> None:
     if path.exists() and not overwrite:
         raise UserError(f"{str(path)!r} exists and is kept; give another --config, or --force to replace it")
     write_text(path, render_config(PRESETS[preset], _HEADS[preset]))
+
+
+def ensure_preset(path: Path, preset: str) -> None:
+    """Write a preset configuration where no file is there yet; what is there is kept as it is.
+
+    Raises:
+        UserError: If the preset is unknown or the file cannot be written.
+    """
+    if not path.exists():
+        write_preset(path, preset)
 
 
 def _accepted(schema: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from transfergrid.benchmarks.config_file import load_config
 from transfergrid.config import GridConfig
-from transfergrid.grid import RunFolder
+from transfergrid.grid import RunFolder, UserError
 
 if TYPE_CHECKING:
     from transfergrid.engine.sweep import EvalRequest
@@ -66,6 +66,42 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def with_optional_config(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its run folder, and the configuration where there is one; a file that was named must exist."""
+
+    @click.option(
+        "--config",
+        "config_path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        default=None,
+        help="Configuration; default: grid.yaml where there is one, else default settings and whatever the run holds.",
+    )
+    @run_option
+    @functools.wraps(command)
+    def wrapped(config_path: Path | None, run_dir: Path, **options: Any) -> None:
+        usual = Path("grid.yaml")
+        path = config_path or (usual if usual.exists() else None)
+        command(load_config(path) if path is not None else None, RunFolder(run_dir), **options)
+
+    return wrapped
+
+
+def output_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --json and --csv, as ``output``; None: a table for a reader."""
+    command = click.option("--csv", "output", flag_value="csv", help="Print CSV instead of tables.")(command)
+    return click.option("--json", "output", flag_value="json", help="Print JSON instead of tables.")(command)
+
+
+def print_output(console: Console, result: Any, output: str | None) -> None:
+    """Print a report for a reader, or its JSON or CSV for a program."""
+    if output == "json":
+        click.echo(result.to_json())
+    elif output == "csv":
+        click.echo(result.to_csv(), nl=False)
+    else:
+        console.print(result)
+
+
 def narrowing_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command --model, --task, --language and --seed, each repeatable; no option asks for all."""
     for name, kind, text in reversed(
@@ -78,6 +114,34 @@ def narrowing_options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = click.option(name, f"{name[2:]}s", type=kind, multiple=True, help=text)(command)
     return command
+
+
+def ray_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --ray and --ray-workers; it gets ``cluster``, what was said of it, or None without --ray."""
+
+    @click.option(
+        "--ray",
+        "ray_address",
+        is_flag=False,
+        flag_value="auto",
+        metavar="[ADDRESS]",
+        help="Spread the work over a Ray cluster: the one at ADDRESS, else at RAY_ADDRESS, else a local one ('local').",
+    )
+    @click.option(
+        "--ray-workers",
+        type=click.IntRange(min=1),
+        help="Workers of the cluster; default: one per GPU, without GPUs one per machine.",
+    )
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, ray_address: str | None, ray_workers: int | None, **options: Any) -> None:
+        from transfergrid.engine.cluster import ClusterOptions
+
+        cluster = None if ray_address is None else ClusterOptions(address=ray_address, n_workers=ray_workers)
+        if cluster is None and ray_workers is not None:
+            raise UserError(f"--ray-workers {ray_workers} is about a cluster; give --ray too")
+        command(*arguments, cluster=cluster, **options)
+
+    return wrapped
 
 
 def pair_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -73,9 +73,14 @@ def _linear_shapes(model_folder: Path) -> LinearShapes:
     return read_linear_shapes(model_folder)
 
 
-def vllm_key_parts(way: str, config: EngineConfig) -> dict[str, Any]:
-    """Return the parts of a run key that a vLLM engine decides."""
-    return {"name": "vllm", "version": vllm_version(), "way": way, "arguments": dict(config.vllm_args)}
+def vllm_key_parts(way: str, config: EngineConfig, *, version: str | None = None) -> dict[str, Any]:
+    """Return the parts of a run key that a vLLM engine decides; its version is the installed one unless given."""
+    return {
+        "name": "vllm",
+        "version": version or vllm_version(),
+        "way": way,
+        "arguments": dict(config.vllm_args),
+    }
 
 
 def vllm_version() -> str:

@@ -9,13 +9,23 @@ import torch
 CPU_CHUNK_BYTES = 32 * 2**20
 """Logits of one chunk on the CPU: small enough for the last-level cache, large enough for a full-speed GEMM."""
 
+CPU_PIECE_BYTES = 8 * 2**20
+"""Float32 log-probabilities that exist at once on the CPU: memory that is used again, not mapped anew every time."""
+
 DEVICE_CHUNK_BYTES = 1 * 2**30
 """Logits of one chunk on an accelerator, float32."""
 
 
 def chunk_rows(vocab_size: int, device: torch.device) -> int:
-    """Return how many rows of float32 logits one chunk holds; 16 or more."""
+    """Return how many rows of float32 logits one chunk holds; 16 or more, a multiple of ``piece_rows``."""
     budget = CPU_CHUNK_BYTES if device.type == "cpu" else DEVICE_CHUNK_BYTES
+    piece = piece_rows(vocab_size, device)
+    return max(budget // (4 * vocab_size) // piece, 1) * piece
+
+
+def piece_rows(vocab_size: int, device: torch.device) -> int:
+    """Return over how many rows the softmax goes at once; 16 or more."""
+    budget = CPU_PIECE_BYTES if device.type == "cpu" else DEVICE_CHUNK_BYTES
     return max(16, budget // (4 * vocab_size))
 
 
@@ -41,14 +51,16 @@ def token_logprobs(
     """
     unique_rows, inverse = torch.unique_consecutive(rows, return_inverse=True)
     size = chunk_rows(vocab_size, hidden.device)
-    starts = range(0, len(unique_rows), size)
-    bounds = torch.searchsorted(inverse, torch.tensor([*starts, len(unique_rows)], device=inverse.device)).tolist()
+    piece_size = piece_rows(vocab_size, hidden.device)
+    starts = torch.arange(0, len(unique_rows), piece_size, device=inverse.device)
+    bounds = [*torch.searchsorted(inverse, starts).tolist(), len(rows)]
     result = torch.empty(len(rows), dtype=torch.float32, device=hidden.device)
-    for chunk, start in enumerate(starts):
-        logits = compute_logits(hidden[unique_rows[start : start + size]])
+    for chunk_start in range(0, len(unique_rows), size):
+        logits = compute_logits(hidden[unique_rows[chunk_start : chunk_start + size]])
         if logits is None:
             return None
-        scored = slice(bounds[chunk], bounds[chunk + 1])
-        logprobs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
-        result[scored] = logprobs[inverse[scored] - start, tokens[scored]]
+        for number, piece in enumerate(torch.split(logits, piece_size), start=chunk_start // piece_size):
+            scored = slice(bounds[number], bounds[number + 1])
+            logprobs = torch.log_softmax(piece, dim=-1, dtype=torch.float32)
+            result[scored] = logprobs[inverse[scored] - number * piece_size, tokens[scored]]
     return result

@@ -21,6 +21,17 @@ class TokenRun(NamedTuple):
     stop: int
 
 
+class SliceWeights(NamedTuple):
+    """One adapter's weights for one slice of a layer's output."""
+
+    lora_a: torch.Tensor
+    """Shape [in, rank]."""
+    lora_b: torch.Tensor
+    """Shape [rank, width]."""
+    start: int
+    stop: int
+
+
 def token_runs(adapter_ids: tuple[int, ...], slot_adapter_ids: list[int | None]) -> tuple[TokenRun, ...]:
     """Return the runs of tokens with an adapter.
 
@@ -45,6 +56,10 @@ class SegmentedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not type
     """
 
     runs: tuple[TokenRun, ...] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._views: dict[tuple[int, int], tuple[SliceWeights, ...]] = {}
 
     def update_metadata(
         self, mapping: Any, lora_index_to_id: list[int | None], max_loras: int, vocab_size: int, **kwargs: Any
@@ -75,8 +90,22 @@ class SegmentedLora(PunicaWrapperCPU):  # type: ignore[misc]  # vLLM is not type
             **kwargs: Unused; vLLM hands over buffers for other platforms.
         """
         for slot, start, stop in self.runs:
-            inputs, offset = x[start:stop], 0
-            for lora_a, lora_b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-                shrunk = inputs @ lora_a[slot, 0].t()
-                y[start:stop, offset : offset + width].addmm_(shrunk, lora_b[slot, 0].t(), alpha=scale)
-                offset += width
+            key = lora_a_stacked[0].data_ptr(), slot
+            if key not in self._views:
+                self._views[key] = _slice_weights(lora_a_stacked, lora_b_stacked, output_slices, slot)
+            inputs, outputs = x[start:stop], y[start:stop]
+            for lora_a, lora_b, begin, end in self._views[key]:
+                outputs[:, begin:end].addmm_(inputs @ lora_a, lora_b, alpha=scale)
+
+
+def _slice_weights(
+    lora_a_stacked: tuple[torch.Tensor, ...],
+    lora_b_stacked: tuple[torch.Tensor, ...],
+    output_slices: tuple[int, ...],
+    slot: int,
+) -> tuple[SliceWeights, ...]:
+    """Return views of one slot's weights, so that they stay right when another adapter is put into the slot."""
+    ends = np.cumsum(output_slices).tolist()
+    starts = [0, *ends[:-1]]
+    stacked = zip(lora_a_stacked, lora_b_stacked, starts, ends, strict=True)
+    return tuple(SliceWeights(a[slot, 0].t(), b[slot, 0].t(), start, end) for a, b, start, end in stacked)

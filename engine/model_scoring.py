@@ -13,7 +13,7 @@ from transfergrid.engine.failures import Failure
 from transfergrid.engine.jobs import BaseModel, SourceJob
 from transfergrid.engine.models import load_tokenizer
 from transfergrid.engine.progress import CellFinished, Failed, ModelOpened, OnEvent, SourceFinished, SourceStarted
-from transfergrid.engine.protocol import AdapterError, Scorer, ScoringError
+from transfergrid.engine.protocol import AdapterError, EngineLostError, Scorer, ScoringError
 from transfergrid.engine.store import Origin
 from transfergrid.engine.store_writer import StoreWriter
 from transfergrid.engine.targets import Target, TokenisedTarget, tokenise_targets
@@ -45,6 +45,7 @@ class OpenModel:
         """Score sources one after another; those that fail are told of, and the others go on.
 
         Raises:
+            EngineLostError: If the engine is gone.
             Exception: What the engine raised, for the base, or after some adapters in a row failed unforeseen.
         """
         for job, following in zip_longest(jobs, jobs[1:]):
@@ -64,6 +65,8 @@ class OpenModel:
             except ScoringError as error:
                 self._fail(job.origin, str(error), target)
                 continue
+            except EngineLostError:
+                raise
             except Exception as error:
                 self._n_broken += 1
                 if job.adapter is None or self._n_broken >= MAX_BROKEN_SOURCES:

@@ -18,6 +18,10 @@ class AdapterError(UserError):
     """An adapter that is missing, broken, of another base, or not applied."""
 
 
+class EngineLostError(UserError):
+    """An engine elsewhere that is gone or not the one expected: nothing can be scored now, what is scored is kept."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenisedItem:
     """One item as token ids, the same for every adapter of a model."""

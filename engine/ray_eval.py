@@ -20,21 +20,32 @@ from transfergrid.benchmarks.files import hash_files, write_text
 from transfergrid.config import GridConfig
 from transfergrid.engine.adapters import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.backends import Backend
-from transfergrid.engine.cluster import Cluster, UnitLoop, make_probe
+from transfergrid.engine.cluster import Cluster, ClusterOptions, UnitLoop, connect, make_probe
 from transfergrid.engine.failures import Failure
 from transfergrid.engine.jobs import BaseModel, SourceJob, resolve_base
 from transfergrid.engine.model_scoring import OpenModel, open_model, source_failure
 from transfergrid.engine.models import read_model_facts
-from transfergrid.engine.progress import CellFinished, Event, Failed, ModelOpened, Notice, SourceFinished, SourceStarted
+from transfergrid.engine.progress import (
+    CellFinished,
+    Event,
+    Failed,
+    ModelOpened,
+    Notice,
+    OnEvent,
+    SourceFinished,
+    SourceStarted,
+    ignore_events,
+)
 from transfergrid.engine.protocol import Adapter
 from transfergrid.engine.run_key import changed_parts
 from transfergrid.engine.store import CellRecord, Origin, ScoreStore
 from transfergrid.engine.store_writer import PartWriter, StoreWriter
-from transfergrid.engine.sweep import Task
+from transfergrid.engine.summary import EvaluationReport
+from transfergrid.engine.sweep import EvalRequest, Task, evaluate
 from transfergrid.engine.targets import Target
 from transfergrid.engine.unit_host import ModelRefusedError, Send
 from transfergrid.engine.units import Unit, UnitQueue, group_units
-from transfergrid.grid import Cell, UserError
+from transfergrid.grid import Cell, RunFolder, UserError
 
 
 class SentPart(NamedTuple):
@@ -68,17 +79,37 @@ class ScoringSetup:
     scores: Path
 
 
-def score_on_cluster(cluster: Cluster, task: Task) -> None:
-    """Score what is left on a cluster; an ``Execute`` of the sweep once a cluster is bound.
+def evaluate_on_cluster(
+    config: GridConfig,
+    run: RunFolder,
+    request: EvalRequest,
+    options: ClusterOptions,
+    *,
+    backend: Backend,
+    on_event: OnEvent = ignore_events,
+) -> EvaluationReport:
+    """Score what is asked for and is not in the store on a Ray cluster; see ``sweep.evaluate``.
 
     Raises:
-        UserError: If the noise floor is asked for, a part cannot be stored, or unit after unit fails.
+        UserError: As ``sweep.evaluate``, and if there is no cluster that could do it.
     """
-    if any(model.noise_floor for model in task.models):
+    if request.noise_floor:
         raise UserError(
             "--noise-floor is measured by one process; score with --ray, then give 'grid eval --noise-floor --source "
             "base' without --ray"
         )
+    wide = replace(options, gpus_per_worker=config.engine.tensor_parallel_size)
+    with connect(wide) as cluster:
+        execute = partial(score_on_cluster, cluster)
+        return evaluate(config, run, request, backend=backend, on_event=on_event, execute=execute)
+
+
+def score_on_cluster(cluster: Cluster, task: Task) -> None:
+    """Score what is left on a cluster; an ``Execute`` of the sweep once a cluster is bound.
+
+    Raises:
+        UserError: If a part cannot be stored, or unit after unit fails.
+    """
     groups: dict[tuple[str, int | None], list[SourceJob]] = {}
     for model in task.models:
         for job in model.jobs.jobs:

@@ -82,7 +82,7 @@ class VllmScorer:
         self._limits = PlanLimits(**self._ask("scoring_limits"))
         self._adapter_ids: dict[str, int] = {}
         self._proven: set[str] = set()
-        self._probe = pack_step(_probe_step(self._ask("vocabulary_size"), self._limits.block_size))
+        self._probe = probe_step(self._ask("vocabulary_size"), self._limits.block_size)
         self._base_probe: npt.NDArray[np.float32] | None = None
         self._pass = 0
 
@@ -102,16 +102,8 @@ class VllmScorer:
             UserError: If an item is longer than the engine was started for.
             ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
         """
-        for item in items:
-            n_tokens = len(item.context) + max(map(len, item.continuations)) - 1
-            if n_tokens > self.sizes.max_model_len:
-                raise UserError(
-                    f"item {item.item_id!r} has {n_tokens} tokens, the engine was started for "
-                    f"{self.sizes.max_model_len}; raise engine.max_model_len"
-                )
         limits = self._limits if token_budget is None else replace(self._limits, max_step_tokens=token_budget)
-        plan = plan_items(items, limits)
-        return PreparedSteps(plan, tuple(map(pack_step, plan.steps)))
+        return prepare_steps(items, limits, max_model_len=self.sizes.max_model_len)
 
     def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, as soon as it is done, in no fixed order; None scores the base.
@@ -163,12 +155,7 @@ class VllmScorer:
             require_modules(adapter, self._ask("adapter_modules", reference))
             if self._base_probe is None:
                 self._base_probe = self._run(self._probe, None)
-            changed = not np.array_equal(self._run(self._probe, reference), self._base_probe)
-            if changed == is_null_adapter(adapter):
-                raise AdapterError(
-                    f"adapter {adapter.name!r} {'changes' if changed else 'does not change'} the scores of a probe, so "
-                    "its weights are not applied as saved; save it again, or report this as a bug"
-                )
+            require_effect(adapter, self._run(self._probe, reference), self._base_probe)
             self._proven.add(adapter.content_hash)
         return reference
 
@@ -207,7 +194,35 @@ def start_vllm(
     Raises:
         UserError: If vLLM has another version, the model does not fit, or an engine argument is not taken.
     """
-    config = config or EngineConfig()
+    sizes, arguments = plan_engine(
+        model_folder, config or EngineConfig(), max_rank=max_rank, longest_tokens=longest_tokens
+    )
+    # one process unless tensor parallel; the V1 runner is the one that the workers drive
+    os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_USE_V2_MODEL_RUNNER="0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    import vllm
+
+    check_vllm_version(vllm.__version__)
+    return VllmScorer(vllm.LLM(**arguments), sizes)
+
+
+def plan_engine(
+    model_folder: Path, config: EngineConfig, *, max_rank: int | None, longest_tokens: int | None
+) -> tuple[EngineSizes, dict[str, Any]]:
+    """Share out this machine's memory for a base model; loads nothing.
+
+    Args:
+        model_folder: Local folder of the base.
+        config: Settings of the engine.
+        max_rank: Largest rank of the adapters to come; None: no adapter can be scored.
+        longest_tokens: Longest sequence to come; None: what the model takes.
+
+    Returns:
+        The sizes, and vLLM's engine arguments.
+
+    Raises:
+        UserError: If the model does not fit, or an engine argument is not taken.
+    """
     device = device_type()
     config = config.model_copy(update={"dtype": resolve_dtype(config.dtype, device)})
     facts, shapes = read_model_facts(model_folder), read_linear_shapes(model_folder)
@@ -220,14 +235,7 @@ def start_vllm(
         slot_values=(rank or 0) * sum(map(sum, shapes.values())),
         longest_tokens=longest_tokens,
     )
-    arguments = engine_arguments(model_folder, config, sizes, device=device, max_rank=rank)
-    # one process unless tensor parallel; the V1 runner is the one that the workers drive
-    os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_USE_V2_MODEL_RUNNER="0")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    import vllm
-
-    check_vllm_version(vllm.__version__)
-    return VllmScorer(vllm.LLM(**arguments), sizes)
+    return sizes, engine_arguments(model_folder, config, sizes, device=device, max_rank=rank)
 
 
 def engine_arguments(
@@ -264,14 +272,52 @@ def engine_arguments(
         "enable_prefix_caching": False,  # the planner shares prefixes, token by token
         "async_scheduling": False,
         "enforce_eager": True,
+        "use_tqdm_on_load": False,
         "disable_log_stats": True,
     }
 
 
-def _probe_step(vocab_size: int, block_size: int) -> Step:
-    """Return a step that scores one sequence of tokens from all over the vocabulary."""
+def prepare_steps(items: Sequence[TokenisedItem], limits: PlanLimits, *, max_model_len: int) -> PreparedSteps:
+    """Plan items within an engine's limits and pack the steps.
+
+    Raises:
+        UserError: If an item is longer than the engine was started for.
+        ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
+    """
+    for item in items:
+        n_tokens = len(item.context) + max(map(len, item.continuations)) - 1
+        if n_tokens > max_model_len:
+            raise UserError(
+                f"item {item.item_id!r} has {n_tokens} tokens, the engine was started for "
+                f"{max_model_len}; raise engine.max_model_len"
+            )
+    plan = plan_items(items, limits)
+    return PreparedSteps(plan, tuple(map(pack_step, plan.steps)))
+
+
+def require_effect(adapter: Adapter, probe: npt.NDArray[np.float32], base: npt.NDArray[np.float32]) -> None:
+    """See that an adapter changes the scores of a probe unless every B of it is zero.
+
+    Args:
+        adapter: The adapter.
+        probe: Log-probabilities of the probe under it.
+        base: Log-probabilities of the probe under the base.
+
+    Raises:
+        AdapterError: If it changes none, or changes some without weights.
+    """
+    changed = not np.array_equal(probe, base)
+    if changed == is_null_adapter(adapter):
+        raise AdapterError(
+            f"adapter {adapter.name!r} {'changes' if changed else 'does not change'} the scores of a probe, so "
+            "its weights are not applied as saved; save it again, or report this as a bug"
+        )
+
+
+def probe_step(vocab_size: int, block_size: int) -> bytes:
+    """Return a packed step that scores one sequence of tokens from all over the vocabulary."""
     tokens = np.linspace(0, vocab_size - 1, _PROBE_TOKENS, dtype=np.int32)
     n_blocks = -(-_PROBE_TOKENS // block_size)
     rows = np.arange(_PROBE_TOKENS - 1, dtype=np.int32)
     sequence = StepSequence(tokens[:-1], 0, tuple(range(1, n_blocks + 1)))
-    return Step((sequence,), (), rows, tokens[1:], rows)
+    return pack_step(Step((sequence,), (), rows, tokens[1:], rows))

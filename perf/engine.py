@@ -24,6 +24,7 @@ from rich.table import Table
 from transfergrid.config import BUNDLED_MODEL, Dtype
 from transfergrid.engine.devices import resolve_dtype
 from transfergrid.engine.models import resolve_model
+from transfergrid.perf.engine_sides import FEW_ADAPTERS
 from transfergrid.perf.workload import Workload, make_adapters
 
 BUNDLED_DATA = Path(__file__).parents[1] / "benchmarks_data"
@@ -153,7 +154,7 @@ def main(  # noqa: PLR0913 - one parameter per option
     console = Console()
     folder = resolve_model(model)
     with tempfile.TemporaryDirectory() as adapter_folder:
-        make_adapters(folder, Path(adapter_folder), adapters)
+        make_adapters(folder, Path(adapter_folder), 1 + FEW_ADAPTERS + adapters)
         workload = Workload(
             model=str(folder),
             data=data,

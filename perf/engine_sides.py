@@ -22,6 +22,7 @@ from transfergrid.config import EngineConfig
 from transfergrid.perf.workload import Workload
 
 GEMM_SIZE = 2048
+FEW_ADAPTERS = 4
 MODULES = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj", "q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"]
 Result = dict[str, Any]
 
@@ -66,8 +67,9 @@ def run_ours(workload: Workload) -> Result:
         adapter_s.append(score(prepared, first))
         rates.append(gemm_rate(workload.dtype))
     memory[f"{workload.items_per_cell} items per cell"] = scorer.peak_memory_bytes()
-    few_s = _score_in_turn(scorer, small, [workload.adapter(index) for index in range(4)])
-    many_s = _score_in_turn(scorer, small, [workload.adapter(index) for index in range(workload.many_adapters)])
+    unseen = [workload.adapter(index) for index in range(1, 1 + FEW_ADAPTERS + workload.many_adapters)]
+    few_s = _score_in_turn(scorer, small, unseen[:FEW_ADAPTERS])
+    many_s = _score_in_turn(scorer, small, unseen[FEW_ADAPTERS:])
     memory[f"{workload.many_adapters} adapters"] = scorer.peak_memory_bytes()
     facts, plan = read_model_facts(model), prepared.plan
     n_rows = sum(len(np.unique(step.score_rows)) for step in plan.steps)

@@ -13,10 +13,11 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import click
 from rich.console import Console
@@ -37,7 +38,8 @@ GOALS = {
     "stock / ours, seconds per step": "at least 1.3",
     "stock without checkpointing / ours, seconds per step": "",
     "peak memory, ours / stock": "at most 1",
-    "largest difference of final losses, %": "at most 1",
+    "largest difference of final losses, %": "at most 1 (in float32)",
+    "the same among the other sides, %": "",
     "limit / ours": "",
 }
 
@@ -117,10 +119,15 @@ def ratios(sides: dict[str, Side], limit_s: float) -> dict[str, float]:
         found["peak memory, ours / stock"] = max(ours.peak_gib.values()) / max(stock.peak_gib.values())
     if (other := sides.get("stock, no checkpointing")) is not None:
         found["stock without checkpointing / ours, seconds per step"] = steps_s(other) / steps_s(ours)
-    found["largest difference of final losses, %"] = 100 * max(
-        abs(side.losses[task][-1] / ours.losses[task][-1] - 1) for side in sides.values() for task in TASKS
-    )
+    found["largest difference of final losses, %"] = _loss_spread(ours, sides.values())
+    others = [side for name, side in sides.items() if name != "ours"]
+    found["the same among the other sides, %"] = max((_loss_spread(side, others) for side in others), default=0.0)
     return {name: found[name] for name in GOALS if name in found}
+
+
+def _loss_spread(reference: Side, sides: Iterable[Side]) -> float:
+    """Return the largest difference of last losses to one side, in percent; rounding in bfloat16 is part of it."""
+    return 100 * max(abs(side.losses[task][-1] / reference.losses[task][-1] - 1) for side in sides for task in TASKS)
 
 
 def show(console: Console, sides: dict[str, Side], tokens: dict[str, int], limit_s: float) -> None:
@@ -150,8 +157,15 @@ def show(console: Console, sides: dict[str, Side], tokens: dict[str, int], limit
 @click.command(help=__doc__)
 @click.option("--steps", default=3, show_default=True, type=click.IntRange(2), help="Steps per task; one is warm-up.")
 @click.option("--language", default="en", show_default=True, help="Language of the bundled train items.")
+@click.option(
+    "--dtype",
+    default="auto",
+    show_default=True,
+    type=click.Choice(get_args(Dtype)),
+    help="Number format; float32 tells a wrong loss from rounding.",
+)
 @click.option("--sides", default=SIDES, show_default=True, multiple=True, type=click.Choice(SIDES))
-def main(steps: int, language: str, sides: tuple[str, ...]) -> None:
+def main(steps: int, language: str, dtype: Dtype, sides: tuple[str, ...]) -> None:
     """Start the sides, measure, print."""
     start = time.perf_counter()
     folder = resolve_model(BUNDLED_MODEL)
@@ -159,7 +173,7 @@ def main(steps: int, language: str, sides: tuple[str, ...]) -> None:
         model=str(folder),
         data=str(Path(__file__).parents[1] / "benchmarks_data"),
         language=language,
-        dtype=cast(Dtype, resolve_dtype("auto")),
+        dtype=cast(Dtype, resolve_dtype(dtype)),
         n_steps=steps,
         max_length=TrainingConfig().max_length,
     )

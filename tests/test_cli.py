@@ -35,7 +35,7 @@ def test_every_command_has_help_with_an_example(command: str, tmp_path: Path) ->
 
 def test_help_names_the_steps_of_a_run_in_order(tmp_path: Path) -> None:
     output = _grid("--help", folder=tmp_path).output
-    steps = ["grid init", "grid plan", "grid data", "grid train-adapters", "grid eval"]
+    steps = ["grid init", "grid plan", "grid data", "grid train-adapters", "grid eval", "grid analyze"]
     assert [output.index(step) for step in steps] == sorted(output.index(step) for step in steps)
     assert all(step.removeprefix("grid ") in main.commands for step in steps)
 

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from transfergrid.benchmarks.files import hash_files, sync_folder, write_json
 from transfergrid.config import GridConfig
 from transfergrid.engine.adapters import CONFIG_FILE, WEIGHTS_FILE
@@ -35,10 +37,15 @@ def unfinished_root(run: RunFolder) -> Path:
 
 @contextmanager
 def unfinished_folder(run: RunFolder, job: TrainingJob) -> Iterator[Path]:
-    """Lend an empty folder for one adapter; removed at the end however that comes, if Python lives to see it."""
+    """Lend an empty folder for one adapter; removed at the end however that comes, if Python lives to see it.
+
+    Raises:
+        UserError: If the disk is full or not writable.
+    """
     folder = unfinished_root(run) / job.name.replace(" ", "-")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    with _telling_of_the_disk(job):
+        folder.mkdir(parents=True)
     try:
         yield folder
     finally:
@@ -94,26 +101,50 @@ def save_adapter(model: Any, folder: Path, job: TrainingJob, *, record: Mapping[
         AdapterError: If keys are missing or unexpected.
         UserError: If the disk is full or not writable.
     """
-    shutil.rmtree(folder)
-    try:
+    with _telling_of_the_disk(job):
+        shutil.rmtree(folder)
         model.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
         _compare_keys(folder / WEIGHTS_FILE, expected, job.name)
         _sort_config(folder / CONFIG_FILE)
         content_hash = hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])
         write_json(folder / RECORD_FILE, {**record, "content_hash": content_hash})
-        for path in folder.iterdir():
-            with path.open("rb+") as handle:
-                os.fsync(handle.fileno())
-        sync_folder(folder)
-        job.folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.rename(job.folder)
-        sync_folder(job.folder.parent)
-    except OSError as error:
-        raise UserError(
-            f"adapter {job.name!r} cannot be saved under {str(job.folder.parent)!r}: {error.strerror or error}; make "
-            "room or make it writable, and give the same command again"
-        ) from error
+        _move_into_place(folder, job)
+
+
+def read_adapter(folder: Path) -> dict[str, bytes]:
+    """Return the files of a finished adapter by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def place_adapter(folder: Path, job: TrainingJob, files: Mapping[str, bytes]) -> None:
+    """Write the files of an adapter that was trained elsewhere, and move the folder into place in one step.
+
+    Args:
+        folder: Empty scratch folder on the run folder's disk.
+        job: Names the final folder.
+        files: From ``read_adapter``.
+
+    Raises:
+        AdapterError: If the weights are not those of the record.
+        UserError: If the disk is full or not writable.
+    """
+    with _telling_of_the_disk(job):
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    read_record(folder)
+    with _telling_of_the_disk(job):
+        _move_into_place(folder, job)
+
+
+def _move_into_place(folder: Path, job: TrainingJob) -> None:
+    for path in folder.iterdir():
+        with path.open("rb+") as handle:
+            os.fsync(handle.fileno())
+    sync_folder(folder)
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(job.folder)
+    sync_folder(job.folder.parent)
     failure_file(job).unlink(missing_ok=True)
 
 
@@ -144,6 +175,7 @@ def make_record(
         },
         "best_epoch": trained.best_epoch,
         "best_validation_loss": trained.best_validation_loss,
+        "untrained_validation_loss": trained.untrained_validation_loss,
         "n_steps": trained.n_steps,
         "n_tokens": trained.n_tokens,
         "tokens_per_s": trained.n_tokens / trained.train_s,
@@ -163,8 +195,26 @@ def failure_file(job: TrainingJob) -> Path:
 
 
 def mark_failed(job: TrainingJob, reason: str) -> None:
-    """Note why an adapter was given up; the note goes when it is trained after all."""
-    write_json(failure_file(job), {"reason": reason, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+    """Note why an adapter was given up; the note goes when it is trained after all.
+
+    Raises:
+        UserError: If the disk is full or not writable.
+    """
+    with _telling_of_the_disk(job):
+        write_json(failure_file(job), {"reason": reason, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+
+
+@contextmanager
+def _telling_of_the_disk(job: TrainingJob) -> Iterator[None]:
+    """Turn a file that cannot be written into a sentence; safetensors has an error of its own for a full disk."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"adapter {job.name!r} cannot be saved under {str(job.folder.parent)!r}: "
+            f"{getattr(error, 'strerror', None) or error}; make room or make it writable, and give the same command "
+            "again"
+        ) from error
 
 
 def _compare_keys(weights: Path, expected: set[str], name: str) -> None:

@@ -49,6 +49,8 @@ class TrainedAdapter:
     """Optimizer steps that were made."""
     best_epoch: int = 0
     best_validation_loss: float = float("inf")
+    untrained_validation_loss: float = float("inf")
+    """That of the base: before the first step an adapter changes nothing."""
     step_curve: list[dict[str, float]] = field(default_factory=list)
     """Per optimizer step: step, epoch, loss, learning_rate, grad_norm."""
     epoch_curve: list[dict[str, float]] = field(default_factory=list)
@@ -140,6 +142,7 @@ def _train_once(  # noqa: PLR0913 - everything an attempt needs
             n_steps=trainer.state.global_step,
             best_epoch=best.epoch,
             best_validation_loss=best.loss,
+            untrained_validation_loss=progress.untrained_loss,
             step_curve=progress.step_curve,
             epoch_curve=progress.epoch_curve,
             n_tokens=trainer.n_tokens_seen,
@@ -178,6 +181,7 @@ def make_trainer(
         use_cpu=base.device == "cpu",
         gradient_checkpointing=training.gradient_checkpointing,
         eval_strategy="epoch",
+        eval_on_start=True,
         save_strategy="no",  # the best weights are kept in memory
         logging_steps=1,
         logging_nan_inf_filter=False,

@@ -54,6 +54,8 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         """Whose tokens are counted."""
         self.step_curve: list[dict[str, float]] = []
         self.epoch_curve: list[dict[str, float]] = []
+        self.untrained_loss = float("inf")
+        """Validation loss before the first step: that of the base."""
         self._job, self._events, self._best, self._patience = job, events, best, patience
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -73,7 +75,10 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> Any:
-        """Note one epoch; keep its weights or count it towards stopping."""
+        """Note one epoch; keep its weights or count it towards stopping. Before the first step: the base's loss."""
+        if state.global_step == 0:
+            self.untrained_loss = metrics["eval_loss"]
+            return control
         epoch, loss = round(state.epoch), metrics["eval_loss"]
         is_best = self._best.offer(loss, epoch)
         self.epoch_curve.append({"epoch": epoch, "step": state.global_step, "validation_loss": loss})

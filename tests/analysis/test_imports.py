@@ -61,6 +61,94 @@ def test_the_headline_arithmetic_by_hand(tmp_path: Path) -> None:
     assert found.filter(regime="MT-ML", by="all")["mean_pp"].to_list() == pytest.approx([5.0])
 
 
+# Llama-3.1-8B-Instruct fine-tuned on ARC Arabic, six rows of the published table (arXiv 2511.13368, CC BY 4.0):
+# target, plain score, its baseline and delta, norm score, its baseline and delta
+PUBLISHED = (
+    (
+        "arc_challenge",
+        "ar",
+        0.3258333333333333,
+        0.3216666666666667,
+        0.416666666666667,
+        0.3541666666666667,
+        0.3508333333333333,
+        0.3333333333333336,
+    ),
+    (
+        "arc_challenge",
+        "bn",
+        0.2358333333333333,
+        0.2383333333333333,
+        -0.2500000000000002,
+        0.3075,
+        0.3125,
+        -0.5000000000000004,
+    ),
+    (
+        "arc_challenge",
+        "de",
+        0.3933333333333333,
+        0.3833333333333333,
+        1.0000000000000009,
+        0.4508333333333333,
+        0.4358333333333333,
+        1.4999999999999991,
+    ),
+    (
+        "arc_challenge",
+        "en",
+        0.5133333333333333,
+        0.515,
+        -0.1666666666666668,
+        0.5575,
+        0.5516666666666666,
+        0.583333333333332,
+    ),
+    (
+        "global_mmlu",
+        "ar",
+        0.4225,
+        0.4541666666666666,
+        -3.166666666666668,
+        0.4225,
+        0.4541666666666666,
+        -3.166666666666668,
+    ),
+    (
+        "global_mmlu",
+        "bn",
+        0.4133333333333333,
+        0.4275,
+        -1.4166666666666643,
+        0.4133333333333333,
+        0.4275,
+        -1.4166666666666643,
+    ),
+)
+
+
+def test_the_headline_arithmetic_on_published_rows_by_hand(tmp_path: Path) -> None:
+    """Without the diagonal: -0.5, 1.5, 0.5833, -3.1667, -1.4167; sum -3, two wins, two at or below -1."""
+    template = published_table(("Llama-3.1-8B-Instruct",), cells(("arc_challenge",), ("de",)), np.zeros((1, 1, 1)))
+    plain = ("score_mean", "score_base_mean", "delta_score_mean")
+    norm = ("score_norm_mean", "score_norm_base_mean", "delta_score_norm_mean")
+    columns = ("eval_dataset", "eval_language", *plain, *norm)
+    rows = pl.DataFrame(PUBLISHED, schema=columns, orient="row").with_columns(
+        fine_tuned_language=pl.lit("ar"), regime=pl.Series(["MT-ML", "MT-CL", "MT-CL", "MT-CL", "CT-ML", "CT-CL"])
+    )
+    table = rows.join(template.drop(*columns, "fine_tuned_language", "regime"), how="cross")
+    run = RunFolder(tmp_path)
+    import_donors(write(tmp_path, table), run)
+    rows = read_transfer(run).rows
+    found = regime_table(rows, resample_deltas(rows, (), AnalysisConfig()), AnalysisConfig(bootstrap_resamples=100))
+    row = found.filter(regime="all transfer", by="all").row(0, named=True)
+    assert (row["n"], row["win_rate"], row["harm_rate"]) == (5, 2 / 5, 2 / 5)
+    assert row["mean_pp"] == pytest.approx(-3 / 5)
+    assert row["median_pp"] == pytest.approx(-0.5)
+    by_regime = {name: found.filter(regime=name, by="all")["mean_pp"][0] for name in ("MT-ML", "MT-CL", "CT-ML")}
+    assert by_regime == pytest.approx({"MT-ML": 1 / 3, "MT-CL": (1.5 + 7 / 12 - 0.5) / 3, "CT-ML": -19 / 6})
+
+
 def test_a_second_import_replaces_the_first(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     path = write(tmp_path, published_table(MODELS, cells(), deltas()))

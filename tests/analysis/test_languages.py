@@ -1,3 +1,10 @@
+"""Languages: ISO codes, families and URIEL vectors."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -78,6 +85,18 @@ def test_a_vector_of_zeros_has_no_distance() -> None:
 
 
 def test_missing_vectors_name_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(languages, "find_spec", lambda name: None)
+    def not_there(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(languages, "distribution", not_there)
     with pytest.raises(UserError, match="pip install lang2vec"):
         languages._load("feature_predictions.npz")
+
+
+def test_a_script_named_like_the_package_does_not_hide_the_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # an installed 'grid' runs beside the script lang2vec.py of the package's own wheel
+    (tmp_path / "lang2vec.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "langs" in languages._load("feature_predictions.npz")

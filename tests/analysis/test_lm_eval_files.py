@@ -189,3 +189,28 @@ def test_samples_that_are_not_multiple_choice_are_refused(tmp_path: Path) -> Non
     write_samples(tmp_path, "arc_de", [sample(0, [-1, -2], ["a", "b"], 5)])
     with pytest.raises(UserError, match=r"sample 'doc-0' in .* has 2 log-likelihoods, .* and gold 5"):
         import_lm_eval(tmp_path, run)
+    write_samples(tmp_path, "arc_de", [sample(0, [-1, float("-inf")], ["a", "b"], 0)])
+    with pytest.raises(UserError, match="expected one finite number per choice"):
+        import_lm_eval(tmp_path, run)
+
+
+def test_a_samples_file_that_is_cut_is_named(tmp_path: Path) -> None:
+    write_results(tmp_path, {"arc_de": scores(1.0)})
+    (tmp_path / f"samples_arc_de_{TIME}.jsonl").write_text('{"doc_id": 0, "doc": {"id"')
+    with pytest.raises(UserError, match=r"samples_arc_de_.* is not a samples file of lm-evaluation-harness"):
+        import_lm_eval(tmp_path, RunFolder(tmp_path / "run"))
+
+
+def test_one_percentage_point_down_counts_as_harm_whatever_binary_fractions_say(tmp_path: Path) -> None:
+    out, run = tmp_path / "out", RunFolder(tmp_path / "run")
+    assert 100 * (0.14 - 0.15) > -1.0
+    write_results(out / "base", {"truthfulqa_de_mc1": scores(0.15)})
+    write_results(out / "a", {"truthfulqa_de_mc1": scores(0.14)}, "x/s17/arc_challenge-en")
+    import_lm_eval(out, run)
+    assert read_imported(run)["delta_pp"].to_list() == [-1.0]
+
+
+def test_results_that_are_no_numbers_are_skipped(tmp_path: Path) -> None:
+    write_results(tmp_path, {"arc_de": {"acc,none": "N/A"}, "hellaswag_de": "failed"})
+    with pytest.raises(UserError, match=r"skipped \['arc_de', 'hellaswag_de'\]"):
+        import_lm_eval(tmp_path, RunFolder(tmp_path / "run"))

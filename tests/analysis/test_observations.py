@@ -155,6 +155,13 @@ def test_two_primary_metrics_of_one_target_are_refused() -> None:
         list(observe(scores(*rows)))
 
 
+def test_log_likelihoods_and_choices_of_different_numbers_are_refused() -> None:
+    rows = answers([0, 1], [1, 0])
+    rows[3] |= {"choice_chars": [5, 5]}
+    with pytest.raises(UserError, match="item 'q001' of 'global_mmlu-de' has 3 log-likelihoods and 2 choice lengths"):
+        list(observe(scores(*rows)))
+
+
 def test_seeds_of_the_synthetic_grid_are_all_there() -> None:
     found = [row for each in observe(item_rows().lazy()) for row in each.rows["seed"].to_list()]
     assert sorted(set(found)) == list(SEEDS)

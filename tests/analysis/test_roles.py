@@ -3,6 +3,7 @@ import polars as pl
 import pytest
 
 from tests.analysis.synthetic import MODELS, cells, transfer_rows
+from transfergrid.analysis.matrices import language_matrix_table, matrix_table
 from transfergrid.analysis.resampling import resample_deltas
 from transfergrid.analysis.roles import (
     FRAGILE,
@@ -10,7 +11,6 @@ from transfergrid.analysis.roles import (
     ONE_MODEL,
     ONE_NAME,
     TOO_FEW,
-    matrix_table,
     rank_interval,
     role_table,
 )
@@ -129,6 +129,29 @@ def test_matrices_hold_the_means_of_their_rows() -> None:
         ("arc_challenge", "global_mmlu"),
         ("global_mmlu", "arc_challenge"),
     ]
+
+
+def test_language_matrices_hold_the_mt_cl_means_of_one_task() -> None:
+    rows = transfer_rows(MODELS, cells(), np.random.default_rng(1).normal(size=(2, 6, 6)))
+    found = language_matrix_table(rows)
+    assert found.height == 2 * 6
+    row = found.filter(task="global_mmlu", source="fr", target="de").row(0, named=True)
+    keys = {
+        "source_task": "global_mmlu",
+        "target_task": "global_mmlu",
+        "source_language": "fr",
+        "target_language": "de",
+    }
+    by_model = rows.filter(**keys)["delta_pp"]
+    assert row["mean_pp"] == pytest.approx(by_model.mean())
+    assert row["se_pp"] == pytest.approx(by_model.std() / 2**0.5)
+    assert (row["n"], row["n_models"], row["reason"]) == (2, 2, None)
+
+
+def test_language_matrices_without_language_pairs_are_empty() -> None:
+    found = language_matrix_table(transfer_rows(MODELS, cells(languages=("de",))))
+    assert found.is_empty()
+    assert found.columns == language_matrix_table(transfer_rows(MODELS, cells())).columns
 
 
 def test_cells_are_ranked_in_every_transfer_regime() -> None:

@@ -60,3 +60,19 @@ def test_a_noise_floor_measured_twice_is_refused(tmp_path: Path) -> None:
     row.write_parquet(run.noise_floor / "b.parquet")
     with pytest.raises(UserError, match="noise floor has 2 rows for model 'm', target_task 'arc_challenge'"):
         read_noise_floor(run)
+
+
+def test_an_imported_table_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.imported.mkdir()
+    rows = pl.DataFrame([{"model": f"m{place}", "delta_pp": place * 0.37} for place in range(5000)])
+    wide = rows.with_columns(
+        pl.lit(None, dtype=dtype).alias(name) for name, dtype in IMPORTED_SCHEMA.items() if name not in rows.columns
+    )
+    path = run.imported / "donors.parquet"
+    wide.select(IMPORTED_SCHEMA.names()).write_parquet(path)
+    content = bytearray(path.read_bytes())
+    content[100:2000] = bytes(1900)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"donors.parquet' cannot be read as Parquet"):
+        read_imported(run)

@@ -148,6 +148,35 @@ def test_imported_rows_are_tested_across_seeds_and_missing_ones_listed(tmp_path:
     assert (first["size"], first["p_method"]) == ("<=1.5B", "t test across seeds")
 
 
+def test_imported_rows_are_of_the_studys_items_whatever_the_configuration(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    import_table(run, published_table(MODELS[:1], cells(), [1.0] * 36))
+    found = read_transfer(run, GridConfig(models=MODELS[:1], tasks=TASKS, languages=LANGUAGES)).rows
+    made = dict(found.select("target_task", "construction").unique().iter_rows())
+    assert made == {"arc_challenge": "machine-translated", "global_mmlu": "human-translated"}
+
+
+def test_a_part_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, item_rows(n_items=300))
+    path = run.scores / "part.parquet"
+    content = bytearray(path.read_bytes())
+    start = len(content) // 4
+    content[start : start + 2000] = bytes(2000)
+    path.write_bytes(content)
+    item_rows(models=("another-1B",), n_items=2).write_parquet(run.scores / "a-sound-part.parquet")
+    with pytest.raises(UserError, match=r"part.parquet' cannot be read as Parquet.*move it away"):
+        read_transfer(run)
+
+
+def test_an_error_that_is_not_the_files_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(scores: pl.LazyFrame) -> None:
+        raise pl.exceptions.ComputeError("a fault of the program")
+
+    monkeypatch.setattr("transfergrid.analysis.transfer.observe", fail)
+    with pytest.raises(pl.exceptions.ComputeError, match="a fault of the program"):
+        read_transfer(write_run(tmp_path, item_rows(n_items=1)))
+
+
 def test_a_model_that_is_scored_and_imported_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path, item_rows())
     import_table(run, published_table(MODELS[:1], cells(), [1.0] * 36))

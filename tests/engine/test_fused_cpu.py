@@ -26,7 +26,11 @@ DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5),
 
 
 @DTYPES
-def test_activation_is_silu_of_one_half_times_the_other(dtype: torch.dtype, tolerance: float) -> None:
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2"])
+def test_activation_is_silu_of_one_half_times_the_other(
+    dtype: torch.dtype, tolerance: float, capability: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     x = random(37, 64, dtype=dtype)
     expected = torch.nn.functional.silu(x[:, :32].double()) * x[:, 32:].double()
     assert torch.allclose(silu_and_mul(x).double(), expected, atol=tolerance, rtol=tolerance)

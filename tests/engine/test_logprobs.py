@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from transfergrid.engine import logprobs
-from transfergrid.engine.logprobs import chunk_rows, token_logprobs
+from transfergrid.engine.logprobs import chunk_rows, piece_rows, token_logprobs
 
 VOCABULARY, WIDTH = 97, 16
 
@@ -21,11 +21,13 @@ def head() -> torch.Tensor:
     return 3 * torch.randn(VOCABULARY, WIDTH, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("chunk_bytes", [1, 17 * 4 * VOCABULARY, 10**9])
+@pytest.mark.parametrize("piece_bytes", [1, 17 * 4 * VOCABULARY, 10**9])
+@pytest.mark.parametrize("chunk_bytes", [1, 39 * 4 * VOCABULARY, 10**9])
 def test_chunks_give_what_one_softmax_gives(
-    hidden: torch.Tensor, head: torch.Tensor, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch
+    hidden: torch.Tensor, head: torch.Tensor, chunk_bytes: int, piece_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logprobs, "CPU_CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(logprobs, "CPU_PIECE_BYTES", piece_bytes)
     rows = torch.tensor([0, 0, 0, *range(3, 45), 45, 45, 49])
     tokens = torch.arange(len(rows)) * 7 % VOCABULARY
     n_projected = 0
@@ -70,3 +72,4 @@ def test_rank_without_logits_gives_none(hidden: torch.Tensor) -> None:
 def test_chunks_fit_their_budget_but_hold_sixteen_rows() -> None:
     assert chunk_rows(49152, torch.device("cpu")) * 49152 * 4 <= logprobs.CPU_CHUNK_BYTES
     assert chunk_rows(10**9, torch.device("cpu")) == 16
+    assert chunk_rows(49152, torch.device("cpu")) % piece_rows(49152, torch.device("cpu")) == 0

@@ -18,7 +18,7 @@ from transfergrid.engine import ray_eval
 from transfergrid.engine.backends import Backend, MultiLora
 from transfergrid.engine.cluster import Cluster, ClusterOptions, connect
 from transfergrid.engine.progress import CellFinished, Event, ModelOpened, Notice, SourceFinished
-from transfergrid.engine.ray_eval import score_on_cluster
+from transfergrid.engine.ray_eval import evaluate_on_cluster, score_on_cluster
 from transfergrid.engine.store import ScoreStore
 from transfergrid.engine.summary import EvaluationReport
 from transfergrid.engine.sweep import EvalRequest, evaluate
@@ -139,9 +139,9 @@ def test_a_cluster_that_fails_again_and_again_ends_the_sweep(
         score(cluster, config, run, BrokenBackend())
 
 
-def test_the_noise_floor_is_left_to_one_process(cluster: Cluster, config: GridConfig, run: RunFolder) -> None:
+def test_the_noise_floor_is_left_to_one_process(config: GridConfig, run: RunFolder) -> None:
     with pytest.raises(UserError, match=r"--noise-floor is measured by one process"):
-        score(cluster, config, run, FakeBackend(), noise_floor=True)
+        evaluate_on_cluster(config, run, EvalRequest(noise_floor=True), ClusterOptions(), backend=FakeBackend())
 
 
 def test_vllm_in_two_workers_one_killed_gives_the_numbers_of_one_process(

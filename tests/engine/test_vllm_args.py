@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from transfergrid.config import EngineConfig
+from transfergrid.engine.scorer import plan_engine, start_vllm
 from transfergrid.engine.vllm_args import OWN_SETTINGS, PASSED_ARGUMENTS, check_vllm_args, check_vllm_version
 from transfergrid.grid import UserError
 
@@ -52,3 +55,47 @@ def test_the_version_the_workers_were_written_for_passes() -> None:
 def test_another_version_is_refused_with_a_sentence(version: str) -> None:
     with pytest.raises(UserError, match=f"vLLM '{version}' is installed, but .* written for '0.32.0'"):
         check_vllm_version(version)
+
+
+def test_settings_with_a_name_of_their_own_arrive_in_vllms_arguments(tiny_llama: Path) -> None:
+    config = EngineConfig(
+        dtype="float32",
+        tensor_parallel_size=2,
+        quantization="fp8",
+        gpu_memory_utilization=0.7,
+        max_loras=3,
+        token_budget=512,
+        kv_cache_gib=0.25,
+        vllm_args={"seed": 3, "load_format": "dummy"},
+    )
+    sizes, arguments = plan_engine(tiny_llama, config, max_rank=8, longest_tokens=100)
+    expected = {
+        "tensor_parallel_size": 2,
+        "quantization": "fp8",
+        "gpu_memory_utilization": 0.7,
+        "max_loras": 3,
+        "max_lora_rank": 8,
+        "max_num_batched_tokens": 512,
+        "kv_cache_memory_bytes": 2**28,
+        "max_model_len": 100,
+        "seed": 3,
+        "load_format": "dummy",
+    }
+    assert expected.items() <= arguments.items()
+    assert (sizes.max_loras, sizes.token_budget, sizes.kv_cache_bytes) == (3, 512, 2**28)
+    assert "enable_lora" not in plan_engine(tiny_llama, config, max_rank=None, longest_tokens=100)[1]
+
+
+def test_an_unknown_argument_is_refused_before_a_model_is_loaded(tiny_llama: Path) -> None:
+    with pytest.raises(UserError, match=r"unknown engine\.vllm_args entry 'lod_format'; expected some of"):
+        start_vllm(tiny_llama, EngineConfig(dtype="float32", vllm_args={"lod_format": "auto"}))
+
+
+@pytest.mark.engine
+def test_vllm_takes_the_arguments_as_they_are_given(tiny_llama: Path) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    config = EngineConfig(dtype="float32", gpu_memory_utilization=0.7, quantization="fp8", tensor_parallel_size=2)
+    _, arguments = plan_engine(tiny_llama, config, max_rank=8, longest_tokens=100)
+    read = EngineArgs(**arguments)
+    assert (read.gpu_memory_utilization, read.quantization, read.tensor_parallel_size) == (0.7, "fp8", 2)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from transfergrid.trainers.display import PlainLines, SweepState, SweepView, format_left, show_sweep
+from transfergrid.trainers.display import PlainLines, RunningAdapter, SweepState, SweepView, format_left, show_sweep
 from transfergrid.trainers.events import (
     AdapterFailed,
     AdapterFinished,
@@ -42,7 +42,7 @@ def play(take: Any, clock: Clock) -> None:
     take(EpochDone(job="a", epoch=1, validation_loss=2.25, is_best=True))
     clock.now += 30
     take(StepDone(job="a", step=3, epoch=1.5, loss=1.5, n_tokens=75))
-    take(AdapterFinished(job="a", best_epoch=1, validation_loss=2.25, wall_s=40.4))
+    take(AdapterFinished(job="a", best_epoch=1, validation_loss=2.25, untrained_loss=3.5, wall_s=40.4))
     take(AdapterStarted(job="b", epochs=2, n_steps=4, n_tokens=100))
     take(BatchHalved(job="b", batch_size=4, gradient_accumulation=2))
     take(AdapterFailed(job="b", reason="loss is nan at step 1"))
@@ -55,7 +55,7 @@ def test_plain_lines_tell_of_what_ended_and_now_and_then_of_steps() -> None:
         "2 adapters to train, 1 already there, 200 tokens at most",
         "base tiny loaded: float32 on cpu",
         "a: epoch 2/2, step 3/4, loss 1.5000, validation 2.2500, 2 tok/s",
-        "[2/3] a: validation loss 2.2500 after epoch 1, 40 s; 0:00:40 left",
+        "[2/3] a: validation loss 3.5000 before, 2.2500 after epoch 1, 40 s; 0:00:40 left",
         "b: memory ran out, starting again with batch 4 and accumulation 2",
         "[3/3] b: FAILED, loss is nan at step 1; 0:00:00 left",
     ]
@@ -82,13 +82,30 @@ def test_time_left_is_unknown_before_the_first_step() -> None:
 
 
 def test_epoch_of_a_step_counts_from_one() -> None:
-    state = SweepState()
-    state.take(AdapterStarted(job="a", epochs=3, n_steps=6, n_tokens=1))
+    adapter = RunningAdapter("a", epochs=3, n_steps=6, n_tokens=1, started_s=0.0)
     epochs = []
     for step in range(7):
-        state.step = step
-        epochs.append(state.epoch)
+        adapter.step = step
+        epochs.append(adapter.epoch)
     assert epochs == [1, 1, 1, 2, 2, 3, 3]
+
+
+def test_adapters_of_several_workers_have_a_line_each() -> None:
+    (out, text), clock = console(), Clock()
+    state = SweepState(clock)
+    state.take(SweepStarted(n_jobs=2, n_finished=0, n_tokens=200))
+    for job in ("a", "b"):
+        state.take(AdapterStarted(job=job, epochs=1, n_steps=2, n_tokens=100))
+    clock.now = 10
+    state.take(StepDone(job="a", step=1, epoch=0.5, loss=2.5, n_tokens=50))
+    state.take(StepDone(job="b", step=2, epoch=1.0, loss=1.5, n_tokens=100))
+    out.print(SweepView(state))
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    assert lines[0].endswith("0 failed, 0:00:03 left")
+    assert lines[1].endswith("epoch 1/1, step 1/2, loss 2.5000, 5 tok/s")
+    assert lines[2].endswith("epoch 1/1, step 2/2, loss 1.5000, 10 tok/s")
+    state.take(AdapterFailed(job="c", reason="never started"))
+    assert (state.n_failed, set(state.running)) == (1, {"a", "b"})
 
 
 @pytest.mark.parametrize("terminal", [False, True])

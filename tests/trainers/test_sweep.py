@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -87,6 +88,7 @@ def test_record_says_what_was_asked_and_what_came_of_it(finished: RunFolder, con
     assert [point["step"] for point in record["loss_curve"]["steps"]] == [1, 2, 3, 4]
     losses = [point["validation_loss"] for point in record["loss_curve"]["epochs"]]
     assert record["best_validation_loss"] == min(losses)
+    assert record["untrained_validation_loss"] > record["best_validation_loss"]
     assert record["best_epoch"] == losses.index(min(losses)) + 1
     assert record["n_tokens"] > 1000
     assert record["tokens_per_s"] > 0
@@ -263,6 +265,34 @@ def test_full_disk_ends_the_sweep_and_leaves_nothing_half_written(
     assert not (tmp_path / ".unfinished").exists()
     monkeypatch.undo()
     assert len(sweep(config, run).finished) == 2
+
+
+def test_weights_that_the_system_refuses_to_write_are_told_in_one_sentence(
+    config: GridConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # a limit on the size of files stands in for a full disk: both are refused writes inside safetensors
+    from peft import PeftModel
+
+    save, before = PeftModel.save_pretrained, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save_with_little_room(self: Any, folder: str, **kwargs: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+        try:
+            save(self, folder, **kwargs)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    monkeypatch.setattr(PeftModel, "save_pretrained", save_with_little_room)
+    with pytest.raises(UserError, match=r"'tiny s17 arc_challenge-en' cannot be saved .*File too large.*; make room"):
+        sweep(config, RunFolder(tmp_path))
+    assert not (tmp_path / "adapters").exists()
+
+
+@pytest.mark.parametrize("blocked", [".unfinished", "adapters"])
+def test_folders_that_cannot_be_made_are_told_in_one_sentence(blocked: str, config: GridConfig, tmp_path: Path) -> None:
+    (tmp_path / blocked).write_text("a file where a folder is needed", encoding="utf-8")
+    with pytest.raises(UserError, match=r"cannot be saved under .*; make room or make it writable"):
+        sweep(config, RunFolder(tmp_path))
 
 
 def test_two_sweeps_in_one_folder_are_refused(config: GridConfig, tmp_path: Path) -> None:

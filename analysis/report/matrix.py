@@ -1,0 +1,135 @@
+"""The transfer matrix as the page holds it: columns of numbers, one entry per (source, target)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy import special
+
+from transfergrid.analysis.observations import PAIR, SOURCE, TARGET
+from transfergrid.analysis.significance import holds_fdr
+from transfergrid.config import AnalysisConfig
+
+ALL_MODELS = "all models"
+"""Name of the view that averages over models."""
+
+NOT_THERE = "not part of this run"
+DIGITS = 4
+
+_SCALE_QUANTILE = 0.98
+_NICE_PP = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
+
+
+def matrix_data(transfer: pl.DataFrame, settings: AnalysisConfig) -> dict[str, Any]:
+    """Return the transfer matrix of every model and of their mean.
+
+    Args:
+        transfer: Transfer table, one row per (model, source, target).
+        settings: Level of the intervals and false discovery rate.
+
+    Returns:
+        ``sources`` and ``targets``: [task, language] in order. ``views``: one per model (and one for the mean of
+        several) with lists of length sources x targets, source by source; null where there is no such number.
+        ``reasons``: texts that ``reason`` points into; a cell with a reason was not scored. ``limit_pp``: where the
+        colour scale ends.
+    """
+    sources, targets = (_cells(transfer, names) for names in (SOURCE, TARGET))
+    places = sources.join(targets, how="cross", maintain_order="left_right")
+    rows = _with_intervals(transfer, settings)
+    reasons = sorted({*transfer["reason"].drop_nulls(), NOT_THERE})
+    models = transfer["model"].unique().sort().to_list()
+    views = [_model_view(model, places, rows, reasons) for model in models]
+    if len(models) > 1:
+        views.insert(0, _mean_view(places, rows, reasons, settings))
+    return {
+        "sources": [list(row) for row in sources.iter_rows()],
+        "targets": [list(row) for row in targets.iter_rows()],
+        "views": views,
+        "reasons": reasons,
+        "limit_pp": colour_limit(transfer["delta_pp"].drop_nulls().to_numpy()),
+    }
+
+
+def colour_limit(deltas: np.ndarray) -> float:
+    """Return where the colour scale ends: the next round number of pp that covers 98 % of the deltas."""
+    if not len(deltas):
+        return 1.0
+    covered = max(float(np.quantile(np.abs(deltas), _SCALE_QUANTILE)), 1.0)
+    decade = 10.0 ** math.floor(math.log10(covered))
+    return next(step * decade for step in _NICE_PP if step * decade >= covered - 1e-9)
+
+
+def half_width(se_pp: pl.Series, df: pl.Series, confidence: float) -> pl.Series:
+    """Return half the width of t intervals; null where there is no standard error, or it is 0.
+
+    A standard error of 0 means that no answer changed, which says nothing about how sure the 0 is.
+    """
+    errors, degrees = (each.cast(pl.Float64).fill_null(np.nan).to_numpy() for each in (se_pp, df))
+    with np.errstate(invalid="ignore"):
+        width = special.stdtrit(degrees, 0.5 + confidence / 2) * errors
+    return pl.Series(np.where(errors > 0, width, np.nan)).fill_nan(None)
+
+
+def _cells(transfer: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    return transfer.select(names).unique().sort(names)
+
+
+def _with_intervals(transfer: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
+    q_values = transfer["q_value"].fill_null(np.nan).to_numpy()
+    return transfer.with_columns(
+        half_pp=half_width(transfer["se_pp"], transfer["df"], settings.confidence),
+        significant=pl.when(pl.col("q_value").is_not_null()).then(pl.Series(holds_fdr(q_values, settings.fdr))),
+    )
+
+
+def _model_view(model: str, places: pl.DataFrame, rows: pl.DataFrame, reasons: Sequence[str]) -> dict[str, Any]:
+    part = _placed(places, rows.filter(pl.col("model") == model), reasons)
+    return {
+        "name": model,
+        "n_models": 1,
+        "significant": [None if flag is None else int(flag) for flag in part["significant"]],
+        **_columns(part, ("delta_pp", "half_pp", "base_score", "q_value", "n_items", "n_seeds", "reason")),
+    }
+
+
+def _mean_view(
+    places: pl.DataFrame, rows: pl.DataFrame, reasons: Sequence[str], settings: AnalysisConfig
+) -> dict[str, Any]:
+    there = pl.col("delta_pp").is_not_null()
+    significant = pl.col("significant").fill_null(False)
+    mean = rows.group_by(PAIR).agg(
+        delta_pp=pl.col("delta_pp").mean(),
+        se_pp=pl.col("delta_pp").std() / there.sum().sqrt(),
+        df=there.sum().cast(pl.Float64) - 1,
+        n_models=there.sum().cast(pl.Int64),
+        n_tested=pl.col("significant").count().cast(pl.Int64),
+        n_gain=(significant & (pl.col("delta_pp") > 0)).sum().cast(pl.Int64),
+        n_loss=(significant & (pl.col("delta_pp") < 0)).sum().cast(pl.Int64),
+        base_score=pl.col("base_score").filter(there).mean(),
+        n_items=pl.col("n_items").min(),
+        reason=pl.when(~there.any()).then(pl.col("reason").drop_nulls().sort().first()),
+    )
+    mean = mean.with_columns(half_pp=half_width(mean["se_pp"], mean["df"], settings.confidence))
+    names = ("delta_pp", "half_pp", "base_score", "n_models", "n_tested", "n_gain", "n_loss", "n_items", "reason")
+    columns = _columns(_placed(places, mean, reasons), names)
+    return {"name": ALL_MODELS, "n_models": rows["model"].n_unique(), **{"models": columns.pop("n_models")}, **columns}
+
+
+def _placed(places: pl.DataFrame, rows: pl.DataFrame, reasons: Sequence[str]) -> pl.DataFrame:
+    """Put rows in the order of the matrix; a place without a delta points to its reason."""
+    number = {reason: index for index, reason in enumerate(reasons)}
+    missing = pl.col("delta_pp").is_null()
+    return places.join(rows, on=list(PAIR), how="left", validate="1:1", maintain_order="left").with_columns(
+        reason=pl.when(missing).then(
+            pl.col("reason").fill_null(NOT_THERE).replace_strict(number, return_dtype=pl.Int64)
+        )
+    )
+
+
+def _columns(part: pl.DataFrame, names: Sequence[str]) -> dict[str, list[Any]]:
+    rounded = part.select(pl.col(name).round(DIGITS) if part[name].dtype.is_float() else name for name in names)
+    return {name: rounded[name].to_list() for name in names}

@@ -1,0 +1,157 @@
+"""Writes the report of a run: one HTML file with its data, styles and script inside, and figures beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from rich.text import Text
+
+from transfergrid.analysis.report.manifest import ManifestPart, read_run_manifest
+from transfergrid.analysis.report.payload import page_data, script_json
+from transfergrid.analysis.report.words import REGIME_WORDS, findings, headline, interval, key_figures, percent, pp
+from transfergrid.analysis.store import read_noise_floor
+from transfergrid.analysis.tables import AnalysisTables, Progress, build_tables
+from transfergrid.benchmarks.files import write_text
+from transfergrid.config import AnalysisConfig, GridConfig
+from transfergrid.grid import RunFolder, UserError
+
+SCRIPTS = ("base.js", "matrix.js", "charts.js", "sections.js")
+"""Parts of the page's script, in their order."""
+
+_PACKAGE = "transfergrid.analysis.report"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Files that were written."""
+
+    page: Path
+    n_bytes: int
+    """Size of the page."""
+    figures: tuple[Path, ...]
+
+    def __rich__(self) -> Text:
+        """Say what was written."""
+        lines = [f"{self.page} ({self.n_bytes / 2**20:.1f} MB, opens in any browser, needs no network)"]
+        return Text("\n".join([*lines, *map(str, self.figures)]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageContent:
+    """Everything a page is made from."""
+
+    name: str
+    """Name of the run."""
+    tables: AnalysisTables
+    settings: AnalysisConfig
+    noise_floor: pl.DataFrame
+    """Rows of the noise floor; none: not measured."""
+    manifest: list[ManifestPart]
+
+
+def write_report(
+    run: RunFolder,
+    config: GridConfig | None = None,
+    *,
+    out: Path | None = None,
+    figure_folders: dict[str, Path] | None = None,
+    on_progress: Progress | None = None,
+) -> Report:
+    """Analyse a run and write its report.
+
+    Args:
+        run: The run's folder; scores, imports, noise floor and manifests are read from it.
+        config: Expected cells and seeds, models' traits and the analysis' settings; None: what is there, defaults.
+        out: Where the page goes; None: ``report.html`` in the run's folder.
+        figure_folders: Folder by format, ``png`` or ``svg``, for the figures of a paper; None writes none.
+        on_progress: Called with the name of every stage before it starts.
+
+    Raises:
+        UserError: If there is nothing to report, a file of the run is unusable, or a place cannot be written.
+    """
+    report = on_progress or (lambda name: None)
+    tables = build_tables(run, config, on_progress=report)
+    settings = config.analysis if config is not None else AnalysisConfig()
+    report("page")
+    content = PageContent(
+        name=run.root.resolve().name,
+        tables=tables,
+        settings=settings,
+        noise_floor=read_noise_floor(run),
+        manifest=read_run_manifest(run, config),
+    )
+    page = out if out is not None else run.report
+    text = render_page(content)
+    try:
+        write_text(page, text)
+        written = []
+        for form, folder in (figure_folders or {}).items():
+            from transfergrid.analysis.report.figures import write_figures
+
+            report(f"figures ({form})")
+            written += write_figures(tables, settings, folder, form=form)
+    except OSError as error:
+        raise UserError(
+            f"the report cannot be written to {str(error.filename or page)!r}: {error.strerror or error}; "
+            "give another place with --out, --png or --svg"
+        ) from error
+    return Report(page, len(text.encode()), tuple(written))
+
+
+def render_page(content: PageContent) -> str:
+    """Return the page as HTML text; it needs no other file and makes no request."""
+    tables, settings = content.tables, content.settings
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            name=content.name,
+            headline=headline(tables, settings),
+            figures=key_figures(tables, settings),
+            findings=findings(tables, settings),
+            settings=settings,
+            regime_words=REGIME_WORDS,
+            regimes=tables.regimes.filter(pl.col("by") == "all").to_dicts(),
+            noise_floor=noise_rows(content.noise_floor),
+            manifest=content.manifest,
+            style=Markup(_read("style.css")),
+            script=Markup("\n".join(_read(name) for name in SCRIPTS)),
+            data=Markup(script_json(page_data(tables, settings))),
+        )
+    )
+
+
+def noise_rows(noise_floor: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return one row per model: targets, items, predictions that flipped, and the largest difference in nats."""
+    by_model = noise_floor.group_by("model").agg(
+        n_targets=pl.len(),
+        n_items=pl.col("n_items").sum(),
+        n_flips=pl.col("n_flips").sum(),
+        max_abs_diff_nats=pl.col("max_abs_diff_nats").max(),
+    )
+    return by_model.sort("model").to_dicts()
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader(_PACKAGE, "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"pp": pp, "percent": percent}
+    environment.globals["interval"] = interval
+    return environment
+
+
+def _read(name: str) -> str:
+    return resources.files(_PACKAGE).joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,23 @@
+"""Keeps libraries from talking over our own display; what they log as errors still shows."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+
+def quiet_libraries() -> None:
+    """Silence start-up remarks, progress bars and warnings of vLLM, torch and transformers.
+
+    To be called by a command before it loads any of them. ``VLLM_LOGGING_LEVEL`` and ``TORCH_CPP_LOG_LEVEL``, where
+    set, stay as they are.
+    """
+    level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR").upper()
+    logging.getLogger("vllm").setLevel(level)  # it warns before it has set up its own logging
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()

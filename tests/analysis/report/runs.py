@@ -1,0 +1,82 @@
+"""Runs and pages that the tests of the report share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from tests.analysis.synthetic import MODELS, item_row, item_rows, write_run
+from transfergrid.analysis.report.manifest import read_run_manifest
+from transfergrid.analysis.report.page import PageContent, render_page
+from transfergrid.analysis.store import read_noise_floor
+from transfergrid.analysis.tables import build_tables
+from transfergrid.benchmarks.scores import SCORE_SCHEMA
+from transfergrid.config import AnalysisConfig
+from transfergrid.grid import Cell, RunFolder
+
+FAST = AnalysisConfig(bootstrap_resamples=100, permutations=99)
+DE, EN = Cell("arc_challenge", "de"), Cell("arc_challenge", "en")
+UNSCORED = (DE, Cell("global_mmlu", "fr"))
+"""A (source, target) pair whose items could not be scored in `write_holed_run`."""
+TOO_LONG = "item is longer than 2048 tokens"
+
+
+def write_holed_run(root: Path) -> RunFolder:
+    """2 tasks x 3 languages, one model, 32 items; one pair is not scored and one is a certain gain."""
+    rows = item_rows(models=MODELS[:1], seeds=(17,), n_items=32)
+    source, target = UNSCORED
+    gone = (
+        (pl.col("source_task") == source.task)
+        & (pl.col("source_language") == source.language)
+        & (pl.col("target_task") == target.task)
+        & (pl.col("target_language") == target.language)
+    ).fill_null(False)
+    nothing = dict.fromkeys(("pred", "pred_norm", "loglikelihoods_nats"))
+    unscored = [{**row, **nothing, "unscored_reason": TOO_LONG} for row in rows.filter(gone).iter_rows(named=True)]
+    sure = (pl.col("target_task") == EN.task) & (pl.col("target_language") == EN.language)
+    from_de = (pl.col("source_task") == DE.task) & (pl.col("source_language") == DE.language)
+    decided = sure & (pl.col("source_task").is_null() | from_de.fill_null(False))
+    answers = [
+        item_row(MODELS[0], 17 if source else None, source, EN, item, 0 if source else 1)
+        for source in (None, DE)
+        for item in range(32)
+    ]
+    frames = [rows.filter(~gone & ~decided), *(pl.DataFrame(each, schema=SCORE_SCHEMA) for each in (unscored, answers))]
+    return write_run(root, pl.concat(frames))
+
+
+def write_two_models(root: Path) -> RunFolder:
+    """2 tasks x 3 languages, two models, two seeds."""
+    return write_run(root, item_rows())
+
+
+def page_of(run: RunFolder, settings: AnalysisConfig = FAST) -> str:
+    content = PageContent(
+        name=run.root.name,
+        tables=build_tables(run),
+        settings=settings,
+        noise_floor=read_noise_floor(run),
+        manifest=read_run_manifest(run),
+    )
+    return render_page(content)
+
+
+def data_of(page: str) -> dict[str, Any]:
+    """Read the JSON out of a page."""
+    start = page.index('id="data">') + len('id="data">')
+    found: dict[str, Any] = json.loads(page[start : page.index("</script>", start)])
+    return found
+
+
+def place_of(matrix: dict[str, Any], source: Cell, target: Cell) -> int:
+    """Return the place of a pair in the matrix' lists."""
+    row = matrix["sources"].index([source.task, source.language])
+    return row * len(matrix["targets"]) + matrix["targets"].index([target.task, target.language])
+
+
+def random_deltas(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(0.3, 2.0, shape)
