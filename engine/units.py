@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 Job = TypeVar("Job")
 
 UNITS_PER_WORKER = 4
-"""Units that every worker gets at least, so that the last ones end at about the same time."""
+"""A unit costs about a worker's share over this at most, so that the last ones end at about the same time."""
 MAX_UNIT_JOBS = 8
 """Most jobs of a unit: what is given to somebody else when a worker dies."""
 MAX_ATTEMPTS = 3
@@ -37,18 +38,18 @@ class GivenUp(NamedTuple, Generic[Job]):
 def group_units(
     groups: Mapping[tuple[str, int | None], Sequence[Job]], cost: Callable[[Job], float], *, n_workers: int
 ) -> list[Unit[Job]]:
-    """Cut the jobs of every (model, seed) into units of nearly equal length.
+    """Cut the jobs of every (model, seed) into units, smaller ones of large models.
 
     Args:
         groups: Jobs in the order in which they are to be done, by model and training seed (None: the base).
         cost: Expected work of a job.
         n_workers: Workers that share the units.
     """
-    n_jobs = sum(map(len, groups.values()))
-    largest = max(1, min(MAX_UNIT_JOBS, n_jobs // (UNITS_PER_WORKER * n_workers)))
+    largest = sum(cost(job) for jobs in groups.values() for job in jobs) / (UNITS_PER_WORKER * n_workers)
     units = []
     for (model, _), jobs in groups.items():
-        n_units = -(-len(jobs) // largest)
+        n_wanted = math.ceil(sum(map(cost, jobs)) / largest) if largest else 1
+        n_units = min(len(jobs), max(n_wanted, -(-len(jobs) // MAX_UNIT_JOBS)))
         for index in range(n_units):
             own = tuple(jobs[index * len(jobs) // n_units : (index + 1) * len(jobs) // n_units])
             units.append(Unit(model, own, sum(map(cost, own))))

@@ -21,18 +21,32 @@ def queue_of(*names: str, workers: tuple[str, ...] = ("x", "y"), max_attempts: i
 
 def test_jobs_of_a_model_and_seed_stay_together_in_nearly_equal_units() -> None:
     groups = {("a", 17): list(range(11)), ("a", 42): list(range(11, 14)), ("b", None): [99]}
-    made = group_units(groups, float, n_workers=1)
-    assert [unit.jobs for unit in made] == [(0, 1), (2, 3, 4), (5, 6, 7), (8, 9, 10), (11, 12, 13), (99,)]
-    assert [unit.cost for unit in made] == [float(sum(unit.jobs)) for unit in made]
+    made = group_units(groups, lambda _: 1.0, n_workers=1)  # 15 jobs, a quarter of them at most
+    assert [unit.jobs for unit in made] == [(0, 1, 2), (3, 4, 5, 6), (7, 8, 9, 10), (11, 12, 13), (99,)]
+    assert [unit.model for unit in made] == ["a"] * 4 + ["b"]
+    assert [unit.cost for unit in made] == [float(len(unit.jobs)) for unit in made]
+
+
+def test_units_of_large_models_have_fewer_jobs() -> None:
+    groups = {("small", 17): [1.0] * 40, ("large", 17): [9.0] * 40}
+    made = group_units(groups, lambda cost: cost, n_workers=4)
+    largest = 400 / (4 * 4)
+    assert {len(unit.jobs) for unit in made if unit.model == "small"} == {MAX_UNIT_JOBS}
+    assert {len(unit.jobs) for unit in made if unit.model == "large"} == {2, 3}
+    assert max(unit.cost for unit in made) < largest + 9.0
 
 
 @pytest.mark.parametrize(
-    ("n_jobs", "n_workers", "largest"), [(44, 1, MAX_UNIT_JOBS), (44, 4, 2), (44, 64, 1), (3, 1, 1)]
+    ("n_jobs", "n_workers", "largest"), [(44, 1, MAX_UNIT_JOBS), (44, 4, 3), (44, 64, 1), (3, 1, 1)]
 )
 def test_units_are_small_where_many_workers_share_them(n_jobs: int, n_workers: int, largest: int) -> None:
     made = group_units({("a", 17): list(range(n_jobs))}, lambda _: 1.0, n_workers=n_workers)
     assert max(len(unit.jobs) for unit in made) == largest
     assert [job for unit in made for job in unit.jobs] == list(range(n_jobs))
+
+
+def test_nothing_to_do_makes_no_units() -> None:
+    assert group_units({}, lambda _: 1.0, n_workers=4) == []
 
 
 def test_a_worker_keeps_its_model_while_a_unit_of_it_is_left() -> None:
