@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, NamedTuple
 
-from transfergrid.engine.unit_host import Broken, Done, Fatal, MakeRunner, Outcome, Probe, Refused, UnitHost
+from transfergrid.engine.unit_host import Broken, Done, Fatal, Greeting, MakeRunner, Outcome, Probe, Refused, UnitHost
 from transfergrid.engine.units import Job, Unit, UnitQueue
 from transfergrid.grid import UserError
 
@@ -186,7 +187,8 @@ class UnitLoop(Generic[Job]):
     """Called now and then; raises to stop."""
     _coming: dict[Any, str] = field(default_factory=dict)
     _running: dict[Any, tuple[str, Unit[Job]]] = field(default_factory=dict)
-    _sees_run: dict[str, bool] = field(default_factory=dict)
+    _up: dict[str, Greeting] = field(default_factory=dict)
+    _gone: str = "no worker of the cluster came up"
 
     def run(self) -> None:
         """Work until every unit is finished or given up; those are in the queue's ``given_up``.
@@ -210,7 +212,7 @@ class UnitLoop(Generic[Job]):
                     f"{self.queue.n_given_up_in_a_row} units of work in a row failed on {self.cluster.name}, the last: "
                     f"{self.queue.given_up[-1].reason}; see the workers' logs, then give the same command again"
                 )
-        self.queue.give_up_rest("no worker of the cluster is left for it")
+        self.queue.give_up_rest(f"no worker is left for it; {self._gone}")
 
     def _greet(self, name: str) -> None:
         self._coming[self.actors[name].hello.options(max_task_retries=-1).remote(self.probe)] = name
@@ -219,10 +221,16 @@ class UnitLoop(Generic[Job]):
         """Take in a worker that is up, for the first time or again."""
         name = self._coming.pop(reference)
         try:
-            self._sees_run[name] = self.cluster.ray.get(reference)
+            greeting = self.cluster.ray.get(reference)
         except self.cluster.ray.exceptions.RayError as error:
-            self.note(f"{name} is gone for good: {_first_line(error)}")
+            self._gone = f"{name} is gone for good: {_first_line(error)}"
+            self.note(self._gone)
             return
+        if name in self._up and self._up[name].life == greeting.life:  # the process that is being killed
+            time.sleep(_POLL_S)
+            self._greet(name)
+            return
+        self._up[name] = greeting
         self.queue.join(name)
 
     def _give_out(self) -> bool:
@@ -232,7 +240,7 @@ class UnitLoop(Generic[Job]):
         for name in self.queue.workers:
             unit = None if name in busy else self.queue.take(name)
             if unit is not None:
-                packed = self.pack(unit, self._sees_run[name])
+                packed = self.pack(unit, self._up[name].sees_run)
                 self._running[self.actors[name].run.options(num_returns="streaming").remote(packed)] = name, unit
                 given = True
         return given
@@ -243,7 +251,8 @@ class UnitLoop(Generic[Job]):
         try:
             batch = self.cluster.ray.get(next(stream))
         except (exceptions.RayError, StopIteration) as error:
-            self._end(stream, Broken(_first_line(error)))
+            name, unit = self._running.pop(stream)
+            self._lose(name, unit, _first_line(error))
             return
         for message in batch:
             if isinstance(message, Outcome):
@@ -261,7 +270,8 @@ class UnitLoop(Generic[Job]):
                 self.queue.refuse(name, outcome.reason)
             case Fatal():
                 raise UserError(f"{name}: {outcome.reason}")
-            case Broken():
+            case Broken():  # whatever broke may have broken the process too
+                self.cluster.ray.kill(self.actors[name], no_restart=False)
                 self._lose(name, unit, outcome.reason)
 
     def _lose(self, name: str, unit: Unit[Job], reason: str) -> None:
@@ -270,7 +280,6 @@ class UnitLoop(Generic[Job]):
         self.queue.fail(name, reason, left=left)
         self.queue.leave(name)
         self.note(f"{name} failed at {unit.model}, {len(left)} of {len(unit.jobs)} job(s) are left: {reason}")
-        self.cluster.ray.kill(self.actors[name], no_restart=False)
         self._greet(name)
 
 

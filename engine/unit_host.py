@@ -34,6 +34,14 @@ class Probe(NamedTuple):
             return False
 
 
+class Greeting(NamedTuple):
+    """What a worker says when it is up."""
+
+    life: str
+    """Another one after every start of its process."""
+    sees_run: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How a unit ended; the last message of its stream."""
@@ -88,13 +96,14 @@ class UnitHost:
         if not os.environ.get("CUDA_VISIBLE_DEVICES"):
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # workers of one machine share its cores
         self._name = name
+        self._life = os.urandom(8).hex()
         self._make_runner = make_runner
         self._runner: UnitRunner | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="units")
 
-    def hello(self, probe: Probe) -> bool:
-        """Return whether this worker sees the run folder."""
-        return probe.is_seen()
+    def hello(self, probe: Probe) -> Greeting:
+        """Return which process this is, and whether it sees the run folder."""
+        return Greeting(self._life, probe.is_seen())
 
     def run(self, unit: Any) -> Iterator[list[Any]]:
         """Do a unit; yield what it sends in batches, the outcome last."""
