@@ -90,6 +90,7 @@ class SweepState:
         """Count the current adapter as over, whether it used all its epochs or not."""
         self._tokens_before += self._job_tokens
         self._job_tokens = self._job_done_tokens = 0
+        self.job = ""
 
 
 class SweepView:
@@ -167,8 +168,8 @@ def remark(event: TrainingEvent) -> str | None:
     match event:
         case SweepStarted():
             left = event.n_jobs - event.n_finished
-            plural = "" if left == 1 else "s"
-            return f"{left} adapter{plural} to train, {event.n_finished} already there, {event.n_tokens:,} tokens at most"
+            jobs = "adapter" if left == 1 else "adapters"
+            return f"{left} {jobs} to train, {event.n_finished} already there, {event.n_tokens:,} tokens at most"
         case BaseLoaded():
             return f"base {event.model} loaded: {event.dtype} on {event.device}"
         case BatchHalved():
@@ -199,5 +200,6 @@ def _describe_adapter(state: SweepState) -> str:
         parts.append(f"loss {state.loss:.4f}")
     if state.validation_loss is not None:
         parts.append(f"validation {state.validation_loss:.4f}")
-    parts.append(f"{state.tokens_per_s:,.0f} tok/s")
+    if state.step:
+        parts.append(f"{state.tokens_per_s:,.0f} tok/s")
     return ", ".join(parts)
