@@ -167,8 +167,8 @@ def remark(event: TrainingEvent) -> str | None:
     match event:
         case SweepStarted():
             left = event.n_jobs - event.n_finished
-            plural = "" if left == 1 else "s"
-            return f"{left} adapter{plural} to train, {event.n_finished} already there, {event.n_tokens:,} tokens at most"
+            noun = "adapter" if left == 1 else "adapters"
+            return f"{left} {noun} to train, {event.n_finished} already there, {event.n_tokens:,} tokens at most"
         case BaseLoaded():
             return f"base {event.model} loaded: {event.dtype} on {event.device}"
         case BatchHalved():
