@@ -42,13 +42,12 @@ test: $(STAMP) browser
 	$(BIN)/python -m pytest -m "not gpu"
 
 quickstart: $(STAMP)
-	$(BIN)/grid doctor
-	test -e grid.yaml || $(BIN)/grid init
-	$(BIN)/grid plan
+	$(BIN)/grid quickstart
 
 bench: $(STAMP)
 	$(BIN)/python -m transfergrid.perf.planner
 	$(BIN)/python -m transfergrid.perf.engine
+	$(BIN)/python -m transfergrid.perf.flips
 	$(BIN)/python -m transfergrid.perf.training
 	$(BIN)/python -m transfergrid.perf.analysis table
 	$(BIN)/python -m transfergrid.perf.analysis full

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from transfergrid.benchmarks.config_file import load_config
 from transfergrid.config import GridConfig
-from transfergrid.grid import RunFolder
+from transfergrid.grid import RunFolder, UserError
 
 if TYPE_CHECKING:
     from transfergrid.engine.sweep import EvalRequest
@@ -114,6 +114,34 @@ def narrowing_options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = click.option(name, f"{name[2:]}s", type=kind, multiple=True, help=text)(command)
     return command
+
+
+def ray_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --ray and --ray-workers; it gets ``cluster``, what was said of it, or None without --ray."""
+
+    @click.option(
+        "--ray",
+        "ray_address",
+        is_flag=False,
+        flag_value="auto",
+        metavar="[ADDRESS]",
+        help="Spread the work over a Ray cluster: the one at ADDRESS, else at RAY_ADDRESS, else a local one ('local').",
+    )
+    @click.option(
+        "--ray-workers",
+        type=click.IntRange(min=1),
+        help="Workers of the cluster; default: one per GPU, without GPUs one per machine.",
+    )
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, ray_address: str | None, ray_workers: int | None, **options: Any) -> None:
+        from transfergrid.engine.cluster import ClusterOptions
+
+        cluster = None if ray_address is None else ClusterOptions(address=ray_address, n_workers=ray_workers)
+        if cluster is None and ray_workers is not None:
+            raise UserError(f"--ray-workers {ray_workers} is about a cluster; give --ray too")
+        command(*arguments, cluster=cluster, **options)
+
+    return wrapped
 
 
 def pair_options(command: Callable[..., None]) -> Callable[..., None]:

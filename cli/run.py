@@ -14,6 +14,7 @@ from transfergrid.cli.options import (
     narrowing_options,
     pair_options,
     print_result,
+    ray_options,
     show_estimate,
     with_config,
 )
@@ -22,19 +23,24 @@ from transfergrid.grid import RunFolder, UserError
 
 if TYPE_CHECKING:
     from transfergrid.engine.backends import Backend
+    from transfergrid.engine.cluster import ClusterOptions
 
 
 @click.command("train-adapters")
 @with_config
 @narrowing_options
+@ray_options
 @click.option("--dry-run", is_flag=True, help="Check everything and list the adapters; train nothing.")
-def train_adapters_command(config: GridConfig, run: RunFolder, dry_run: bool, **narrowing: tuple[Any, ...]) -> None:
+def train_adapters_command(
+    config: GridConfig, run: RunFolder, cluster: ClusterOptions | None, dry_run: bool, **narrowing: tuple[Any, ...]
+) -> None:
     """Train one LoRA adapter per source cell, model and seed; finished adapters are kept.
 
     \b
     Examples:
       grid train-adapters --config grid.yaml --run runs/main
       grid train-adapters --task arc_challenge --language de --language hi --seed 42
+      grid train-adapters --ray --ray-workers 2
       grid train-adapters --dry-run
     """
     from transfergrid.engine.quiet import quiet_libraries
@@ -50,7 +56,12 @@ def train_adapters_command(config: GridConfig, run: RunFolder, dry_run: bool, **
         console.print(plan_training(config, run, selection))
         return
     with show_sweep(console) as events:
-        summary = train_adapters(config, run, selection, events=events)
+        if cluster is None:
+            summary = train_adapters(config, run, selection, events=events)
+        else:
+            from transfergrid.trainers.ray_training import train_adapters_on_cluster
+
+            summary = train_adapters_on_cluster(config, run, selection, cluster, events=events)
     console.print(summary)
     summary.raise_failures()
 
@@ -59,6 +70,7 @@ def train_adapters_command(config: GridConfig, run: RunFolder, dry_run: bool, **
 @with_config
 @narrowing_options
 @pair_options
+@ray_options
 @click.option(
     "--multi-lora/--sequential",
     default=True,
@@ -74,6 +86,7 @@ def train_adapters_command(config: GridConfig, run: RunFolder, dry_run: bool, **
 def evaluate_command(
     config: GridConfig,
     run: RunFolder,
+    cluster: ClusterOptions | None,
     multi_lora: bool,
     server_url: str | None,
     api_key: str | None,
@@ -89,6 +102,7 @@ def evaluate_command(
       grid eval --source base --source arc_challenge-de --target hellaswag-fr
       grid eval --adapters ~/adapters --adapter-pattern 'lora_{task}_{language}_{seed}'
       grid eval --server http://127.0.0.1:8000
+      grid eval --ray head:6379
     """
     from transfergrid.engine.quiet import quiet_libraries
 
@@ -106,6 +120,8 @@ def evaluate_command(
 
         if not multi_lora:
             raise UserError("--server serves adapters as they are; leave out --sequential")
+        if cluster is not None:
+            raise UserError("--server scores through one server, --ray starts engines of its own; give one of the two")
         server, request = connect(config, request, server_url, api_key=api_key)
         config, backend = server.config, server
     elif multi_lora:
@@ -115,7 +131,12 @@ def evaluate_command(
 
         backend = Sequential(config.engine)
     with SweepDisplay(Console(stderr=True) if as_json else make_console()) as display:
-        report = evaluate(config, run, request, backend=backend, on_event=display)
+        if cluster is None:
+            report = evaluate(config, run, request, backend=backend, on_event=display)
+        else:
+            from transfergrid.engine.ray_eval import evaluate_on_cluster
+
+            report = evaluate_on_cluster(config, run, request, cluster, backend=backend, on_event=display)
     print_result(make_console(), report, as_json=as_json)
     if not report.is_complete:
         sys.exit(1)

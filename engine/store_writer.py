@@ -5,14 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 
-from transfergrid.engine.store import CellRecord, Origin, Part, ScoreStore, unwritable
+from transfergrid.engine.store import CellRecord, Origin, unwritable
 
 FLUSH_AFTER_S = 20.0
 """A finished cell waits at most this long for others of its source before it is written."""
@@ -29,13 +30,28 @@ class ScoredCell:
     """Builds the rows; called in the writer's thread."""
 
 
+class PartWriter(Protocol):
+    """Takes whole parts: the store, or whoever passes them on to it."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the store, for messages."""
+        ...
+
+    def write(
+        self, origin: Origin, key_parts: Mapping[str, Any], cells: Sequence[CellRecord], rows: pl.DataFrame
+    ) -> object:
+        """Take one part."""
+        ...
+
+
 class StoreWriter:
     """Collects finished cells and writes those of one source as parts.
 
     Use as a context manager; leaving it writes what is left, also after an error or an interrupt.
     """
 
-    def __init__(self, store: ScoreStore, *, flush_after_s: float = FLUSH_AFTER_S) -> None:
+    def __init__(self, store: PartWriter, *, flush_after_s: float = FLUSH_AFTER_S) -> None:
         self._store = store
         self._flush_after_s = flush_after_s
         self._queue: queue.SimpleQueue[ScoredCell | None] = queue.SimpleQueue()
@@ -99,9 +115,9 @@ class StoreWriter:
         if time.monotonic() - self._oldest_s >= self._flush_after_s:
             self._flush()
 
-    def _flush(self) -> Part | None:
+    def _flush(self) -> None:
         if not self._pending:
-            return None
+            return
         cells, self._pending = self._pending, []
         rows = pl.concat([cell.make_rows() for cell in cells])
-        return self._store.write(cells[0].origin, cells[0].key_parts, [cell.record for cell in cells], rows)
+        self._store.write(cells[0].origin, cells[0].key_parts, [cell.record for cell in cells], rows)

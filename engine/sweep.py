@@ -4,46 +4,28 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import NamedTuple
 
 from transfergrid.benchmarks.materialise import ensure_data
 from transfergrid.config import GridConfig
 from transfergrid.engine.backends import Backend
-from transfergrid.engine.cell_scoring import CellScorer
 from transfergrid.engine.failures import Failure, FailureLog
 from transfergrid.engine.foreign import AdapterPlace, ForeignAdapters, foreign_places, own_places
-from transfergrid.engine.jobs import BaseModel, ModelJobs, SourceJob, find_jobs, resolve_base
-from transfergrid.engine.models import load_tokenizer
+from transfergrid.engine.jobs import ModelJobs, find_jobs, resolve_base
+from transfergrid.engine.model_scoring import OpenModel, open_model
 from transfergrid.engine.noise_floor import NULL_RANK, has_noise_floor, measure_noise_floor
-from transfergrid.engine.progress import (
-    CellFinished,
-    Failed,
-    ModelOpened,
-    Notice,
-    OnEvent,
-    SourceFinished,
-    SourceStarted,
-    SweepStarted,
-    ignore_events,
-)
-from transfergrid.engine.protocol import AdapterError, EngineLostError, Scorer, ScoringError
+from transfergrid.engine.progress import CellFinished, Event, Failed, Notice, OnEvent, SweepStarted, ignore_events
+from transfergrid.engine.protocol import AdapterError, ScoringError
 from transfergrid.engine.run_lock import hold_run_folder
 from transfergrid.engine.selection import Narrowing, Selection, select
 from transfergrid.engine.stale import evict_cells, find_stale_cells, refuse_stale_cells
 from transfergrid.engine.store import ASIDE, Origin, Part, ScoreStore, unwritable
 from transfergrid.engine.store_writer import StoreWriter
 from transfergrid.engine.summary import EvaluationReport, Totals, summarise
-from transfergrid.engine.targets import Target, TokenisedTarget, load_target, tokenise_targets
+from transfergrid.engine.targets import Target, load_target
 from transfergrid.grid import Cell, RunFolder, UserError
-
-MAX_BROKEN_SOURCES = 3
-"""Adapters in a row that fail in a way nobody foresaw, before the engine is taken to be broken."""
-
-MIN_MODEL_LEN = 64
-"""Shortest longest sequence an engine is started for, in tokens; its own probe needs some."""
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -75,8 +57,39 @@ class Work(NamedTuple):
         return [(job.origin, target) for jobs in self.models for job in jobs.jobs for target in job.targets]
 
 
+class ModelTask(NamedTuple):
+    """What is left to score of one model."""
+
+    jobs: ModelJobs
+    max_rank: int
+    """Largest rank of all its adapters, finished or not, so that the engine's size stays the same."""
+    noise_floor: bool
+
+
+class Task(NamedTuple):
+    """What is left to score, and where it goes."""
+
+    config: GridConfig
+    run: RunFolder
+    backend: Backend
+    store: ScoreStore
+    targets: Mapping[Cell, Target]
+    models: tuple[ModelTask, ...]
+    tell: OnEvent
+
+
+Execute = Callable[[Task], None]
+"""Scores what is left: in this process, or on a cluster."""
+
+
 def evaluate(
-    config: GridConfig, run: RunFolder, request: EvalRequest, *, backend: Backend, on_event: OnEvent = ignore_events
+    config: GridConfig,
+    run: RunFolder,
+    request: EvalRequest,
+    *,
+    backend: Backend,
+    on_event: OnEvent = ignore_events,
+    execute: Execute | None = None,
 ) -> EvaluationReport:
     """Score what is asked for and is not in the store.
 
@@ -86,6 +99,7 @@ def evaluate(
         request: What to score.
         backend: The engine.
         on_event: Told what happens.
+        execute: Does the scoring; None is this process.
 
     Raises:
         UserError: If the run folder is in use, nothing of the request is in the grid, or finished cells were scored
@@ -97,7 +111,8 @@ def evaluate(
         sweep = _Sweep(run, backend, on_event)
         try:
             sweep.begin(work, force=request.force)
-            sweep.run(work, noise_floor=request.noise_floor)
+            task = Task(config, run, backend, sweep.store, work.targets, sweep.left(work, request), sweep.tell)
+            (execute or score_here)(task)
         except OSError as error:
             if error.errno not in _UNWRITABLE:
                 raise
@@ -150,46 +165,50 @@ def find_sources(
 
 
 class _Sweep:
-    """One run of the sweep: the store, the failures and the loop over models, sources and targets."""
+    """One run of the sweep: the store, the failures and the totals."""
 
     def __init__(self, run: RunFolder, backend: Backend, on_event: OnEvent) -> None:
         self.totals = Totals()
+        self.store = ScoreStore(run.scores)
         self._run = run
-        self._backend = backend
         self._way = backend.key_parts()["way"]
-        self._tell = on_event
-        self._store = ScoreStore(run.scores)
+        self._on_event = on_event
         self._failures = FailureLog(run.scores)
-        self._n_broken = 0
-        self._has_other_models = False
+
+    def tell(self, event: Event) -> None:
+        """Keep count of an event and pass it on."""
+        if isinstance(event, CellFinished):
+            self.totals = self.totals.plus(event.record)
+        elif isinstance(event, Failed):
+            self._failures.add(event.failure)
+        self._on_event(event)
 
     def begin(self, work: Work, *, force: bool) -> None:
         """Repair the store, refuse what does not fit into it, and note what cannot be scored."""
-        scan = self._store.scan()
+        scan = self.store.scan()
         for path, reason in scan.set_aside:
             aside = str(path.parent / ASIDE)
-            self._tell(Notice(f"{reason}; it is moved to {aside!r} and its cells are scored again"))
+            self.tell(Notice(f"{reason}; it is moved to {aside!r} and its cells are scored again"))
         pairs = frozenset(work.pairs())
         items_hashes = {cell: target.items_hash for cell, target in work.targets.items()}
         refuse_stale_cells(find_stale_cells(scan.parts, work.models, items_hashes), pairs, force=force)
-        if n_evicted := evict_cells(self._store, scan.parts, pairs, all_cells=force):
-            self._tell(Notice(f"{n_evicted} cell(s) are scored again; their old parts moved to {ASIDE!r}"))
+        if n_evicted := evict_cells(self.store, scan.parts, pairs, all_cells=force):
+            self.tell(Notice(f"{n_evicted} cell(s) are scored again; their old parts moved to {ASIDE!r}"))
         n_other_way = sum(pair in pairs and _way(cell.part) != self._way for pair, cell in scan.finished().items())
         if n_other_way and not force:
             kept = f"{n_other_way} cell(s) were not scored {self._way} and are kept"
-            self._tell(Notice(f"{kept}; --force scores them again"))
+            self.tell(Notice(f"{kept}; --force scores them again"))
         self._failures.drop(work.selection.covers)
         for failure in work.failures:
-            self._fail(failure)
+            self.tell(Failed(failure))
 
-    def run(self, work: Work, *, noise_floor: bool) -> None:
-        """Score what is left, model after model."""
-        finished = self._store.scan().finished()
+    def left(self, work: Work, request: EvalRequest) -> tuple[ModelTask, ...]:
+        """Return what is left to score, and tell of it."""
+        finished = self.store.scan().finished()
         remaining = [jobs.without(finished) for jobs in work.models]
-        self._has_other_models = len(work.models) > 1
         pairs = work.pairs()
         n_sources = sum(len(jobs.jobs) for jobs in work.models)
-        self._tell(
+        self.tell(
             SweepStarted(
                 n_sources=n_sources,
                 n_sources_finished=n_sources - sum(len(jobs.jobs) for jobs in remaining),
@@ -198,111 +217,57 @@ class _Sweep:
                 n_items=sum(len(work.targets[t].items) for jobs in remaining for job in jobs.jobs for t in job.targets),
             )
         )
-        ranks = {jobs.base.name: jobs.max_rank for jobs in work.models}
-        for jobs in remaining:
-            wants_noise_floor = noise_floor and not has_noise_floor(self._run, jobs.base, work.targets.values())
-            if jobs.jobs or wants_noise_floor:
-                rank = max(NULL_RANK, ranks[jobs.base.name])
-                self._run_model(jobs, work.targets, max_rank=rank, noise_floor=wants_noise_floor)
-
-    def _run_model(self, jobs: ModelJobs, targets: Mapping[Cell, Target], *, max_rank: int, noise_floor: bool) -> None:
-        """Score one model's sources; a model that cannot be loaded is noted where there are others to go on with.
-
-        Raises:
-            Exception: What the engine raised while it loaded the only model.
-        """
-        base = jobs.base
-        try:
-            tokenised, scorer = self._open(base, targets, max_rank)
-        except UserError as error:
-            self._fail(Failure(model=base.name, reason=str(error)))
-            return
-        except Exception as error:
-            if not self._has_other_models:
-                raise
-            self._fail(Failure(model=base.name, reason=f"{type(error).__name__}: {error}"))
-            return
-        try:
-            with StoreWriter(self._store) as writer:
-                self._score_sources(jobs.jobs, CellScorer(scorer, tokenised, self._tell), scorer, writer)
-            if noise_floor:
-                self._measure_noise_floor(base, tokenised, scorer)
-        finally:
-            scorer.close()
-
-    def _measure_noise_floor(self, base: BaseModel, targets: Mapping[Cell, TokenisedTarget], scorer: Scorer) -> None:
-        self._tell(Notice(f"{base.name}: scoring the base again for the noise floor"))
-        try:
-            measure_noise_floor(self._run, base, targets, scorer)
-        except (AdapterError, ScoringError) as error:
-            self._fail(Failure(model=base.name, reason=f"noise floor: {error}"))
-
-    def _open(
-        self, base: BaseModel, targets: Mapping[Cell, Target], max_rank: int
-    ) -> tuple[Mapping[Cell, TokenisedTarget], Scorer]:
-        """Tokenise all targets of the request, finished or not, so that the engine's size stays the same."""
-        started = time.perf_counter()
-        tokenised = tokenise_targets(targets.values(), load_tokenizer(base.folder), base.tokenisation)
-        scorer = self._backend.open(
-            base.folder,
-            longest_tokens=max(MIN_MODEL_LEN, *(target.longest_tokens for target in tokenised.values())),
-            max_rank=max_rank,
+        return tuple(
+            ModelTask(left, max(NULL_RANK, every.max_rank), self._wants_noise_floor(every, work, request))
+            for every, left in zip(work.models, remaining, strict=True)
         )
-        self._tell(ModelOpened(base.name, time.perf_counter() - started))
-        return tokenised, scorer
 
-    def _score_sources(self, jobs: Sequence[SourceJob], cells: CellScorer, scorer: Scorer, writer: StoreWriter) -> None:
-        for job, following in zip_longest(jobs, jobs[1:]):
-            self._tell(SourceStarted(job.origin, len(job.targets)))
-            if following is not None and following.adapter is not None:
-                scorer.prefetch(following.adapter)
-            self._score_source(job, cells, writer)
-            self._tell(SourceFinished(job.origin))
+    def _wants_noise_floor(self, jobs: ModelJobs, work: Work, request: EvalRequest) -> bool:
+        return request.noise_floor and not has_noise_floor(self._run, jobs.base, work.targets.values())
 
-    def _score_source(self, job: SourceJob, cells: CellScorer, writer: StoreWriter) -> None:
-        """Score one source on its targets; what fails is noted, and the sweep goes on.
 
-        Raises:
-            EngineLostError: If the engine is gone.
-            Exception: What the engine raised, for the base, or after some adapters in a row failed unforeseen.
-        """
-        for target in job.targets:
-            try:
-                scored = cells.score(job.origin, job.adapter, job.key, target)
-            except AdapterError as error:
-                self._fail(_failure(job.origin, str(error)))
-                return
-            except ScoringError as error:
-                self._fail(_failure(job.origin, str(error), target))
-                continue
-            except EngineLostError:
-                raise
-            except Exception as error:
-                self._n_broken += 1
-                if job.adapter is None or self._n_broken >= MAX_BROKEN_SOURCES:
-                    raise
-                self._fail(_failure(job.origin, f"{type(error).__name__}: {error}"))
-                return
-            writer.submit(scored)
-            self.totals = self.totals.plus(scored.record)
-            self._tell(CellFinished(job.origin, scored.record))
-        self._n_broken = 0
+def score_here(task: Task) -> None:
+    """Score model after model in this process.
 
-    def _fail(self, failure: Failure) -> None:
-        self._failures.add(failure)
-        self._tell(Failed(failure))
+    Raises:
+        Exception: What the engine raised while it loaded the only model, or once it is taken to be broken.
+    """
+    for model in task.models:
+        if model.jobs.jobs or model.noise_floor:
+            _score_model(model, task)
+
+
+def _score_model(model: ModelTask, task: Task) -> None:
+    """Score one model's sources; a model that cannot be loaded is noted where there are others to go on with."""
+    base = model.jobs.base
+    try:
+        opened = open_model(base, task.targets, backend=task.backend, max_rank=model.max_rank, tell=task.tell)
+    except UserError as error:
+        task.tell(Failed(Failure(model=base.name, reason=str(error))))
+        return
+    except Exception as error:
+        if len(task.models) == 1:
+            raise
+        task.tell(Failed(Failure(model=base.name, reason=f"{type(error).__name__}: {error}")))
+        return
+    try:
+        with StoreWriter(task.store) as writer:
+            opened.score_sources(model.jobs.jobs, writer)
+        if model.noise_floor:
+            _measure_noise_floor(opened, task)
+    finally:
+        opened.scorer.close()
+
+
+def _measure_noise_floor(model: OpenModel, task: Task) -> None:
+    name = model.base.name
+    task.tell(Notice(f"{name}: scoring the base again for the noise floor"))
+    try:
+        measure_noise_floor(task.run, model.base, model.tokenised, model.scorer)
+    except (AdapterError, ScoringError) as error:
+        task.tell(Failed(Failure(model=name, reason=f"noise floor: {error}")))
 
 
 def _way(part: Part) -> str | None:
     engine = part.key_parts.get("engine", {})
     return engine.get("way") if isinstance(engine, Mapping) else None
-
-
-def _failure(origin: Origin, reason: str, target: Cell | None = None) -> Failure:
-    return Failure(
-        model=origin.model,
-        seed=origin.seed,
-        source=origin.source.name,
-        target=None if target is None else target.name,
-        reason=reason,
-    )

@@ -109,14 +109,43 @@ def save_adapter(model: Any, folder: Path, job: TrainingJob, *, record: Mapping[
         _sort_config(folder / CONFIG_FILE)
         content_hash = hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])
         write_json(folder / RECORD_FILE, {**record, "content_hash": content_hash})
-        for path in folder.iterdir():
-            with path.open("rb+") as handle:
-                os.fsync(handle.fileno())
-        sync_folder(folder)
-        job.folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.rename(job.folder)
-        sync_folder(job.folder.parent)
-        failure_file(job).unlink(missing_ok=True)
+        _move_into_place(folder, job)
+
+
+def read_adapter(folder: Path) -> dict[str, bytes]:
+    """Return the files of a finished adapter by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def place_adapter(folder: Path, job: TrainingJob, files: Mapping[str, bytes]) -> None:
+    """Write the files of an adapter that was trained elsewhere, and move the folder into place in one step.
+
+    Args:
+        folder: Empty scratch folder on the run folder's disk.
+        job: Names the final folder.
+        files: From ``read_adapter``.
+
+    Raises:
+        AdapterError: If the weights are not those of the record.
+        UserError: If the disk is full or not writable.
+    """
+    with _telling_of_the_disk(job):
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    read_record(folder)
+    with _telling_of_the_disk(job):
+        _move_into_place(folder, job)
+
+
+def _move_into_place(folder: Path, job: TrainingJob) -> None:
+    for path in folder.iterdir():
+        with path.open("rb+") as handle:
+            os.fsync(handle.fileno())
+    sync_folder(folder)
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(job.folder)
+    sync_folder(job.folder.parent)
+    failure_file(job).unlink(missing_ok=True)
 
 
 def make_record(

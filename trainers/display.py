@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 
 from rich.console import Console, Group
@@ -20,6 +21,7 @@ from transfergrid.trainers.events import (
     BaseLoaded,
     BatchHalved,
     EpochDone,
+    Remark,
     StepDone,
     SweepStarted,
     TrainingEvent,
@@ -30,78 +32,96 @@ LINE_EVERY_S = 30.0
 """Plain lines tell of the running adapter's steps at most this often."""
 
 
-class SweepState:
-    """The sums behind a view: how far the sweep and the current adapter are, and how fast."""
+@dataclass(slots=True)
+class RunningAdapter:
+    """How far one adapter is, and how fast."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Start with nothing done."""
-        self.n_jobs = self.n_finished = self.n_failed = 0
-        self.job = ""
-        self.epochs = self.n_steps = self.step = 0
-        self.loss: float | None = None
-        self.validation_loss: float | None = None
-        self._clock = clock
-        self._total_tokens = self._tokens_before = self._job_tokens = self._job_done_tokens = 0
-        self._started_s = self._job_started_s = clock()
+    job: str
+    epochs: int
+    n_steps: int
+    n_tokens: int
+    """Tokens of all epochs."""
+    started_s: float
+    step: int = 0
+    n_tokens_done: int = 0
+    loss: float | None = None
+    validation_loss: float | None = None
 
     @property
     def epoch(self) -> int:
         """Epoch of the last step, from 1."""
         return max(1, -(-self.step * self.epochs // self.n_steps)) if self.n_steps else 1
 
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens per second of the current adapter, without padding."""
-        return self._job_done_tokens / max(1e-9, self._clock() - self._job_started_s)
+    def describe(self, now_s: float) -> str:
+        """Return epoch, losses and tokens per second, without padding."""
+        parts = [f"epoch {self.epoch}/{self.epochs}", f"step {self.step}/{self.n_steps}"]
+        if self.loss is not None:
+            parts.append(f"loss {self.loss:.4f}")
+        if self.validation_loss is not None:
+            parts.append(f"validation {self.validation_loss:.4f}")
+        if self.step:
+            parts.append(f"{self.n_tokens_done / max(1e-9, now_s - self.started_s):,.0f} tok/s")
+        return ", ".join(parts)
+
+
+class SweepState:
+    """The sums behind a view: how far the sweep and the running adapters are, and how fast."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with nothing done."""
+        self.n_jobs = self.n_finished = self.n_failed = 0
+        self.running: dict[str, RunningAdapter] = {}
+        self.clock = clock
+        self._total_tokens = self._tokens_before = 0
+        self._started_s = clock()
 
     @property
     def left_s(self) -> float | None:
         """Seconds left at the speed measured so far; None before the first step."""
-        done = self._tokens_before + self._job_done_tokens
+        done = self._tokens_before + sum(adapter.n_tokens_done for adapter in self.running.values())
         if not done:
             return None
-        return max(0, self._total_tokens - done) * (self._clock() - self._started_s) / done
+        return max(0, self._total_tokens - done) * (self.clock() - self._started_s) / done
 
     def take(self, event: TrainingEvent) -> None:
         """Count one event."""
         match event:
             case SweepStarted():
                 self.n_jobs, self.n_finished = event.n_jobs, event.n_finished
-                self._total_tokens, self._started_s = event.n_tokens, self._clock()
+                self._total_tokens, self._started_s = event.n_tokens, self.clock()
             case AdapterStarted():
-                self.job, self.epochs, self.n_steps = event.job, event.epochs, event.n_steps
-                self.step, self.loss, self.validation_loss = 0, None, None
-                self._job_tokens, self._job_done_tokens = event.n_tokens, 0
-                self._job_started_s = self._clock()
+                self.running[event.job] = RunningAdapter(
+                    event.job, event.epochs, event.n_steps, event.n_tokens, self.clock()
+                )
             case StepDone():
-                self.step, self.loss, self._job_done_tokens = event.step, event.loss, event.n_tokens
+                adapter = self.running[event.job]
+                adapter.step, adapter.loss, adapter.n_tokens_done = event.step, event.loss, event.n_tokens
             case EpochDone():
-                self.validation_loss = event.validation_loss
+                self.running[event.job].validation_loss = event.validation_loss
             case AdapterFinished():
                 self.n_finished += 1
-                self._close_job()
+                self._close(event.job)
             case AdapterFailed():
                 self.n_failed += 1
-                self._close_job()
+                self._close(event.job)
             case _:
                 return
 
-    def _close_job(self) -> None:
-        """Count the current adapter as over, whether it used all its epochs or not."""
-        self._tokens_before += self._job_tokens
-        self._job_tokens = self._job_done_tokens = 0
-        self.job = ""
+    def _close(self, job: str) -> None:
+        """Count an adapter as over, whether it used all its epochs or not."""
+        if adapter := self.running.pop(job, None):
+            self._tokens_before += adapter.n_tokens
 
 
 class SweepView:
-    """Renders a sweep: one bar for all adapters, one for the current."""
+    """Renders a sweep: one bar for all adapters, one for each that is running."""
 
     def __init__(self, state: SweepState) -> None:
         """Show a state as it changes."""
         self._state = state
 
     def __rich__(self) -> Group:
-        """Render two lines."""
+        """Render a line for the sweep and one per running adapter."""
         state = self._state
         over = state.n_finished + state.n_failed
         grid = Table.grid(padding=(0, 1))
@@ -110,11 +130,11 @@ class SweepView:
             ProgressBar(total=max(1, state.n_jobs), completed=over, width=30),
             f"{state.n_failed} failed, {format_left(state.left_s)}",
         )
-        if state.job:
+        for adapter in state.running.values():
             grid.add_row(
-                state.job,
-                ProgressBar(total=max(1, state.n_steps), completed=state.step, width=30),
-                Text(_describe_adapter(state)),
+                adapter.job,
+                ProgressBar(total=max(1, adapter.n_steps), completed=adapter.step, width=30),
+                Text(adapter.describe(state.clock())),
             )
         return Group(grid)
 
@@ -154,7 +174,7 @@ class PlainLines:
         self._state.take(event)
         line = remark(event)
         if line is None and isinstance(event, StepDone) and self._clock() - self._last_s >= LINE_EVERY_S:
-            line = f"{event.job}: {_describe_adapter(self._state)}"
+            line = f"{event.job}: {self._state.running[event.job].describe(self._state.clock())}"
         if isinstance(event, AdapterFinished | AdapterFailed):
             done = self._state.n_finished + self._state.n_failed
             line = f"[{done}/{self._state.n_jobs}] {line}; {format_left(self._state.left_s)}"
@@ -168,8 +188,8 @@ def remark(event: TrainingEvent) -> str | None:
     match event:
         case SweepStarted():
             left = event.n_jobs - event.n_finished
-            jobs = "adapter" if left == 1 else "adapters"
-            return f"{left} {jobs} to train, {event.n_finished} already there, {event.n_tokens:,} tokens at most"
+            noun = "adapter" if left == 1 else "adapters"
+            return f"{left} {noun} to train, {event.n_finished} already there, {event.n_tokens:,} tokens at most"
         case BaseLoaded():
             return f"base {event.model} loaded: {event.dtype} on {event.device}"
         case BatchHalved():
@@ -184,6 +204,8 @@ def remark(event: TrainingEvent) -> str | None:
             )
         case AdapterFailed():
             return f"{event.job}: FAILED, {event.reason}"
+        case Remark():
+            return event.message
         case _:
             return None
 
@@ -191,15 +213,3 @@ def remark(event: TrainingEvent) -> str | None:
 def format_left(seconds: float | None) -> str:
     """Return the time left as ``h:mm:ss left``."""
     return "time left unknown" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
-
-
-def _describe_adapter(state: SweepState) -> str:
-    """Return epoch, losses and speed of the current adapter."""
-    parts = [f"epoch {state.epoch}/{state.epochs}", f"step {state.step}/{state.n_steps}"]
-    if state.loss is not None:
-        parts.append(f"loss {state.loss:.4f}")
-    if state.validation_loss is not None:
-        parts.append(f"validation {state.validation_loss:.4f}")
-    if state.step:
-        parts.append(f"{state.tokens_per_s:,.0f} tok/s")
-    return ", ".join(parts)

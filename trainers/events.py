@@ -90,8 +90,23 @@ class AdapterFailed:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remark:
+    """Something a reader should know."""
+
+    message: str
+
+
 TrainingEvent = (
-    SweepStarted | BaseLoaded | AdapterStarted | StepDone | EpochDone | BatchHalved | AdapterFinished | AdapterFailed
+    SweepStarted
+    | BaseLoaded
+    | AdapterStarted
+    | StepDone
+    | EpochDone
+    | BatchHalved
+    | AdapterFinished
+    | AdapterFailed
+    | Remark
 )
 TrainingEvents = Callable[[TrainingEvent], None]
 """Called with every event, in the thread that trains."""

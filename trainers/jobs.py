@@ -122,7 +122,7 @@ def prepare_jobs(config: GridConfig, run: RunFolder, selection: Selection) -> li
     jobs = []
     for model_config in selection.models:
         try:
-            model = _resolve(model_config, config.lora.target_modules)
+            model = find_model(model_config, config.lora.target_modules)
         except UserError as error:
             faults.append(str(error))
             continue
@@ -137,8 +137,12 @@ def prepare_jobs(config: GridConfig, run: RunFolder, selection: Selection) -> li
     return jobs
 
 
-def _resolve(config: ModelConfig, target_modules: Sequence[str]) -> ResolvedModel:
-    """Find a model and see that it has the layers that get LoRA."""
+def find_model(config: ModelConfig, target_modules: Sequence[str]) -> ResolvedModel:
+    """Find a model and see that it has the layers that get LoRA.
+
+    Raises:
+        UserError: If it cannot be found, or lacks layers.
+    """
     folder = resolve_model(config.path, config.revision)
     present = {name.rpartition(".")[2] for name in read_linear_shapes(folder)}
     if missing := sorted(set(target_modules) - present):

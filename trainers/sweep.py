@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
+from typing import NamedTuple
 
 from rich.table import Table
 
@@ -119,8 +120,30 @@ def plan_training(config: GridConfig, run: RunFolder, selection: Selection) -> T
     return TrainingPlan(tuple(rows))
 
 
+class TrainingTask(NamedTuple):
+    """Adapters that are left to train."""
+
+    pending: tuple[TrainingJob, ...]
+    config: GridConfig
+    run: RunFolder
+    tell: TrainingEvents
+    check_interrupt: Callable[[], None]
+    """Raises KeyboardInterrupt once Ctrl-C was pressed; to be called where it does no harm."""
+
+
+TrainingResult = tuple[TrainingJob, str | None]
+"""A job and why it failed; None if it did not."""
+Execute = Callable[[TrainingTask], Iterable[TrainingResult]]
+"""Trains what is left: in this process, or on a cluster."""
+
+
 def train_adapters(
-    config: GridConfig, run: RunFolder, selection: Selection, *, events: TrainingEvents = ignore_events
+    config: GridConfig,
+    run: RunFolder,
+    selection: Selection,
+    *,
+    events: TrainingEvents = ignore_events,
+    execute: Execute | None = None,
 ) -> SweepSummary:
     """Train every selected adapter that is not there yet.
 
@@ -131,6 +154,7 @@ def train_adapters(
         run: Its folder.
         selection: Models, seeds and source cells.
         events: Told of everything that happens.
+        execute: Does the training; None is this process.
 
     Raises:
         KeyboardInterrupt: After Ctrl-C, between two steps; nothing is left half-written.
@@ -149,7 +173,7 @@ def train_adapters(
         n_tokens = sum(config.training.epochs * job.data.n_train_tokens for job in pending)
         tell(SweepStarted(n_jobs=len(kept) + len(pending), n_finished=len(kept), n_tokens=n_tokens))
         try:
-            outcomes = list(_train_all(pending, config, run, tell))
+            outcomes = list((execute or train_here)(TrainingTask(tuple(pending), config, run, tell, check_interrupt)))
         finally:
             shutil.rmtree(unfinished_root(run), ignore_errors=True)
     return SweepSummary(
@@ -174,20 +198,24 @@ def _divide(jobs: Iterable[TrainingJob], config: GridConfig) -> tuple[list[Train
     return kept, pending
 
 
-def _train_all(
-    jobs: Iterable[TrainingJob], config: GridConfig, run: RunFolder, events: TrainingEvents
-) -> Iterable[tuple[TrainingJob, str | None]]:
+def train_here(task: TrainingTask) -> Iterable[TrainingResult]:
     """Load each base once and hand it the jobs; yield every job with the reason it failed, or None."""
-    for name, of_model in groupby(jobs, key=lambda job: job.model.config.name):
+    for _, of_model in groupby(task.pending, key=lambda job: job.model.config.name):
         base = None
         for job in of_model:
             if base is None:
-                base = load_base(job.model.folder, config.training)
-                events(BaseLoaded(model=name, dtype=base.dtype, device=base.device))
-            yield job, _train_one(job, base, config, run, events=events)
+                base = open_base(job, task.config, task.tell)
+            yield job, train_one(job, base, task.config, task.run, events=task.tell)
 
 
-def _train_one(
+def open_base(job: TrainingJob, config: GridConfig, events: TrainingEvents) -> LoadedBase:
+    """Load the base of a job."""
+    base = load_base(job.model.folder, config.training)
+    events(BaseLoaded(model=job.model.config.name, dtype=base.dtype, device=base.device))
+    return base
+
+
+def train_one(
     job: TrainingJob, base: LoadedBase, config: GridConfig, run: RunFolder, *, events: TrainingEvents
 ) -> str | None:
     """Train and save one adapter; return why it failed, None if it did not."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.engine.sweeps import FakeBackend, small_config
 from transfergrid.config import EngineConfig, PromptConfig
-from transfergrid.engine import sweep
+from transfergrid.engine import model_scoring, sweep
 from transfergrid.engine.fake import hashed_loglikelihood
 from transfergrid.engine.protocol import Adapter, TokenisedItem
 from transfergrid.engine.store_writer import StoreWriter
@@ -48,7 +48,7 @@ def slow_loglikelihood(item: TokenisedItem, choice: int, adapter: Adapter | None
 
 def sweep_once(model: Path, run: Path) -> None:
     """Sweep with a slow fake scorer and parts that are written every few milliseconds."""
-    sweep.load_tokenizer = lambda folder: CharacterTokenizer()  # type: ignore[attr-defined]
+    model_scoring.load_tokenizer = lambda folder: CharacterTokenizer()  # type: ignore[attr-defined]
     StoreWriter.__init__.__kwdefaults__["flush_after_s"] = 0.005
     config = small_config(
         model,

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from transfergrid.trainers.display import PlainLines, SweepState, SweepView, format_left, show_sweep
+from transfergrid.trainers.display import PlainLines, RunningAdapter, SweepState, SweepView, format_left, show_sweep
 from transfergrid.trainers.events import (
     AdapterFailed,
     AdapterFinished,
@@ -85,13 +85,30 @@ def test_time_left_is_unknown_before_the_first_step() -> None:
 
 
 def test_epoch_of_a_step_counts_from_one() -> None:
-    state = SweepState()
-    state.take(AdapterStarted(job="a", epochs=3, n_steps=6, n_tokens=1))
+    adapter = RunningAdapter("a", epochs=3, n_steps=6, n_tokens=1, started_s=0.0)
     epochs = []
     for step in range(7):
-        state.step = step
-        epochs.append(state.epoch)
+        adapter.step = step
+        epochs.append(adapter.epoch)
     assert epochs == [1, 1, 1, 2, 2, 3, 3]
+
+
+def test_adapters_of_several_workers_have_a_line_each() -> None:
+    (out, text), clock = console(), Clock()
+    state = SweepState(clock)
+    state.take(SweepStarted(n_jobs=2, n_finished=0, n_tokens=200))
+    for job in ("a", "b"):
+        state.take(AdapterStarted(job=job, epochs=1, n_steps=2, n_tokens=100))
+    clock.now = 10
+    state.take(StepDone(job="a", step=1, epoch=0.5, loss=2.5, n_tokens=50))
+    state.take(StepDone(job="b", step=2, epoch=1.0, loss=1.5, n_tokens=100))
+    out.print(SweepView(state))
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    assert lines[0].endswith("0 failed, 0:00:03 left")
+    assert lines[1].endswith("epoch 1/1, step 1/2, loss 2.5000, 5 tok/s")
+    assert lines[2].endswith("epoch 1/1, step 2/2, loss 1.5000, 10 tok/s")
+    state.take(AdapterFailed(job="c", reason="never started"))
+    assert (state.n_failed, set(state.running)) == (1, {"a", "b"})
 
 
 @pytest.mark.parametrize("terminal", [False, True])
