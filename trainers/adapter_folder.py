@@ -210,10 +210,10 @@ def _telling_of_the_disk(job: TrainingJob) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"adapter {job.name!r} cannot be saved under {str(job.folder.parent)!r}: "
-            f"{getattr(error, 'strerror', None) or error}; make room or make it writable, and give the same command "
-            "again"
+            f"adapter {job.name!r} cannot be saved under {str(job.folder.parent)!r}: {reason}; make room or make it "
+            "writable, and give the same command again"
         ) from error
 
 

@@ -59,8 +59,9 @@ class RunningAdapter:
             parts.append(f"loss {self.loss:.4f}")
         if self.validation_loss is not None:
             parts.append(f"validation {self.validation_loss:.4f}")
-        speed = self.n_tokens_done / max(1e-9, now_s - self.started_s)
-        return ", ".join([*parts, f"{speed:,.0f} tok/s"])
+        if self.step:
+            parts.append(f"{self.n_tokens_done / max(1e-9, now_s - self.started_s):,.0f} tok/s")
+        return ", ".join(parts)
 
 
 class SweepState:
@@ -187,7 +188,8 @@ def remark(event: TrainingEvent) -> str | None:
     match event:
         case SweepStarted():
             left = event.n_jobs - event.n_finished
-            return f"{left} adapters to train, {event.n_finished} already there, {event.n_tokens:,} tokens at most"
+            noun = "adapter" if left == 1 else "adapters"
+            return f"{left} {noun} to train, {event.n_finished} already there, {event.n_tokens:,} tokens at most"
         case BaseLoaded():
             return f"base {event.model} loaded: {event.dtype} on {event.device}"
         case BatchHalved():

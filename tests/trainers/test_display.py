@@ -74,6 +74,9 @@ def test_view_shows_the_sweep_and_the_current_adapter() -> None:
     assert first.rstrip().endswith("0 failed, 0:00:30 left")
     assert second.startswith("a ")
     assert second.rstrip().endswith("epoch 1/2, step 2/4, loss 2.5000, 5 tok/s")
+    state.take(AdapterFinished(job="a", best_epoch=1, validation_loss=2.25, untrained_loss=3.5, wall_s=10.0))
+    out.print(SweepView(state))
+    assert len(text.getvalue().splitlines()) == 3  # between adapters the sweep alone
 
 
 def test_time_left_is_unknown_before_the_first_step() -> None:

