@@ -51,6 +51,7 @@ bench: $(STAMP)
 	$(BIN)/python -m transfergrid.perf.training
 	$(BIN)/python -m transfergrid.perf.analysis table
 	$(BIN)/python -m transfergrid.perf.analysis full
+	$(BIN)/python -m transfergrid.perf.scaling
 
 clean:
 	rm -rf .build .mypy_cache .ruff_cache .pytest_cache build *.egg-info
