@@ -19,8 +19,8 @@ AUTO, LOCAL = "auto", "local"
 
 MAX_RESTARTS = 4
 """Times that Ray starts a worker's process again."""
-MAX_GIVEN_UP_IN_A_ROW = 3
-"""Units given up with none finished in between, before the sweep is taken to be hopeless."""
+MAX_FAILED_IN_A_ROW = 9
+"""Failed attempts with no unit finished in between, before the cluster is taken to be broken."""
 OBJECT_STORE_BYTES = 200 * 2**20
 """Shared memory of a local cluster."""
 _POLL_S = 0.5
@@ -188,13 +188,13 @@ class UnitLoop(Generic[Job]):
     _coming: dict[Any, str] = field(default_factory=dict)
     _running: dict[Any, tuple[str, Unit[Job]]] = field(default_factory=dict)
     _up: dict[str, Greeting] = field(default_factory=dict)
-    _gone: str = "no worker of the cluster came up"
+    _failed: str = "none came up"
 
     def run(self) -> None:
         """Work until every unit is finished or given up; those are in the queue's ``given_up``.
 
         Raises:
-            UserError: If a worker met a fault that no other worker could avoid, or unit after unit is given up.
+            UserError: If a worker met a fault that no other worker could avoid, or attempt after attempt fails.
         """
         for name in self.actors:
             self._greet(name)
@@ -207,12 +207,12 @@ class UnitLoop(Generic[Job]):
                     self._welcome(reference)
                 else:
                     self._advance(reference)
-            if self.queue.n_given_up_in_a_row >= MAX_GIVEN_UP_IN_A_ROW:
+            if self.queue.n_failed_in_a_row >= MAX_FAILED_IN_A_ROW:
                 raise UserError(
-                    f"{self.queue.n_given_up_in_a_row} units of work in a row failed on {self.cluster.name}, the last: "
-                    f"{self.queue.given_up[-1].reason}; see the workers' logs, then give the same command again"
+                    f"{self.queue.n_failed_in_a_row} attempts in a row failed on {self.cluster.name}, the last: "
+                    f"{self._failed}; see the workers' logs, then give the same command again"
                 )
-        self.queue.give_up_rest(f"no worker is left for it; {self._gone}")
+        self.queue.give_up_rest(f"no worker is left for it; {self._failed}")
 
     def _greet(self, name: str) -> None:
         self._coming[self.actors[name].hello.options(max_task_retries=-1).remote(self.probe)] = name
@@ -223,8 +223,9 @@ class UnitLoop(Generic[Job]):
         try:
             greeting = self.cluster.ray.get(reference)
         except self.cluster.ray.exceptions.RayError as error:
-            self._gone = f"{name} is gone for good: {_first_line(error)}"
-            self.note(self._gone)
+            gone = f"{name} is gone for good: {_first_line(error)}"
+            self._failed = self._failed if name in self._up else gone
+            self.note(gone)
             return
         if name in self._up and self._up[name].life == greeting.life:  # the process that is being killed
             time.sleep(_POLL_S)
@@ -278,6 +279,7 @@ class UnitLoop(Generic[Job]):
         """Give a unit to others, and have its worker's process replaced."""
         left = self.left(unit)
         self.queue.fail(name, reason, left=left)
+        self._failed = f"{name}: {reason}"
         self.queue.leave(name)
         self.note(f"{name} failed at {unit.model}, {len(left)} of {len(unit.jobs)} job(s) are left: {reason}")
         self._greet(name)

@@ -108,7 +108,7 @@ def score_on_cluster(cluster: Cluster, task: Task) -> None:
     """Score what is left on a cluster; an ``Execute`` of the sweep once a cluster is bound.
 
     Raises:
-        UserError: If a part cannot be stored, or unit after unit fails.
+        UserError: If a part cannot be stored, or attempt after attempt fails.
     """
     groups: dict[tuple[str, int | None], list[SourceJob]] = {}
     for model in task.models:

@@ -74,7 +74,8 @@ class UnitQueue(Generic[Job]):
 
     def __init__(self, units: Iterable[Unit[Job]], *, max_attempts: int = MAX_ATTEMPTS) -> None:
         self.given_up: list[GivenUp[Job]] = []
-        self.n_given_up_in_a_row = 0
+        self.n_failed_in_a_row = 0
+        """Attempts that failed since a unit was last finished."""
         self.n_loads = 0
         """Times that a worker was given another model than it held."""
         self._waiting: dict[str, deque[_Entry[Job]]] = {}
@@ -120,7 +121,7 @@ class UnitQueue(Generic[Job]):
     def finish(self, worker: str) -> None:
         """Note that a worker has done its unit."""
         del self._running[worker]
-        self.n_given_up_in_a_row = 0
+        self.n_failed_in_a_row = 0
 
     def fail(self, worker: str, reason: str, *, left: Sequence[Job]) -> None:
         """Note that a worker's unit failed, or the worker with it.
@@ -134,9 +135,9 @@ class UnitQueue(Generic[Job]):
         """
         entry = self._running.pop(worker)
         unit, n_attempts, tried = entry.unit, entry.n_attempts + 1, entry.tried | {worker}
+        self.n_failed_in_a_row += 1
         share = unit.cost / max(1, len(unit.jobs))
         if left and n_attempts >= self._max_attempts:
-            self.n_given_up_in_a_row += 1
             attempts = f"given up after {n_attempts} attempts on {len(tried)} worker(s), the last time: {reason}"
             self.given_up.append(GivenUp(replace(unit, jobs=tuple(left)), attempts))
             return

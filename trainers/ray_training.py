@@ -104,7 +104,7 @@ def train_on_cluster(cluster: Cluster, task: TrainingTask) -> Iterable[TrainingR
     """Train what is left on a cluster; an ``Execute`` of the sweep once a cluster is bound.
 
     Raises:
-        UserError: If an adapter cannot be saved, or unit after unit fails.
+        UserError: If an adapter cannot be saved, or attempt after attempt fails.
     """
     groups: dict[tuple[str, int | None], list[TrainingJob]] = {}
     for job in task.pending:

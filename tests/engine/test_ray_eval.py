@@ -134,9 +134,10 @@ def test_a_model_that_no_worker_can_load_is_listed(cluster: Cluster, config: Gri
 
 
 def test_a_cluster_that_fails_again_and_again_ends_the_sweep(
-    cluster: Cluster, config: GridConfig, run: RunFolder
+    cluster: Cluster, config: GridConfig, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match=r"3 units of work in a row failed on .*RuntimeError: the engine is broken"):
+    monkeypatch.setattr("transfergrid.engine.cluster.MAX_FAILED_IN_A_ROW", 3)
+    with pytest.raises(UserError, match=r"3 attempts in a row failed on .*: RuntimeError: the engine is broken; see"):
         score(cluster, config, run, BrokenBackend())
 
 

@@ -89,10 +89,10 @@ def test_a_unit_may_come_back_to_the_only_worker_and_is_given_up_in_the_end() ->
     ((given_up, reason),) = queue.given_up
     assert given_up.jobs == ("a1",)
     assert reason == "given up after 2 attempts on 1 worker(s), the last time: second"
-    assert queue.n_given_up_in_a_row == 1
+    assert queue.n_failed_in_a_row == 2
     assert queue.take("x") is not None
     queue.finish("x")
-    assert queue.n_given_up_in_a_row == 0
+    assert queue.n_failed_in_a_row == 0
 
 
 def test_nothing_left_of_a_failed_unit_is_no_failure() -> None:
