@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ MAX_FAILED_IN_A_ROW = 9
 OBJECT_STORE_BYTES = 200 * 2**20
 """Shared memory of a local cluster."""
 _POLL_S = 0.5
+_KNOCK_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,8 +149,10 @@ def _connect(ray: Any, address: str) -> str:
         raise UserError(f"Ray address {named!r} is a Ray Client's; expected HOST:PORT of the cluster itself, or 'auto'")
     if named != LOCAL:
         try:
+            if named and named != AUTO:
+                _knock(named)
             ray.init(address=named or AUTO, **quiet)
-        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             if named and named != AUTO:
                 raise UserError(
                     f"no Ray cluster answers at {named!r}; start one there with 'ray start --head', correct --ray or "
@@ -165,6 +169,13 @@ def _connect(ray: Any, address: str) -> str:
         **quiet,
     )
     return "a local Ray cluster"
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens at an address; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=_KNOCK_S):
+        pass
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,29 @@ def test_client_addresses_are_refused() -> None:
     with (
         pytest.raises(UserError, match=r"'ray://head:10001' is a Ray Client's; expected HOST:PORT"),
         connect(ClusterOptions(address="ray://head:10001")),
+    ):
+        pass
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("address", [f"127.0.0.1:{free_port()}", "head", "head:port"])
+@pytest.mark.parametrize("is_variable", [True, False])
+def test_an_address_without_a_cluster_is_a_sentence(
+    address: str, is_variable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_variable:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    options = ClusterOptions(address="auto" if is_variable else address)
+    with (
+        pytest.raises(
+            UserError, match=f"no Ray cluster answers at '{address}'; start one there with 'ray start --head'"
+        ),
+        connect(options),
     ):
         pass
 
