@@ -178,9 +178,10 @@ def variance_intervals(found: RemlFit, confidence: float) -> FloatArray:
     jacobian = (np.eye(len(inside)) - shares[:, None]) / variances.sum()
     share_errors = np.sqrt(np.maximum(np.diag(jacobian @ covariance @ jacobian.T), 0.0))
     log_width = z * errors / variances
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         logit, logit_width = special.logit(shares), z * share_errors / (shares * (1 - shares))
+        widening = np.exp(log_width)
     ends = np.full((len(found.variances), 4), np.nan)
-    ends[inside, 0], ends[inside, 1] = variances * np.exp(-log_width), variances * np.exp(log_width)
+    ends[inside, 0], ends[inside, 1] = variances / widening, variances * widening
     ends[inside, 2], ends[inside, 3] = special.expit(logit - logit_width), special.expit(logit + logit_width)
     return ends

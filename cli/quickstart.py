@@ -9,14 +9,14 @@ import click
 from transfergrid.benchmarks.config_text import ensure_preset
 from transfergrid.cli import prepare, report, results, run
 
-STEPS = (
-    prepare.data,
-    run.train_adapters_command,
-    run.evaluate_command,
-    results.analyze_command,
-    report.report,
+STEPS: tuple[tuple[click.Command, tuple[str, ...]], ...] = (
+    (prepare.data, ()),
+    (run.train_adapters_command, ()),
+    (run.evaluate_command, ("multi_lora", "noise_floor")),
+    (results.analyze_command, ()),
+    (report.report, ()),
 )
-"""The commands of a run in their order."""
+"""The commands of a run in their order, each with its switches."""
 
 
 @click.command()
@@ -37,6 +37,8 @@ def quickstart(context: click.Context, full: bool) -> None:
     preset = "quickstart-full" if full else "quickstart"
     config_path, run_dir = Path(f"{preset}.yaml"), Path("runs") / preset
     ensure_preset(config_path, preset)
-    for number, step in enumerate(STEPS, start=1):
-        click.secho(f"[{number}/{len(STEPS)}] grid {step.name} --config {config_path} --run {run_dir}", bold=True)
-        context.invoke(step, config_path=config_path, run_dir=run_dir)
+    for number, (command, switches) in enumerate(STEPS, start=1):
+        words = [f"grid {command.name}", *(f"--{switch.replace('_', '-')}" for switch in switches)]
+        line = " ".join([*words, "--config", str(config_path), "--run", str(run_dir)])
+        click.secho(f"[{number}/{len(STEPS)}] {line}", bold=True)
+        context.invoke(command, config_path=config_path, run_dir=run_dir, **dict.fromkeys(switches, True))

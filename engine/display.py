@@ -10,6 +10,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from transfergrid.engine.failures import Failure, describe_failures
 from transfergrid.engine.progress import (
     CellFinished,
     Event,
@@ -90,6 +91,8 @@ class SweepDisplay:
     _sources: TaskID | None = None
     _cells: TaskID | None = None
     _last_line_s: float = 0.0
+    _failures: list[Failure] = field(default_factory=list)
+    """Failures that came one after the other and are not shown yet."""
 
     def __enter__(self) -> SweepDisplay:
         """Start the bars where there is a terminal."""
@@ -110,16 +113,19 @@ class SweepDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Stop the bars."""
+        self._show_failures()
         if self._progress is not None:
             self._progress.stop()
 
     def __call__(self, event: Event) -> None:
         """Take note of an event and show it."""
+        if isinstance(event, Failed):
+            self._failures.append(event.failure)
+            return
+        self._show_failures()
         self._count(event)
         if isinstance(event, Notice):
             self._print(event.message)
-        elif isinstance(event, Failed):
-            self._print(f"failed: {event.failure.what}: {event.failure.reason}")
         elif isinstance(event, ModelOpened):
             self._print(f"{event.model} is loaded ({event.wall_s:.1f} s)")
         self._update_bars(event)
@@ -131,6 +137,11 @@ class SweepDisplay:
                 f"{event.origin.name}: {self.n_sources_done:,} of {self.n_sources:,} sources, "
                 f"{self.n_cells_done:,} of {self.n_cells:,} cells; {self.pace}"
             )
+
+    def _show_failures(self) -> None:
+        for line in describe_failures(self._failures):
+            self._print(line)
+        self._failures.clear()
 
     def _count(self, event: Event) -> None:
         if isinstance(event, SweepStarted):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from transfergrid.benchmarks.files import write_json
 
 FAILURES_FILE = "failures.json"
+NAMED_TOGETHER = 3
+"""Sources that failed for the same reason and are named; more of them are counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,23 @@ class Failure:
         seed = "" if self.seed is None else f" s{self.seed}"
         source = "" if self.source is None else f" {self.source}"
         return f"{self.model}{seed}{source}" + ("" if self.target is None else f" on {self.target}")
+
+
+def describe_failures(failures: Iterable[Failure]) -> list[str]:
+    """Return a line for every failure; sources of one model and seed that failed for the same reason share one."""
+    groups: dict[tuple[object, ...], list[Failure]] = {}
+    for failure in failures:
+        alone = None if failure.target is None and failure.source is not None else failure.what
+        groups.setdefault((failure.model, failure.seed, failure.reason, alone), []).append(failure)
+    lines: list[str] = []
+    for group in groups.values():
+        if len(group) <= NAMED_TOGETHER:
+            lines += [f"failed: {failure.what}: {failure.reason}" for failure in group]
+            continue
+        names = ", ".join(str(failure.source) for failure in group[:NAMED_TOGETHER])
+        whole = replace(group[0], source=None).what
+        lines.append(f"failed: {whole}, {len(group)} sources ({names}, ...): {group[0].reason}")
+    return lines
 
 
 class FailureLog:

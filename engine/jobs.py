@@ -147,7 +147,9 @@ def find_jobs(
         name = place.cell.name
         try:
             if not place.path.is_dir():
-                raise AdapterError(f"no adapter at {str(place.path)!r}; 'grid train-adapters' trains it")
+                raise AdapterError(
+                    f"no adapter of that name in {str(place.path.parent)!r}; 'grid train-adapters' trains it"
+                )
             adapter = backend.check_adapter(place.path, base.folder, name=f"{name}-s{place.seed}")
         except UserError as error:
             failures.append(Failure(model=base.name, seed=place.seed, source=name, reason=str(error)))

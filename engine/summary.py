@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from transfergrid.benchmarks.scores import SCORE_SCHEMA
-from transfergrid.engine.failures import Failure, read_failures
+from transfergrid.engine.failures import Failure, describe_failures, read_failures
 from transfergrid.engine.selection import Selection
 from transfergrid.engine.store import CellRecord, Origin, ScoreStore
 from transfergrid.grid import Cell, Regime, RunFolder
@@ -105,13 +105,13 @@ class EvaluationReport:
         return line
 
     def _fault_lines(self) -> list[str]:
-        lines = [f"failed: {failure.what}: {failure.reason}" for failure in self.failures]
-        lines += [
+        failed = describe_failures(self.failures)
+        lines = failed + [
             f"not scored: {row['model']} {row['target_task']}-{row['target_language']} item {row['item_id']!r} "
             f"({row['n_sources']} source(s)): {row['unscored_reason']}"
             for row in self.unscored.head(SHOWN_FAULTS).iter_rows(named=True)
         ]
-        hidden = len(self.failures) + self.unscored.height - SHOWN_FAULTS
+        hidden = len(failed) + self.unscored.height - SHOWN_FAULTS
         return lines if hidden <= 0 else [*lines[:SHOWN_FAULTS], f"and {hidden} more; all with --json"]
 
 

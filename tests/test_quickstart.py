@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 from click.testing import CliRunner
 
@@ -49,10 +50,14 @@ def test_quickstart_goes_from_nothing_to_the_report_and_then_has_nothing_to_do(
     Path("quickstart.yaml").write_text(TINY.format(model=tiny_llama), encoding="utf-8")
     first = CliRunner().invoke(main, ["quickstart"])
     assert first.exit_code == 0, first.output
-    for number, name in enumerate(("data", "train-adapters", "eval", "analyze", "report"), start=1):
+    for number, name in enumerate(
+        ("data", "train-adapters", "eval --multi-lora --noise-floor", "analyze", "report"), start=1
+    ):
         assert f"[{number}/{len(STEPS)}] grid {name} --config quickstart.yaml --run runs/quickstart" in first.output
     assert "20 of 20 cells are in the store; this run scored 20" in first.output
+    assert pl.read_parquet("runs/quickstart/noise_floor/tiny.parquet")["n_items"].to_list() == [2, 2, 2, 2]
     assert Path("runs/quickstart/report.html").stat().st_size > 10_000
     second = CliRunner().invoke(main, ["quickstart"])
     assert second.exit_code == 0, second.output
     assert "20 of 20 cells are in the store; this run scored 0" in second.output
+    assert "noise floor" not in second.output

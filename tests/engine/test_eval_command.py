@@ -67,7 +67,7 @@ def test_eval_exits_with_1_and_names_what_failed(run: RunFolder, backend: FakeBa
     shutil.rmtree(run.adapter("tiny", SEED, Cell("arc_challenge", "de")))
     result = grid(run, "eval")
     assert result.exit_code == 1
-    assert "failed: tiny s17 arc_challenge-de: no adapter at" in result.output
+    assert "failed: tiny s17 arc_challenge-de: no adapter of that name in" in result.output
 
 
 def test_eval_prints_json_alone_on_standard_output(run: RunFolder, backend: FakeBackend) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +19,10 @@ from transfergrid.engine.server_wire import INSTANCE_HEADER, STEPS_TYPE, pack_fr
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "adapters").mkdir()
-    return tmp_path / "adapters"
-
-
-@pytest.fixture
-def server(root: Path) -> Iterator[FakeServer]:
-    with serve_fake(root) as server:
-        yield server
-
-
-@pytest.fixture
-def folder(root: Path, tiny_adapters: tuple[Path, ...]) -> Path:
-    shutil.copytree(tiny_adapters[0], root / "inside")
-    shutil.copytree(tiny_adapters[1], root.parent / "outside")
-    return root
+def folder(adapter_root: Path, tiny_adapters: tuple[Path, ...]) -> Path:
+    shutil.copytree(tiny_adapters[0], adapter_root / "inside")
+    shutil.copytree(tiny_adapters[1], adapter_root.parent / "outside")
+    return adapter_root
 
 
 @pytest.mark.parametrize("path", ["inside", "./inside", "x/../inside", "{root}/inside", "{root}/../adapters/inside"])

@@ -52,18 +52,6 @@ def scores(scorer: ServerScorer, items: list[TokenisedItem], adapter: Adapter | 
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "adapters").mkdir()
-    return tmp_path / "adapters"
-
-
-@pytest.fixture
-def server(root: Path) -> Iterator[FakeServer]:
-    with serve_fake(root) as server:
-        yield server
-
-
-@pytest.fixture
 def pauses() -> list[float]:
     return []
 
@@ -77,11 +65,11 @@ def scorer(server: FakeServer, pauses: list[float]) -> Iterator[ServerScorer]:
 
 
 @pytest.fixture
-def adapters(tiny_llama: Path, tiny_adapters: tuple[Path, ...], root: Path) -> list[Adapter]:
+def adapters(tiny_llama: Path, tiny_adapters: tuple[Path, ...], adapter_root: Path) -> list[Adapter]:
     base = read_linear_shapes(tiny_llama)
     for seed, name in enumerate(("a", "bb", "ccc")):
-        vary_adapter(tiny_adapters[0], root / name, seed=seed)
-    return [check_adapter(root / name, base, name=name) for name in ("a", "bb", "ccc")]
+        vary_adapter(tiny_adapters[0], adapter_root / name, seed=seed)
+    return [check_adapter(adapter_root / name, base, name=name) for name in ("a", "bb", "ccc")]
 
 
 def test_a_pass_gives_what_the_engine_gives_and_runs_while_the_scheduler_rests(
@@ -200,19 +188,19 @@ def test_items_of_another_scorer_and_items_too_long_are_refused(scorer: ServerSc
 
 
 def test_a_server_that_was_started_again_goes_on_where_it_was(
-    root: Path, adapters: list[Adapter], pauses: list[float]
+    adapter_root: Path, adapters: list[Adapter], pauses: list[float]
 ) -> None:
     items = items_of(3)
-    with serve_fake(root) as server:
+    with serve_fake(adapter_root) as server:
         client = ServerClient(server.url, None, retries=RetryPolicy(attempts=4, sleep=pauses.append))
         scorer = ServerScorer(client, client.facts())
         scores(scorer, items, adapters[0])
         port = int(server.url.rpartition(":")[2])
-    with serve_fake(root, port=port) as again:
+    with serve_fake(adapter_root, port=port) as again:
         assert scores(scorer, items, adapters[0]) == expected_scores(items, adapters[0].path)
         assert again.log == [f"+a@{adapters[0].content_hash[:16]}"]
     with (
-        serve_fake(root, port=port, revision="r2"),
+        serve_fake(adapter_root, port=port, revision="r2"),
         pytest.raises(EngineLostError, match="was started again with other settings; give the same command again"),
     ):
         scores(scorer, items)
@@ -236,8 +224,8 @@ def test_a_url_where_nobody_listens_or_another_server_does(server: FakeServer) -
 
 
 @pytest.mark.parametrize(("given", "message"), [(None, "needs an API key"), ("wrong", "refuses this API key")])
-def test_a_key_that_is_missing_or_wrong_is_named(given: str | None, message: str, root: Path) -> None:
-    with serve_fake(root, api_key="right") as server:
+def test_a_key_that_is_missing_or_wrong_is_named(given: str | None, message: str, adapter_root: Path) -> None:
+    with serve_fake(adapter_root, api_key="right") as server:
         assert ServerClient(server.url, "right").facts().model == "tiny"
         with pytest.raises(EngineLostError, match=f"{message}; set TRANSFERGRID_API_KEY"):
             ServerClient(server.url, given).facts()

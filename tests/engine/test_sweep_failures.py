@@ -74,7 +74,7 @@ def break_adapter(run: RunFolder, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        ("missing", "no adapter at .*; 'grid train-adapters' trains it"),
+        ("missing", "no adapter of that name in .*; 'grid train-adapters' trains it"),
         ("truncated", "is not a safetensors file"),
         ("unserved", "uses DoRA"),
         ("half saved", "has no adapter_model.safetensors"),

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from transfergrid.benchmarks.files import hash_files
 from transfergrid.benchmarks.materialise import ensure_data
 from transfergrid.config import GridConfig
 from transfergrid.engine.selection import Narrowing, Selection, select
-from transfergrid.grid import TASKS, RunFolder
+from transfergrid.grid import TASKS, Cell, RunFolder
 from transfergrid.trainers.adapter_training import TrainedAdapter, train_adapter
 from transfergrid.trainers.base_model import LoadedBase
 from transfergrid.trainers.events import ignore_events
 from transfergrid.trainers.jobs import TrainingJob, prepare_jobs
+from transfergrid.trainers.sweep import SweepSummary, train_adapters
 
+ENGLISH, SPANISH = Cell("arc_challenge", "en"), Cell("arc_challenge", "es")
+"""The cells of the small grid."""
 LENGTHS = dict.fromkeys(TASKS, 2048)
 
 
@@ -40,6 +44,21 @@ def make_config(model: Path, *, tasks: tuple[str, ...] = ("arc_challenge",), **c
 def everything(config: GridConfig) -> Selection:
     """Select the whole grid."""
     return select(config, Narrowing())
+
+
+def sweep(config: GridConfig, run: RunFolder, events: Any = ignore_events) -> SweepSummary:
+    """Train the whole grid in this process."""
+    return train_adapters(config, run, everything(config), events=events)
+
+
+def adapter(run: RunFolder, cell: Cell = ENGLISH) -> Path:
+    """Return the folder of an adapter of the small grid."""
+    return run.adapter("tiny", 17, cell)
+
+
+def weights_hash(folder: Path) -> str:
+    """Return a hash of an adapter's weights and configuration."""
+    return hash_files([folder / "adapter_model.safetensors", folder / "adapter_config.json"])
 
 
 def make_jobs(config: GridConfig, root: Path) -> list[TrainingJob]:

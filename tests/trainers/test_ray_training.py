@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.trainers.ray_runners import DeadlyRunner
-from tests.trainers.small_grid import everything, make_config
+from tests.trainers.small_grid import everything
 from transfergrid.benchmarks.files import hash_files
 from transfergrid.config import GridConfig
 from transfergrid.engine.cluster import Cluster, ClusterOptions, connect
@@ -45,19 +45,6 @@ def cluster(marker: Path) -> Iterator[Cluster]:
             yield connected
 
 
-@pytest.fixture(scope="module")
-def config(tiny_llama: Path) -> GridConfig:
-    return make_config(tiny_llama)
-
-
-@pytest.fixture(scope="module")
-def alone(config: GridConfig, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """The same adapters, trained in one process."""
-    run = RunFolder(tmp_path_factory.mktemp("alone"))
-    assert len(train_adapters(config, run, everything(config)).finished) == 2
-    return run
-
-
 def train(cluster: Cluster, config: GridConfig, run: RunFolder, events: list[Any]) -> SweepSummary:
     execute = partial(train_on_cluster, cluster)
     return train_adapters(config, run, everything(config), events=events.append, execute=execute)
@@ -75,7 +62,7 @@ def test_a_worker_that_is_killed_changes_no_bit(
     sees_run: bool,
     cluster: Cluster,
     config: GridConfig,
-    alone: RunFolder,
+    finished: RunFolder,
     marker: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -88,7 +75,7 @@ def test_a_worker_that_is_killed_changes_no_bit(
     summary = train(cluster, config, run, seen)
     assert marker.exists()
     assert (len(summary.finished), summary.failed) == (2, ())
-    assert weights(run) == weights(alone)
+    assert weights(run) == weights(finished)
     assert sum(isinstance(event, AdapterFinished) for event in seen) == 2
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".unf", ".probe"))) == []
     assert len(train_adapters(config, run, everything(config)).kept) == 2
