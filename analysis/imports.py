@@ -82,7 +82,7 @@ def import_donors(csv: Path, run: RunFolder) -> ImportReport:
         run: The run's folder.
 
     Raises:
-        UserError: If the file cannot be read, lacks a column or a name, has a (model, source, target) twice, or a
+        UserError: If the file cannot be read, has no rows, lacks a column or a name, has a (model, source, target) twice, or a
             row's regime or delta contradicts its cells or scores.
     """
     raw = _read_csv(csv)
@@ -123,6 +123,8 @@ def _check_columns(csv: Path, raw: pl.DataFrame) -> None:
     wanted = [*_TEXTS, *_NUMBERS]
     if missing := [name for name in wanted if name not in raw.columns]:
         raise UserError(f"{str(csv)!r} has no column {missing[0]!r}; expected the columns {wanted}")
+    if raw.is_empty():
+        raise UserError(f"{str(csv)!r} has a header and no rows; give the whole table of the release")
     for name in _NUMBERS:
         if not raw[name].dtype.is_numeric() and raw[name].null_count() < raw.height:
             raise UserError(f"column {name!r} of {str(csv)!r} holds {raw[name].dtype}; expected numbers")

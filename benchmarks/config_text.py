@@ -96,13 +96,19 @@ def write_preset(path: Path, preset: str, *, overwrite: bool = False) -> None:
     """Write a preset configuration.
 
     Raises:
-        UserError: If the file exists and ``overwrite`` is not set, or the preset is unknown.
+        UserError: If the file exists and ``overwrite`` is not set, the preset is unknown, or the file cannot be written.
     """
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}; expected one of {sorted(PRESETS)}")
-    if path.exists() and not overwrite:
-        raise UserError(f"{str(path)!r} exists and is kept; give another --config, or --force to replace it")
-    write_text(path, render_config(PRESETS[preset], _HEADS[preset]))
+    try:
+        if path.exists() and not overwrite:
+            raise UserError(f"{str(path)!r} exists and is kept; give another --config, or --force to replace it")
+        write_text(path, render_config(PRESETS[preset], _HEADS[preset]))
+    except OSError as error:
+        raise UserError(
+            f"configuration {str(path)!r} cannot be written: {error.strerror}; give a --config in a folder that you may "
+            "write to"
+        ) from error
 
 
 def ensure_preset(path: Path, preset: str) -> None:

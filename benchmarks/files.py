@@ -9,6 +9,22 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from transfergrid.grid import UserError
+
+
+class WriteError(UserError, OSError):
+    """A file that cannot be written: no permission, no room, a file where a folder is needed.
+
+    An OSError too, so that a caller that knows a better next step can catch it and say so; ``strerror`` is the reason.
+    """
+
+    def __str__(self) -> str:
+        """Return one sentence with the file, the reason and the next step."""
+        return (
+            f"{str(self.filename)!r} cannot be written: {self.strerror}; make room or give write access there, or name "
+            "another place"
+        )
+
 
 def sync_folder(folder: Path) -> None:
     """Flush a folder's entries to disk, so that a rename in it survives a power cut."""
@@ -27,18 +43,21 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write: Called with the temporary path; must create that file.
 
     Raises:
-        OSError: If the disk is full or the folder cannot be written; no file is left behind.
+        WriteError: If the disk is full or the folder cannot be written; no file is left behind.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        write(temporary)
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(temporary)
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -77,7 +77,8 @@ def materialise(config: GridConfig, folder: Path, *, on_cell: Callable[[str, str
         on_cell: Called with task and language before a cell is read.
 
     Raises:
-        UserError: If rows cannot be read or a check fails; all faults are named, nothing is written.
+        UserError: If rows cannot be read or a check fails; all faults are named, nothing is written. Or if the folder
+            cannot be written.
     """
     earlier = read_manifest(folder)
     source = RowSource(config.data, pinned=earlier.revisions if earlier else None)
@@ -95,7 +96,13 @@ def materialise(config: GridConfig, folder: Path, *, on_cell: Callable[[str, str
             checked[name], dropped[name] = _select(splits, config)
     if faults:
         raise UserError(_fault_message(faults))
-    return _write(config, folder, source, checked, remarks=remarks, dropped=dropped)
+    try:
+        return _write(config, folder, source, checked, remarks=remarks, dropped=dropped)
+    except OSError as error:
+        raise UserError(
+            f"the items cannot be written to {str(folder)!r}: {error.strerror}; make room or give write access there, or "
+            "name another --run"
+        ) from error
 
 
 def _read_task(

@@ -88,8 +88,16 @@ def with_optional_config(command: Callable[..., None]) -> Callable[..., None]:
 
 def output_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command --json and --csv, as ``output``; None: a table for a reader."""
-    command = click.option("--csv", "output", flag_value="csv", help="Print CSV instead of tables.")(command)
-    return click.option("--json", "output", flag_value="json", help="Print JSON instead of tables.")(command)
+
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+    @click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of tables.")
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, as_json: bool, as_csv: bool, **options: Any) -> None:
+        if as_json and as_csv:
+            raise UserError("--json and --csv are two forms of one output; give one of them")
+        command(*arguments, output="json" if as_json else "csv" if as_csv else None, **options)
+
+    return wrapped
 
 
 def print_output(console: Console, result: Any, output: str | None) -> None:

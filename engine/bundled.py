@@ -36,15 +36,22 @@ def build_bundled_model() -> Path:
     The folder appears by one rename when it is complete; processes that ask at once wait for one of them.
 
     Raises:
-        UserError: If the package that ships the weights is missing or its file is not the expected one.
+        UserError: If the package that ships the weights is missing, its file is not the expected one, or the cache
+            cannot be written.
     """
     target = cache_folder() / "models" / f"smollm2-135m-instruct-{_GGUF_SHA256[:8]}-{_BUILD}"
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock")):
-        if not target.is_dir():
-            _build(_checked_gguf(), target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if not target.is_dir():
+                _build(_checked_gguf(), target)
+    except OSError as error:
+        raise UserError(
+            f"the bundled model cannot be built in {str(target.parent)!r}: {error.strerror or error}; make room or give "
+            "write access there, or name another folder in the environment variable TRANSFERGRID_CACHE"
+        ) from error
     return target
 
 

@@ -104,3 +104,24 @@ def test_an_interrupt_ends_with_one_sentence(config: Path, tmp_path: Path, monke
     result = _grid("data", "--config", str(config), "--run", str(tmp_path / "run"), folder=tmp_path)
     assert result.exit_code == 130
     assert "interrupted; the same command goes on where it stopped" in result.output
+
+
+def _refused(*arguments: str, folder: Path) -> str:
+    """Return the message of a command that has to end with one sentence and exit status 1."""
+    result = _grid(*arguments, folder=folder)
+    assert result.exit_code == 1, result.output
+    assert isinstance(result.exception, SystemExit)
+    return result.output
+
+
+def test_init_into_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text("", encoding="utf-8")
+    message = _refused("init", "--config", str(tmp_path / "small.yaml" / "x.yaml"), folder=tmp_path)
+    assert "small.yaml/x.yaml' cannot be written: " in message
+    assert "give a --config in a folder that you may write to" in message
+
+
+def test_a_run_folder_that_cannot_be_made_is_one_sentence(config: Path, tmp_path: Path) -> None:
+    message = _refused("data", "--config", str(config), "--run", "/proc/foo", folder=tmp_path)
+    assert "the items cannot be written to '/proc/foo/data': " in message
+    assert "name another --run" in message

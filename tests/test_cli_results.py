@@ -175,3 +175,18 @@ def test_every_import_has_help_with_an_example(command: tuple[str, ...]) -> None
     assert result.exit_code == 0
     assert f"grid {' '.join(command)} " in result.output
     assert "Example" in result.output
+
+
+def test_an_import_into_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    table = tmp_path / "results.csv"
+    published_table(MODELS, cells(), np.zeros((len(MODELS), 6, 6))).write_csv(table)
+    result = _grid("import", "donors", str(table), "--run", "/proc/foo")
+    assert result.exit_code == 1
+    assert "grid: '/proc/foo/imported/donors.parquet' cannot be written: " in result.output
+
+
+@pytest.mark.parametrize("command", [["analyze"], ["recommend", "--task", "arc_challenge", "--language", "de"]])
+def test_json_and_csv_at_once_are_refused(command: list[str], folder: Path) -> None:
+    result = _grid(*command, "--json", "--csv")
+    assert result.exit_code == 1
+    assert result.output == "grid: --json and --csv are two forms of one output; give one of them\n"

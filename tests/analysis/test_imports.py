@@ -215,3 +215,10 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_bytes(b"")
     with pytest.raises(UserError, match=r"empty.csv' cannot be read as CSV"):
         import_donors(tmp_path / "empty.csv", RunFolder(tmp_path))
+
+
+def test_a_header_without_rows_is_refused_and_nothing_written(tmp_path: Path) -> None:
+    path = write(tmp_path, published_table(MODELS, cells(), deltas()).clear())
+    with pytest.raises(UserError, match=r"has a header and no rows; give the whole table"):
+        import_donors(path, RunFolder(tmp_path))
+    assert not (tmp_path / "imported").exists()

@@ -157,6 +157,13 @@ def test_bundled_weights_with_another_checksum_are_refused(monkeypatch: pytest.M
     assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
 
 
+def test_a_cache_that_cannot_be_written_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRANSFERGRID_CACHE", "/proc/x")
+    message = r"the bundled model cannot be built in '/proc/x/models': .*; .* the environment variable TRANSFERGRID_CACHE"
+    with pytest.raises(UserError, match=message):
+        resolve_model(BUNDLED)
+
+
 @pytest.mark.engine
 def test_bundled_model_is_built_once_by_two_processes_and_leaves_nothing_over(bundled_cache: Path) -> None:
     assert [path for path in bundled_cache.parent.iterdir() if path.is_dir()] == [bundled_cache]
