@@ -55,7 +55,8 @@ class ModelConfig(Section):
     """A base model; a plain string in YAML is its path."""
 
     path: str
-    """Hub id, local folder, or ``bundled:smollm2-135m-instruct``."""
+    """Hub id, local folder, or ``bundled:smollm2-135m-instruct``, which is built once in the folder that
+    the environment variable TRANSFERGRID_CACHE names, else in ``~/.cache/transfergrid``."""
     name: str = ""
     """Name in folders and tables; default: the last part of the path."""
     revision: str | None = None
@@ -92,9 +93,9 @@ class DataConfig(Section):
     align: Literal["strict", "intersect"] = "strict"
     """Ids missing in a language: refuse, or keep the ids that all languages have."""
     max_train_items: PositiveInt | None = None
-    """Use the first N train items of every cell; null uses all."""
+    """Use only N train items, picked by a hash of their ids: the same ones in every language; null uses all."""
     max_test_items: PositiveInt | None = None
-    """Use the first N test items of every cell; null uses all."""
+    """Use only N test items, picked by a hash of their ids: the same ones in every language; null uses all."""
     revisions: dict[str, str] = {}
     """Hub revision per task, overriding the pinned one."""
 

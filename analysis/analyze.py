@@ -117,5 +117,6 @@ def write_tables(tables: AnalysisTables, folder: Path) -> None:
             write_text(folder / f"{name}.csv", table.write_csv())
     except OSError as error:
         raise UserError(
-            f"the tables cannot be written to {str(folder)!r}: {error.strerror or error}; make room there or name another --run"
+            f"the tables cannot be written to {str(folder)!r}: {error.strerror or error}; make room there "
+            "or name another --run"
         ) from error

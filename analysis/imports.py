@@ -82,8 +82,8 @@ def import_donors(csv: Path, run: RunFolder) -> ImportReport:
         run: The run's folder.
 
     Raises:
-        UserError: If the file cannot be read, has no rows, lacks a column or a name, has a (model, source, target) twice, or a
-            row's regime or delta contradicts its cells or scores.
+        UserError: If the file cannot be read or has no rows, lacks a column or a name, has a (model, source, target)
+            twice, or a row's regime or delta contradicts its cells or scores.
     """
     raw = _read_csv(csv)
     _check_columns(csv, raw)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from transfergrid.analysis.construction import constructions
+from transfergrid.analysis.construction import construction_expr
 from transfergrid.analysis.languages import language_family
 from transfergrid.analysis.models import traits_frame
 from transfergrid.analysis.observations import PAIR, ROW, SOURCE, TARGET, ItemBlock, merge_blocks, observe
@@ -90,7 +90,7 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
         )
     rows = pl.concat([_average_seeds(by_seed, blocks), _from_imported(imported)], how="diagonal")
     unscored = _unscored_models(by_seed, config)
-    return Transfer(by_seed, _finish(rows, imported, config), blocks, unscored)
+    return Transfer(by_seed, _finish(rows, imported, run, config), blocks, unscored)
 
 
 def _unscored_models(by_seed: pl.DataFrame, config: GridConfig | None) -> tuple[str, ...]:
@@ -334,29 +334,17 @@ _COLUMNS = (
 )
 
 
-def _finish(rows: pl.DataFrame, imported: pl.DataFrame, config: GridConfig | None) -> pl.DataFrame:
+def _finish(rows: pl.DataFrame, imported: pl.DataFrame, run: RunFolder, config: GridConfig | None) -> pl.DataFrame:
     traits = _traits(rows, imported, config)
     languages = sorted({*rows["source_language"], *rows["target_language"]})
     families = {language: language_family(language) for language in languages}
     frame = rows.join(traits, on="model", how="left", validate="m:1").with_columns(
         regime=regime_expr(),
-        construction=_construction_expr(rows, config),
+        construction=construction_expr(rows, run, config),
         source_language_family=pl.col("source_language").replace_strict(families, return_dtype=pl.String),
         target_language_family=pl.col("target_language").replace_strict(families, return_dtype=pl.String),
     )
     return _with_q(frame, "p_value", "q_value").select(_COLUMNS).sort(KEY)
-
-
-def _construction_expr(rows: pl.DataFrame, config: GridConfig | None) -> pl.Expr:
-    """Return how the target's items were made: as configured for configured models' rows, else as in the study."""
-    tasks = rows["target_task"].unique().to_list()
-    configured = [model.name for model in config.models] if config is not None else []
-    ours = pl.col("model").is_in(configured) & (pl.col("origin") == "items")
-    own, study = (
-        pl.col("target_task").replace_strict(constructions(tasks, each), return_dtype=pl.String)
-        for each in (config, None)
-    )
-    return pl.when(ours).then(own).otherwise(study)
 
 
 def _traits(rows: pl.DataFrame, imported: pl.DataFrame, config: GridConfig | None) -> pl.DataFrame:

@@ -96,7 +96,7 @@ def write_preset(path: Path, preset: str, *, overwrite: bool = False) -> None:
     """Write a preset configuration.
 
     Raises:
-        UserError: If the file exists and ``overwrite`` is not set, the preset is unknown, or the file cannot be written.
+        UserError: If the file exists and ``overwrite`` is not set, the preset is unknown, or it cannot be written.
     """
     if preset not in PRESETS:
         raise UserError(f"unknown preset {preset!r}; expected one of {sorted(PRESETS)}")
@@ -106,8 +106,8 @@ def write_preset(path: Path, preset: str, *, overwrite: bool = False) -> None:
         write_text(path, render_config(PRESETS[preset], _HEADS[preset]))
     except OSError as error:
         raise UserError(
-            f"configuration {str(path)!r} cannot be written: {error.strerror}; give a --config in a folder that you may "
-            "write to"
+            f"configuration {str(path)!r} cannot be written: {error.strerror}; give a --config in a folder that you "
+            "may write to"
         ) from error
 
 

@@ -57,7 +57,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
     except OSError as error:
-        raise WriteError(error.errno, error.strerror or str(error), str(path)) from error
+        is_blocked = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "a file stands where its folder should be" if is_blocked else error.strerror or str(error)
+        raise WriteError(error.errno, reason, str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:

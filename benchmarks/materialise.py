@@ -100,8 +100,8 @@ def materialise(config: GridConfig, folder: Path, *, on_cell: Callable[[str, str
         return _write(config, folder, source, checked, remarks=remarks, dropped=dropped)
     except OSError as error:
         raise UserError(
-            f"the items cannot be written to {str(folder)!r}: {error.strerror}; make room or give write access there, or "
-            "name another --run"
+            f"the items cannot be written to {str(folder)!r}: {error.strerror}; make room or give write access there, "
+            "or name another --run"
         ) from error
 
 

@@ -49,8 +49,8 @@ def build_bundled_model() -> Path:
                 _build(_checked_gguf(), target)
     except OSError as error:
         raise UserError(
-            f"the bundled model cannot be built in {str(target.parent)!r}: {error.strerror or error}; make room or give "
-            "write access there, or name another folder in the environment variable TRANSFERGRID_CACHE"
+            f"the bundled model cannot be built in {str(target.parent)!r}: {error.strerror or error}; make room or "
+            "give write access there, or name another folder in the environment variable TRANSFERGRID_CACHE"
         ) from error
     return target
 

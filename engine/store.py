@@ -35,8 +35,8 @@ class StoreError(UserError):
 def unwritable(folder: Path, error: OSError) -> StoreError:
     """Return the error for a store that cannot be written: disk full, no permission."""
     return StoreError(
-        f"scores cannot be stored in {str(folder)!r}: {error.strerror or error}; make room or give write access, then run "
-        "the same command again"
+        f"scores cannot be stored in {str(folder)!r}: {error.strerror or error}; make room or give write access, "
+        "then run the same command again"
     )
 
 

@@ -117,7 +117,7 @@ def _refused(*arguments: str, folder: Path) -> str:
 def test_init_into_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text("", encoding="utf-8")
     message = _refused("init", "--config", str(tmp_path / "small.yaml" / "x.yaml"), folder=tmp_path)
-    assert "small.yaml/x.yaml' cannot be written: " in message
+    assert "small.yaml/x.yaml' cannot be written: a file stands where its folder should be; " in message
     assert "give a --config in a folder that you may write to" in message
 
 

@@ -14,7 +14,9 @@ from transfergrid.grid import UserError
 
 def test_a_file_where_a_folder_is_needed_is_a_failure_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match=r"taken/x\.txt' cannot be written: .*; make room or give write access there"):
+    with pytest.raises(
+        UserError, match=r"taken/x\.txt' cannot be written: a file stands where its folder should be; make room"
+    ):
         write_text(tmp_path / "taken" / "x.txt", "text")
 
 

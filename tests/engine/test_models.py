@@ -159,7 +159,9 @@ def test_bundled_weights_with_another_checksum_are_refused(monkeypatch: pytest.M
 
 def test_a_cache_that_cannot_be_written_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFERGRID_CACHE", "/proc/x")
-    message = r"the bundled model cannot be built in '/proc/x/models': .*; .* the environment variable TRANSFERGRID_CACHE"
+    message = (
+        r"the bundled model cannot be built in '/proc/x/models': .*; .* the environment variable TRANSFERGRID_CACHE"
+    )
     with pytest.raises(UserError, match=message):
         resolve_model(BUNDLED)
 
