@@ -41,6 +41,7 @@ MAX_LORA_RANK = 512
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Name = TypeVar("Name", str, int)
+Named = TypeVar("Named", bound=BaseModel)
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
@@ -79,7 +80,10 @@ class ModelConfig(Section):
     @classmethod
     def _usable_name(cls, name: str) -> str:
         if not name or name.startswith(".") or not all(char.isalnum() or char in "._-" for char in name):
-            raise ValueError("expected letters, digits, '.', '_' and '-' only, so that it can name a folder")
+            raise ValueError(
+                f"{name!r} cannot name a folder; expected letters, digits, '.', '_' and '-' only, not '.' first; "
+                "give the model another 'name'"
+            )
         return name
 
 
@@ -263,6 +267,18 @@ class GridConfig(Section):
         expected = f"expected some of {accepted} or a name in custom_tasks"
         faults = [f"unknown task {task!r}; {expected}{closest_hint(task, accepted)}" for task in unknown]
         return _refuse(tasks, faults)
+
+    @field_validator("data", "training")
+    @classmethod
+    def _settings_of_known_tasks(cls, section: Named, info: ValidationInfo) -> Named:
+        key = "revisions" if info.field_name == "data" else "max_length"
+        accepted = [*TASKS, *info.data.get("custom_tasks", {})]
+        if unknown := [task for task in getattr(section, key) if task not in accepted]:
+            raise ValueError(
+                f"{key} names the unknown task {unknown[0]!r}; expected some of {accepted} or a name in custom_tasks"
+                f"{closest_hint(unknown[0], accepted)}"
+            )
+        return section
 
     @field_validator("languages")
     @classmethod

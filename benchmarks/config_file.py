@@ -4,26 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from transfergrid.config import GridConfig, ModelConfig, closest_hint
+from transfergrid.benchmarks.yaml_text import parse_yaml
+from transfergrid.config import GridConfig, closest_hint
 from transfergrid.grid import UserError
 
 
 def _section_keys(root: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     """Return the keys that the section around a location takes."""
-    section = root
+    section: Any = root
     for part in location[:-1]:
-        if not isinstance(part, str):
-            section = ModelConfig
-            continue
-        annotation = section.model_fields[part].annotation if part in section.model_fields else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            section = annotation
+        if _is_section(section):
+            section = _without_null(section.model_fields[part].annotation)
+        elif get_origin(section) is dict:
+            section = _without_null(get_args(section)[1])
+        else:
+            section = _without_null(get_args(section)[0])
     return sorted(section.model_fields)
+
+
+def _is_section(annotation: Any) -> bool:
+    """Return whether a setting is a section with settings of its own."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _without_null(annotation: Any) -> Any:
+    """Return the type of a setting that may be null: ``Model`` for ``Model | None``."""
+    options = [option for option in get_args(annotation) if option is not NoneType]
+    return options[0] if NoneType in get_args(annotation) and len(options) == 1 else annotation
 
 
 def _describe(fault: Any, root: type[BaseModel]) -> str:
@@ -37,8 +49,31 @@ def _describe(fault: Any, root: type[BaseModel]) -> str:
         accepted = [word.strip(" '") for word in fault["ctx"]["expected"].replace(" or ", ", ").split(",")]
         hint = closest_hint(fault["input"], accepted)
         return f"{path}: {fault['input']!r} is not accepted; expected one of {accepted}{hint}"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{path}: {message}" if fault["type"] == "value_error" else f"{path}: {message}, not {fault['input']!r}"
+    if fault["type"] == "value_error":
+        return f"{path}: {fault['msg'].removeprefix('Value error, ')}"
+    if fault["type"] in _EXPECTED:
+        return f"{path}: expected {_EXPECTED[fault['type']]}, not {fault['input']!r}{_yaml_hint(fault)}"
+    return f"{path}: {fault['msg']}, not {fault['input']!r}"
+
+
+_EXPECTED = {
+    "tuple_type": "a list",
+    "dict_type": "a mapping of settings",
+    "model_type": "a mapping of settings",
+    "string_type": "text",
+}
+"""What YAML calls the kinds that pydantic has Python's names for."""
+
+
+def _yaml_hint(fault: Any) -> str:
+    """Say how a value of the wrong kind is written."""
+    value = fault["input"]
+    if fault["type"] == "tuple_type" and isinstance(value, str | int):
+        return f"; write [{value}]"
+    if fault["type"] == "string_type" and isinstance(value, bool):
+        words = "yes or on" if value else "no or off"
+        return f"; YAML reads an unquoted {words} as {str(value).lower()}: put the word in quotes"
+    return ""
 
 
 def _real_faults(error: ValidationError) -> list[Any]:
@@ -95,14 +130,13 @@ def load_config(path: Path) -> GridConfig:
     """Read a configuration file.
 
     Raises:
-        UserError: If the file is missing, is not YAML, or has faults; all faults are in the one message.
+        UserError: If the file is missing, is not YAML, has a key twice, or has faults; all faults are in one message.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"no configuration at {str(path)!r}; 'grid init' writes one") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"configuration {str(path)!r} cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"configuration {str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
+    raw = parse_yaml(text, f"configuration {str(path)!r}")
     return parse_config({} if raw is None else raw, origin=str(path), folder=path.resolve().parent)

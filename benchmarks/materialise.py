@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from transfergrid.benchmarks.alignment import Questions, check_task, common_ids
 from transfergrid.benchmarks.files import hash_files, hash_json, hash_text, write_json, write_text
-from transfergrid.benchmarks.rows import SPLITS, RowSource, Split
+from transfergrid.benchmarks.rows import SPLITS, HubPin, RowSource, Split
 from transfergrid.benchmarks.tasks import Question, RowError, Task, get_task
 from transfergrid.config import GridConfig
 from transfergrid.grid import UserError
@@ -42,6 +42,13 @@ class DataManifest:
     languages: list[str]
     hashes: dict[str, str]
     """SHA-256 of every cell's files."""
+    datasets: dict[str, str] = field(default_factory=dict)
+    """Hub data sets that were read, by task."""
+
+    @property
+    def pins(self) -> dict[str, HubPin]:
+        """What was read from the hub, by task."""
+        return {task: HubPin(name, self.revisions[task]) for task, name in self.datasets.items()}
 
     def __rich__(self) -> Table:
         """Render as a table, one row per task."""
@@ -81,7 +88,7 @@ def materialise(config: GridConfig, folder: Path, *, on_cell: Callable[[str, str
             cannot be written.
     """
     earlier = read_manifest(folder)
-    source = RowSource(config.data, pinned=earlier.revisions if earlier else None)
+    source = RowSource(config.data, pinned=earlier.pins if earlier else None)
     faults: list[str] = []
     checked: dict[str, Splits] = {}
     remarks: list[str] = []
@@ -189,7 +196,8 @@ def _write(
     manifest = DataManifest(
         request_hash=request_hash(config),
         source=config.data.source,
-        revisions=source.revisions,
+        revisions={task: pin.revision for task, pin in source.pins.items()},
+        datasets={task: pin.dataset for task, pin in source.pins.items()},
         counts={task: {split: len(_first(questions)) for split, questions in s.items()} for task, s in tasks.items()},
         dropped=dropped,
         remarks=remarks,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import polars as pl
 
@@ -74,19 +74,27 @@ def _read_saved_dataset(folder: Path, split: Split) -> list[dict[str, Any]]:
     return list(saved[split])
 
 
+class HubPin(NamedTuple):
+    """A commit of a hub data set."""
+
+    dataset: str
+    revision: str
+
+
 class RowSource:
     """Reads the rows of a task, language and split from where a configuration says.
 
     Args:
         data: The configuration's data section.
-        pinned: Hub revisions that an earlier manifest recorded, by task.
+        pinned: What an earlier manifest recorded, by task; taken where neither the configuration nor the task's file
+            names a revision, and only for the same data set.
     """
 
-    def __init__(self, data: DataConfig, pinned: Mapping[str, str] | None = None) -> None:
+    def __init__(self, data: DataConfig, pinned: Mapping[str, HubPin] | None = None) -> None:
         self._data = data
         self._pinned = dict(pinned or {})
-        self.revisions: dict[str, str] = {}
-        """Hub commits that were read, by task."""
+        self.pins: dict[str, HubPin] = {}
+        """What was read from the hub, by task."""
 
     def read(self, spec: TaskSpec, language: str, split: Split) -> list[dict[str, Any]]:
         """Return the rows as they are in the source.
@@ -97,9 +105,11 @@ class RowSource:
         if spec.rows is not None:
             if spec.rows.path is not None:
                 return read_split(spec.rows.path / language, split)
-            return self._from_hub(spec.name, spec.rows.hub, language, split)
+            return self._from_hub(spec.name, spec.rows.hub, language, split, otherwise="give rows.path in its file")
         if self._data.source == "hub":
-            return self._from_hub(spec.name, spec.hub, language, split)
+            return self._from_hub(
+                spec.name, spec.hub, language, split, otherwise="set data.source to 'bundled' or 'local'"
+            )
         if self._data.source == "local":
             assert self._data.path is not None  # DataConfig requires it for this source
             return read_split(self._data.path / spec.name / language, split)
@@ -114,39 +124,40 @@ class RowSource:
             )
         return read_split(Path(str(files("transfergrid.benchmarks_data"))) / task / language, split)
 
-    def _from_hub(self, task: str, hub: HubSpec | None, language: str, split: Split) -> list[dict[str, Any]]:
+    def _from_hub(
+        self, task: str, hub: HubSpec | None, language: str, split: Split, *, otherwise: str
+    ) -> list[dict[str, Any]]:
+        """Read rows of the hub; ``otherwise`` is another place that the message names."""
         if hub is None:
             raise UserError(f"task {task!r} names no hub data set; add 'hub' to its YAML file or use 'source: local'")
-        revision = self._revision(task, hub)
         import datasets
 
+        what = "its newest commit"
         try:
+            revision = self._revision(task, hub)
+            what = f"{language} {split}"
             rows = datasets.load_dataset(
                 hub.dataset, hub.config.format(language=language), split=hub.splits[split], revision=revision
             )
         except Exception as error:
-            raise UserError(_offline_message(hub, f"{language} {split}", error)) from error
+            reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+            raise UserError(
+                f"hub data set {hub.dataset!r} of task {task!r} ({what}) cannot be read: {reason}; "
+                f"check the network and 'hf auth login', or {otherwise}"
+            ) from error
         return list(rows)
 
     def _revision(self, task: str, hub: HubSpec) -> str:
         """Return the commit to read, resolving it once per task so that all languages agree."""
-        if task not in self.revisions:
-            named = self._data.revisions.get(task) or self._pinned.get(task) or hub.revision
-            self.revisions[task] = named or self._newest_commit(hub)
-        return self.revisions[task]
-
-    @staticmethod
-    def _newest_commit(hub: HubSpec) -> str:
-        from huggingface_hub import HfApi
-
-        try:
-            return str(HfApi().dataset_info(hub.dataset, timeout=20).sha)
-        except Exception as error:
-            raise UserError(_offline_message(hub, "its newest commit", error)) from error
+        if task not in self.pins:
+            pin = self._pinned.get(task)
+            recorded = pin.revision if pin is not None and pin.dataset == hub.dataset else None
+            named = self._data.revisions.get(task) or hub.revision or recorded
+            self.pins[task] = HubPin(hub.dataset, named or _newest_commit(hub))
+        return self.pins[task].revision
 
 
-def _offline_message(hub: HubSpec, what: str, error: Exception) -> str:
-    return (
-        f"hub data set {hub.dataset!r} ({what}) cannot be read: {type(error).__name__}: {str(error).splitlines()[0]}; "
-        "check the network and 'hf auth login', or set data.source to 'bundled' or 'local'"
-    )
+def _newest_commit(hub: HubSpec) -> str:
+    from huggingface_hub import HfApi
+
+    return str(HfApi().dataset_info(hub.dataset, timeout=20).sha)

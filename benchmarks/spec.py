@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from transfergrid.benchmarks.config_file import describe_faults
+from transfergrid.benchmarks.yaml_text import parse_yaml
 from transfergrid.grid import UserError
 
 Metric = Literal["acc", "acc_norm"]
@@ -42,17 +42,10 @@ class FormatSpec(_Spec):
     """Jinja template of the prompt; sees the row's columns, ``choices`` and ``letters``."""
     continuations: Literal["choices", "letters"] = "choices"
     """What is scored: the options' texts, or their letters A, B, ..."""
-    metrics: tuple[Metric, ...] = Field(default=("acc",), min_length=1)
     primary_metric: Metric = "acc"
-    """The metric that is the score of a cell."""
+    """The metric that is the score of a cell; both are computed."""
     supervise: Literal["continuation", "text"] = "continuation"
     """What training learns: the right continuation only, or the whole text."""
-
-    @model_validator(mode="after")
-    def _primary_is_a_metric(self) -> FormatSpec:
-        if self.primary_metric not in self.metrics:
-            raise ValueError(f"primary_metric {self.primary_metric!r} is not one of metrics {list(self.metrics)}")
-        return self
 
 
 class HubSpec(_Spec):
@@ -64,6 +57,22 @@ class HubSpec(_Spec):
     revision: str | None = None
     """Commit; null takes the newest, which the run's manifest then records and keeps."""
     splits: dict[Literal["train", "test"], str] = {"train": "train", "test": "test"}
+    """Names of the splits in the data set."""
+
+    @field_validator("config")
+    @classmethod
+    def _only_the_language_is_replaced(cls, config: str) -> str:
+        try:
+            config.format(language="de")
+        except (LookupError, ValueError, AttributeError) as error:
+            raise ValueError(f"{config!r} cannot be filled in; only {{language}} is replaced in it") from error
+        return config
+
+    @model_validator(mode="after")
+    def _both_splits(self) -> HubSpec:
+        if missing := sorted({"train", "test"} - self.splits.keys()):
+            raise ValueError(f"split {missing[0]!r} is missing in splits; expected 'train' and 'test'")
+        return self
 
 
 class RowsSpec(_Spec):
@@ -84,8 +93,6 @@ class TaskSpec(_Spec):
     """A multiple-choice task."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    title: str = ""
-    """Name for tables and figures."""
     id: str
     """Column with the item's id, the same in every language."""
     gold: str
@@ -111,14 +118,13 @@ def read_task_spec(path: Path) -> TaskSpec:
     """Read a task's YAML file.
 
     Raises:
-        UserError: If the file is missing, is not YAML, or has faults; all faults are named.
+        UserError: If the file is missing, is not YAML, has a key twice, or has faults; all faults are named.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"task file {str(path)!r} cannot be read: {error}; expected a UTF-8 YAML file") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"task file {str(path)!r} is not YAML: {error}") from error
+    raw = parse_yaml(text, f"task file {str(path)!r}")
     try:
         spec = TaskSpec.model_validate(raw)
     except ValidationError as error:

@@ -46,7 +46,6 @@ class PromptFormat:
 
     name: FormatName
     build: Callable[[Question], Item]
-    metrics: tuple[Metric, ...]
     primary_metric: Metric
     supervise: Literal["continuation", "text"]
 
@@ -81,8 +80,8 @@ class Task:
         gold = _gold_index(row, self.spec.gold, item_id)
         try:
             options = self.render_choices(row)
-        except (jinja2.UndefinedError, TypeError, AttributeError) as error:
-            raise RowError(f"item {item_id!r} of {self.name}: its choices cannot be read: {error}") from error
+        except Exception as error:  # a template may do anything
+            raise RowError(f"item {item_id!r} of {self.name}: its choices cannot be read: {_say(error)}") from error
         if not 0 <= gold < len(options):
             raise RowError(
                 f"item {item_id!r} of {self.name}: gold {row.get(self.spec.gold)!r} is out of range; "
@@ -157,7 +156,7 @@ def _choices_renderer(environment: jinja2.Environment, spec: ChoicesSpec, name: 
     def render(row: Row) -> list[str]:
         values = row.get(column or "")
         if not isinstance(values, list):
-            raise TypeError(f"column {column!r} is {values!r}; expected a list")
+            raise RowError(f"column {column!r} is {values!r}; expected a list")
         return [template.render(choice=value) for value in values]
 
     return render
@@ -170,8 +169,10 @@ def _format(environment: jinja2.Environment, spec: TaskSpec, name: FormatName, p
         letters = tuple(LETTERS[: len(question.choices)])
         try:
             context = template.render(question.row, choices=question.choices, letters=letters)
-        except jinja2.UndefinedError as error:
-            raise RowError(f"item {question.item_id!r} of {spec.name}: {error}; check the columns") from error
+        except Exception as error:  # a template may do anything
+            raise RowError(
+                f"item {question.item_id!r} of {spec.name}: {_say(error)}; check the columns in formats.{name}.context"
+            ) from error
         return Item(
             item_id=question.item_id,
             context=context,
@@ -179,7 +180,12 @@ def _format(environment: jinja2.Environment, spec: TaskSpec, name: FormatName, p
             gold=question.gold,
         )
 
-    return PromptFormat(name, build, part.metrics, part.primary_metric, part.supervise)
+    return PromptFormat(name, build, part.primary_metric, part.supervise)
+
+
+def _say(error: Exception) -> str:
+    """Return what a template failed at; a missing or wrong column needs no name of the error."""
+    return str(error) if isinstance(error, jinja2.UndefinedError | RowError) else f"{type(error).__name__}: {error}"
 
 
 def make_task(spec: TaskSpec) -> Task:

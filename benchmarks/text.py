@@ -7,16 +7,16 @@ import re
 _BRACKETS = re.compile(r"\[.*?\]")
 
 
-def clean(text: str | None) -> str:
+def clean(text: object) -> str:
     """Remove the artefacts of web-scraped items.
 
     Strips the ends, turns `` [title]`` into ``". "``, removes bracketed remarks, then replaces two blanks by one
-    (one pass, as the source does). None, a missing option, becomes the empty text.
+    (one pass, as the source does). None, a missing option, becomes the empty text; a number becomes its digits.
 
     Source:
         ``preprocess`` of the okapi tasks in EleutherAI/lm-evaluation-harness.
     """
     if text is None:
         return ""
-    text = text.strip().replace(" [title]", ". ")
-    return _BRACKETS.sub("", text).replace("  ", " ")
+    titled = str(text).strip().replace(" [title]", ". ")
+    return _BRACKETS.sub("", titled).replace("  ", " ")

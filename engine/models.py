@@ -39,14 +39,20 @@ def resolve_model(path: str, revision: str | None = None) -> Path:
         revision: Hub revision (branch, tag or commit); only for hub ids.
 
     Raises:
-        UserError: If the folder holds no model, or the hub cannot be reached and the model is not in its cache.
+        UserError: If the folder holds no model, the hub cannot be reached and the model is not in its cache, or a
+            revision is given of what is not on the hub.
     """
+    is_local = Path(path).expanduser().is_dir()
+    if revision is not None and (is_local or path.startswith("bundled:")):
+        raise UserError(
+            f"model {path!r} has the revision {revision!r}, which only a hub id can have; leave 'revision' out"
+        )
     if path == BUNDLED_MODEL:
         return build_bundled_model()
     if path.startswith("bundled:"):
         raise UserError(f"unknown bundled model {path!r}; expected {BUNDLED_MODEL!r}")
     folder = Path(path).expanduser()
-    if folder.is_dir():
+    if is_local:
         return _checked_folder(folder)
     if folder.is_absolute() or path.startswith((".", "~")):
         raise UserError(f"model folder {path!r} does not exist; expected a folder with config.json, or a hub id")

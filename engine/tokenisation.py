@@ -110,8 +110,20 @@ def tokenise_items(tokenizer: Any, items: Sequence[Item], settings: Tokenisation
     return TokenisedItems(results, counts)
 
 
-def render_contexts(tokenizer: Any, contexts: Sequence[str], settings: TokenisationSettings) -> list[str]:
+def render_contexts(
+    tokenizer: Any,
+    contexts: Sequence[str],
+    settings: TokenisationSettings,
+    *,
+    asked_by: str = "prompts.eval_chat_template",
+) -> list[str]:
     """Wrap contexts in the chat template, each as one user message followed by the assistant's header.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        contexts: Texts without a template.
+        settings: Whether there is a template, and its variables.
+        asked_by: Setting that asks for the template, for the message.
 
     Raises:
         UserError: If a chat template is asked for and the tokenizer has none.
@@ -119,9 +131,7 @@ def render_contexts(tokenizer: Any, contexts: Sequence[str], settings: Tokenisat
     if not settings.chat_template:
         return list(contexts)
     if not tokenizer.chat_template:
-        raise UserError(
-            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; set prompts.eval_chat_template to false"
-        )
+        raise UserError(f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; set {asked_by} to false")
     messages = [[{"role": "user", "content": context}] for context in contexts]
     rendered: list[str] = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, **settings.template_arguments

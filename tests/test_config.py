@@ -81,12 +81,30 @@ def test_an_unknown_preset_is_named(tmp_path: Path) -> None:
         ({"models": [{"name": "x"}]}, r"models.0.path: Field required"),
         ({"models": []}, r"models: .*at least 1 item"),
         ({"models": ["a/x", "b/x"]}, r"models: two models are named 'x'; give one of them another 'name'"),
-        ({"models": [{"path": "a/b", "name": "../x"}]}, r"models.0.name: expected letters, digits"),
+        (
+            {"models": [{"path": "a/b", "name": "../x"}]},
+            r"models.0.name: '../x' cannot name a folder; expected letters, digits",
+        ),
         (
             {"tasks": ["arc"]},
             r"tasks: unknown task 'arc'; expected some of \['arc_challenge', .* did you mean 'arc_challenge'\?",
         ),
         ({"languages": ["gr", "de"]}, r"languages: unknown language 'gr'; expected ISO 639 codes such as"),
+        (
+            {"languages": ["de", False]},
+            r"languages.1: expected text, not False; YAML reads an unquoted no or off as false: put the word in quotes",
+        ),
+        ({"tasks": "arc_challenge"}, r"tasks: expected a list, not 'arc_challenge'; write \[arc_challenge\]"),
+        ({"seeds": 17}, r"seeds: expected a list, not 17; write \[17\]"),
+        ({"lora": 5}, r"lora: expected a mapping of settings, not 5"),
+        (
+            {"training": {"max_length": {"arc": 99}}},
+            r"training: max_length names the unknown task 'arc'; expected some of .*; did you mean 'arc_challenge'\?",
+        ),
+        (
+            {"data": {"revisions": {"arrc": "abc"}}, "custom_tasks": {"mine": "mine.yaml"}},
+            r"data: revisions names the unknown task 'arrc'; expected some of .*'mine'\] or a name in custom_tasks",
+        ),
         ({"languages": ["de", "de"]}, r"languages: 'de' stands there twice; name each once"),
         ({"seeds": [1, 1]}, r"seeds: 1 stands there twice"),
         ({"lora": {"r": 513}}, r"lora.r: Input should be less than or equal to 512, not 513"),
@@ -122,6 +140,38 @@ def test_a_broken_file_is_named(tmp_path: Path, content: bytes, message: str) ->
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("tasks: [hellaswag]\nseeds: [1]\ntasks: [truthfulqa]\n", r"key 'tasks' stands in line 1 and again in line 3"),
+        ("lora: {r: 8, r: 9}\n", r"key 'r' stands in line 1 and again in line 1; only the last would count, keep one"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"configuration '.*grid.yaml': {message}"):
+        load_config(path)
+
+
+def test_a_merged_key_may_be_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(
+        "models: [&model {path: a/x, size_b: 1}, {<<: *model, path: a/y}, {<<: *model, path: a/z}]\n", encoding="utf-8"
+    )
+    assert [(model.path, model.size_b) for model in load_config(path).models] == [("a/x", 1), ("a/y", 1), ("a/z", 1)]
+
+
+def test_settings_of_a_custom_task_are_taken() -> None:
+    raw = {
+        "custom_tasks": {"mine": "mine.yaml"},
+        "training": {"max_length": {"mine": 64}},
+        "data": {"revisions": {"mine": "abc"}},
+    }
+    config = parse_config(raw, origin="g.yaml")
+    assert (config.training.max_length, config.data.revisions) == ({"mine": 64}, {"mine": "abc"})
 
 
 def test_a_missing_file_points_to_grid_init(tmp_path: Path) -> None:

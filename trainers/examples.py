@@ -69,7 +69,9 @@ def build_examples(tokenizer: Any, items: Sequence[Item], settings: ExampleSetti
         chat_template=settings.chat_template,
         template_arguments=settings.template_arguments,
     )
-    contexts = render_contexts(tokenizer, [item.context for item in items], template)
+    contexts = render_contexts(
+        tokenizer, [item.context for item in items], template, asked_by="prompts.train_chat_template"
+    )
     choices = [item.choices[item.gold] if settings.chat_template else item.continuations[item.gold] for item in items]
     pairs = list(_encode_pairs(tokenizer, contexts, choices, has_bos=has_bos))
     if settings.supervise_end_token:

@@ -139,3 +139,36 @@ def test_duplicate_choices_are_reported_not_refused(source: Path, tmp_path: Path
     _write(source, "de", train=[_row("q1"), _row("q2")], test=tests)
     manifest = materialise(_config(source), tmp_path / "data")
     assert manifest.remarks == ["global_mmlu test de: duplicate choices in the ids 'q3'"]
+
+
+def test_a_recorded_commit_is_kept_for_its_data_set_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    import huggingface_hub
+
+    newest = "first"
+
+    class Api:
+        def dataset_info(self, name: str, timeout: float) -> Any:
+            return type("Info", (), {"sha": f"{newest} of {name}"})()
+
+    def load(name: str, config: str, *, split: str, revision: str) -> list[dict[str, Any]]:
+        return [_row(f"{split} {name} {revision}")]
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+
+    def read(dataset: str) -> dict[str, str]:
+        hub = f"{{dataset: {dataset}, config: '{{language}}'}}"
+        (tmp_path / "mine.yaml").write_text(
+            f"name: mine\nid: sample_id\ngold: answer\nrows: {{hub: {hub}}}\n"
+            "choices: {templates: ['{{ option_a }}', '{{ option_b }}']}\n"
+            "formats: {train: {context: '{{ question }}'}, eval: {context: '{{ question }}'}}\n",
+            encoding="utf-8",
+        )
+        config = GridConfig(tasks=("mine",), custom_tasks={"mine": tmp_path / "mine.yaml"}, languages=("de",))
+        return materialise(config, tmp_path / "data").revisions
+
+    assert read("a/x") == {"mine": "first of a/x"}
+    newest = "second"
+    assert read("a/x") == {"mine": "first of a/x"}
+    assert read("b/y") == {"mine": "second of b/y"}

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from transfergrid.benchmarks.rows import RowSource, read_jsonl, read_split
+from transfergrid.benchmarks.rows import HubPin, RowSource, read_jsonl, read_split
 from transfergrid.benchmarks.spec import HubSpec, RowsSpec
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config import DataConfig
@@ -17,6 +17,7 @@ from transfergrid.grid import UserError
 
 ROWS = [{"id": "q1", "endings": ["x", "y"], "label": "0"}, {"id": "q2", "endings": ["x", "y"], "label": "1"}]
 SPEC = get_task("hellaswag").spec
+DATASET = "Dr4kl3s/hellaswag_coregrid_seed42"
 
 
 def _jsonl(folder: Path, split: str = "train") -> None:
@@ -104,20 +105,59 @@ def test_the_hub_is_read_at_one_pinned_revision_for_all_languages(monkeypatch: p
         return ROWS
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    source = RowSource(DataConfig(source="hub"), pinned={"hellaswag": "abc"})
+    source = RowSource(DataConfig(source="hub"), pinned={"hellaswag": HubPin(DATASET, "abc")})
     assert source.read(SPEC, "de", "train") == ROWS
     source.read(SPEC, "fr", "test")
-    name = "Dr4kl3s/hellaswag_coregrid_seed42"
-    assert calls == [(name, "de", "train", "abc"), (name, "fr", "test", "abc")]
-    assert source.revisions == {"hellaswag": "abc"}
+    assert calls == [(DATASET, "de", "train", "abc"), (DATASET, "fr", "test", "abc")]
+    assert source.pins == {"hellaswag": (DATASET, "abc")}
 
 
 def test_a_configured_revision_beats_the_recorded_one(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **options: [{"revision": options["revision"]}])
-    source = RowSource(DataConfig(source="hub", revisions={"hellaswag": "mine"}), pinned={"hellaswag": "abc"})
+    source = RowSource(
+        DataConfig(source="hub", revisions={"hellaswag": "mine"}), pinned={"hellaswag": HubPin(DATASET, "abc")}
+    )
     assert source.read(SPEC, "de", "train") == [{"revision": "mine"}]
+
+
+def test_the_task_files_revision_beats_the_recorded_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **options: [{"revision": options["revision"]}])
+    spec = SPEC.model_copy(update={"rows": RowsSpec(hub=HubSpec(dataset=DATASET, revision="theirs"))})
+    source = RowSource(DataConfig(), pinned={"hellaswag": HubPin(DATASET, "abc")})
+    assert source.read(spec, "de", "train") == [{"revision": "theirs"}]
+
+
+def test_a_revision_recorded_of_another_data_set_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    import huggingface_hub
+
+    class Api:
+        def dataset_info(self, name: str, timeout: float) -> Any:
+            return type("Info", (), {"sha": f"newest of {name}"})()
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **options: [{"revision": options["revision"]}])
+    source = RowSource(DataConfig(source="hub"), pinned={"hellaswag": HubPin("another/set", "abc")})
+    assert source.read(SPEC, "de", "train") == [{"revision": f"newest of {DATASET}"}]
+
+
+def test_a_custom_task_with_hub_rows_is_not_sent_to_data_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load(*_: Any, **__: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    spec = SPEC.model_copy(update={"name": "mine", "rows": RowsSpec(hub=HubSpec(dataset="d", revision="r"))})
+    message = (
+        r"'d' of task 'mine' \(de test\) cannot be read: ConnectionError; check .*, or give rows.path in its file$"
+    )
+    with pytest.raises(UserError, match=message):
+        RowSource(DataConfig()).read(spec, "de", "test")
 
 
 def test_without_a_revision_the_newest_commit_is_resolved_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +172,7 @@ def test_without_a_revision_the_newest_commit_is_resolved_once(monkeypatch: pyte
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: ROWS)
     source = RowSource(DataConfig(source="hub"))
     source.read(SPEC, "de", "train")
-    assert source.revisions == {"hellaswag": "newest"}
+    assert source.pins == {"hellaswag": (DATASET, "newest")}
 
 
 def test_no_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +183,10 @@ def test_no_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
             raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Api)
-    message = r"hub data set 'Dr4kl3s/.*' \(its newest commit\) cannot be read: ConnectionError: no route; check the"
+    message = (
+        r"hub data set 'Dr4kl3s/.*' of task 'hellaswag' \(its newest commit\) cannot be read: ConnectionError: no route; "
+        r"check the network and 'hf auth login', or set data.source to 'bundled' or 'local'"
+    )
     with pytest.raises(UserError, match=message):
         RowSource(DataConfig(source="hub")).read(SPEC, "de", "train")
 
@@ -156,7 +199,7 @@ def test_a_failing_hub_read_names_language_and_split(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     with pytest.raises(UserError, match=r"\(sw test\) cannot be read: ValueError: config 'sw' not found"):
-        RowSource(DataConfig(source="hub"), pinned={"hellaswag": "abc"}).read(SPEC, "sw", "test")
+        RowSource(DataConfig(source="hub"), pinned={"hellaswag": HubPin(DATASET, "abc")}).read(SPEC, "sw", "test")
 
 
 def test_a_task_without_a_hub_data_set_is_refused() -> None:

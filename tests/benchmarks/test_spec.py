@@ -40,8 +40,26 @@ def test_rows_are_found_relative_to_the_task_file(tmp_path: Path) -> None:
         ({"rows": {}}, r"rows: give either 'path' \(a folder\) or 'hub'"),
         ({"name": "My Task"}, r"name: .*not 'My Task'"),
         (
-            {"formats": {"train": {"context": "x"}, "eval": {"context": "x", "primary_metric": "acc_norm"}}},
-            r"primary_metric 'acc_norm' is not one of metrics \['acc'\]",
+            {"formats": {"train": {"context": "x"}, "eval": {"context": "x", "metrics": ["acc"]}}},
+            r"formats.eval.metrics: unknown key 'metrics'; expected one of \['context', .*'primary_metric', 'supervise'\]",
+        ),
+        ({"title": "Mine"}, r"title: unknown key 'title'"),
+        (
+            {"formats": {"train": {"context": "x"}, "eval": {"context": "x", "continuation": "letters"}}},
+            r"formats.eval.continuation: unknown key 'continuation'; .*; did you mean 'continuations'\?",
+        ),
+        (
+            {"rows": {"hub": {"dataset": "d", "confg": "x"}}},
+            r"rows.hub.confg: unknown key 'confg'; expected one of \['config', 'dataset', .*did you mean 'config'\?",
+        ),
+        (
+            {"hub": {"dataset": "d", "config": "{lang}"}},
+            r"hub.config: '\{lang\}' cannot be filled in; only \{language\} is replaced in it",
+        ),
+        ({"hub": {"dataset": "d", "config": "{"}}, r"hub.config: '\{' cannot be filled in"),
+        (
+            {"rows": {"hub": {"dataset": "d", "splits": {"train": "train"}}}},
+            r"rows.hub: split 'test' is missing in splits; expected 'train' and 'test'",
         ),
         (
             {"formats": {"train": {"context": "x"}, "eval": {"context": "x", "continuations": "letter"}}},
@@ -62,6 +80,13 @@ def test_all_faults_of_a_task_file_are_in_one_message(tmp_path: Path) -> None:
 def test_a_missing_task_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"task file '.*none.yaml' cannot be read"):
         read_task_spec(tmp_path / "none.yaml")
+
+
+def test_a_key_that_stands_twice_in_a_task_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text("name: mine\nid: a\nid: b\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"task file '.*t.yaml': key 'id' stands in line 2 and again in line 3"):
+        read_task_spec(path)
 
 
 def test_a_task_file_that_is_not_yaml_is_named(tmp_path: Path) -> None:

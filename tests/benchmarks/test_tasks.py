@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from transfergrid.benchmarks.spec import TaskSpec
-from transfergrid.benchmarks.tasks import RowError, get_task, make_task
+from transfergrid.benchmarks.tasks import RowError, Task, get_task, make_task
 from transfergrid.grid import TASKS, UserError
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -100,6 +100,40 @@ def test_a_context_that_needs_a_missing_column_is_refused() -> None:
     del row["instruction"]
     with pytest.raises(RowError, match="item 'q1' of arc_challenge: 'instruction' is undefined"):
         task.formats["eval"].build(task.question(row))
+
+
+def _numbers(context: str, choices: dict[str, Any] | None = None) -> Task:
+    spec = {"name": "numbers", "id": "id", "gold": "gold", "choices": choices or {"column": "options"}}
+    formats = {name: {"context": context} for name in ("train", "eval")}
+    return make_task(TaskSpec.model_validate({**spec, "formats": formats}))
+
+
+NUMBERS = {"id": "n", "question": 5, "gold": 0, "options": [1, 2]}
+
+
+def test_numbers_may_be_questions_and_choices() -> None:
+    task = _numbers("{{ question | clean }}?", {"column": "options", "template": "{{ choice | clean }}"})
+    item = task.formats["eval"].build(task.question(NUMBERS))
+    assert (item.context, item.choices) == ("5?", ("1", "2"))
+
+
+@pytest.mark.parametrize(
+    ("context", "message"),
+    [
+        ("{{ 1 / 0 }}", r"ZeroDivisionError: division by zero; check the columns in formats.train.context"),
+        ("{{ question + 'x' }}", r"TypeError: unsupported operand.*; check the columns in formats.train.context"),
+    ],
+)
+def test_whatever_a_context_fails_at_is_told_with_its_item(context: str, message: str) -> None:
+    task = _numbers(context)
+    with pytest.raises(RowError, match=rf"item 'n' of numbers: {message}"):
+        task.formats["train"].build(task.question(NUMBERS))
+
+
+def test_whatever_a_choice_fails_at_is_told_with_its_item() -> None:
+    task = _numbers("{{ question }}", {"templates": ["{{ 1 / gold }}", "b"]})
+    with pytest.raises(RowError, match=r"item 'n' of numbers: its choices cannot be read: ZeroDivisionError: division"):
+        task.question(NUMBERS)
 
 
 def test_an_unknown_task_is_named_with_what_is_known() -> None:

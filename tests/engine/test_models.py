@@ -157,6 +157,14 @@ def test_bundled_weights_with_another_checksum_are_refused(monkeypatch: pytest.M
     assert not [path for path in (tmp_path / "models").iterdir() if path.is_dir()]
 
 
+def test_a_revision_of_what_is_not_on_the_hub_is_refused(tiny_llama: Path) -> None:
+    for path in (BUNDLED, str(tiny_llama)):
+        with pytest.raises(
+            UserError, match=r"has the revision 'abc', which only a hub id can have; leave 'revision' out"
+        ):
+            resolve_model(path, "abc")
+
+
 def test_a_cache_that_cannot_be_written_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSFERGRID_CACHE", "/proc/x")
     message = (

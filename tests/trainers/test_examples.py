@@ -101,6 +101,14 @@ def test_chat_template_wraps_the_context_and_drops_the_delimiter(llama_tokenizer
     assert learnt_text(llama_tokenizer, example).strip() == "ABCD"[item.gold]
 
 
+def test_a_tokenizer_without_a_chat_template_names_the_setting_of_training(tmp_path: Path) -> None:
+    tokenizer = make_tiny_tokenizer(tmp_path, "llama")
+    tokenizer.chat_template = None
+    settings = ExampleSettings(max_length=4096, chat_template=True)
+    with pytest.raises(UserError, match=r"has no chat template; set prompts.train_chat_template to false"):
+        build_examples(tokenizer, [bundled_item("hellaswag", "de")], settings)
+
+
 @pytest.mark.parametrize("supervise", ["continuation", "text"])
 def test_end_token_is_learnt_only_when_asked_for(supervise: Any, llama_tokenizer: Any) -> None:
     item = bundled_item("truthfulqa", "en")
