@@ -16,7 +16,7 @@ class _RepeatedKeyError(yaml.YAMLError):
 class _Loader(yaml.SafeLoader):
     """Safe loader that compares the keys of a mapping as they are written, before a merge (``<<``) adds others."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Return the next mapping, refusing a repeated key."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         lines: dict[str, int] = {}

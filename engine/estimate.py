@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -74,34 +75,62 @@ class Estimate:
         return {"models": [asdict(model) for model in self.models], "unavailable": dict(self.unavailable)}
 
     def __rich__(self) -> RenderableType:
-        """Render as a table with one column per model."""
-        table = Table(title="What is left to do")
-        table.add_column("")
-        for model in self.models:
-            table.add_column(model.model, justify="right")
-        for name, show in _ROWS:
-            table.add_row(name, *(show(model) for model in self.models))
+        """Render one column per model for a few, one row per model in blocks of figures for more."""
+        if len(self.models) > _FEW_MODELS:
+            starts = range(0, len(_FIGURES), _BLOCK)
+            tables = [_by_model(self.models, _FIGURES[start : start + _BLOCK]) for start in starts]
+        else:
+            tables = [_by_figure(self.models)] if self.models else []
         lines = [f"{model}: {reason}" for model, reason in self.unavailable.items()]
-        return Group(table, *(Text(line) for line in lines))
+        return Group(*tables, *(Text(line) for line in lines))
 
 
-_ROWS: tuple[tuple[str, Callable[[ModelEstimate], str]], ...] = (
-    ("adapters to train", lambda model: f"{model.n_adapters_to_train:,} of {model.n_adapters:,}"),
-    ("adapters on disk", lambda model: format_bytes(model.n_adapter_bytes)),
+_TITLE = "What is left to do"
+_FEW_MODELS = 2
+"""Models that stand side by side in 80 columns."""
+_HEAD_WIDTH = 8
+"""Characters of a line above such a figure."""
+_BLOCK = 4
+"""Figures that stand beside a model's name in 80 columns."""
+
+_Figure = tuple[str, Callable[[ModelEstimate], str]]
+_FIGURES: tuple[_Figure, ...] = (
     ("(source, target) cells", lambda model: f"{model.n_cells:,}"),
     ("done already", lambda model: f"{model.n_finished:,}"),
     ("item scorings", lambda model: f"{model.n_items:,}"),
     ("requests (item x choice)", lambda model: f"{model.n_requests:,}"),
-    ("tokens, contexts repeated", lambda model: f"{model.n_repeated_tokens:,}"),
-    ("tokens, each prefix once", lambda model: f"{model.n_unique_tokens:,}"),
     ("items too long", lambda model: f"{model.n_unscorable_items:,}"),
     ("items cut", lambda model: f"{model.n_truncated_items:,}"),
+    ("tokens, contexts repeated", lambda model: f"{model.n_repeated_tokens:,}"),
+    ("tokens, each prefix once", lambda model: f"{model.n_unique_tokens:,}"),
+    ("adapters to train", lambda model: f"{model.n_adapters_to_train:,} of {model.n_adapters:,}"),
+    ("adapters on disk", lambda model: format_bytes(model.n_adapter_bytes)),
     ("scores on disk", lambda model: format_bytes(model.n_score_bytes)),
     (
         "scoring time",
         lambda model: "not measured yet" if model.expected_s is None else format_duration(model.expected_s),
     ),
 )
+
+
+def _by_figure(models: Sequence[ModelEstimate]) -> Table:
+    table = Table(title=_TITLE)
+    table.add_column("")
+    for model in models:
+        table.add_column(model.model, justify="right", overflow="fold")
+    for name, show in _FIGURES:
+        table.add_row(name, *(show(model) for model in models))
+    return table
+
+
+def _by_model(models: Sequence[ModelEstimate], figures: Sequence[_Figure]) -> Table:
+    table = Table(title=_TITLE if figures[0] is _FIGURES[0] else None, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    for name, _ in figures:
+        table.add_column(textwrap.fill(name, _HEAD_WIDTH), justify="right", no_wrap=True)
+    for model in models:
+        table.add_row(model.model, *(show(model) for _, show in figures))
+    return table
 
 
 def format_bytes(n_bytes: float) -> str:

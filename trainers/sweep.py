@@ -86,10 +86,12 @@ class TrainingPlan:
     """Per job: name, train items, steps, tokens, items that are cut, ``finished`` or ``failed before`` or ``to do``."""
 
     def __rich__(self) -> Table:
-        """Render one row per job."""
+        """Render one row per job; in a narrow terminal a name takes two lines."""
         table = Table(title="Adapters to train")
-        for name in ("adapter", "train items", "steps", "tokens", "items cut", "state"):
-            table.add_column(name, justify="left" if name in ("adapter", "state") else "right", no_wrap=True)
+        table.add_column("adapter", overflow="fold")
+        for name in ("train\nitems", "steps", "tokens", "items\ncut"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("state", no_wrap=True)
         for name, items, steps, tokens, cut, state in self.rows:
             table.add_row(name, str(items), str(steps), f"{tokens:,}", str(cut), state)
         return table

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from tests.engine.sweeps import FakeBackend, add_adapters, copy_adapter, small_config
-from transfergrid.config import EngineConfig, GridConfig, LoraConfig, ModelConfig
+from transfergrid.config import PAPER_MODELS, EngineConfig, GridConfig, LoraConfig, ModelConfig
 from transfergrid.engine.adapters import WEIGHTS_FILE, read_linear_shapes
 from transfergrid.engine.estimate import Estimate, ModelEstimate, adapter_bytes, estimate, format_bytes
 from transfergrid.engine.jobs import tokenisation_settings
@@ -96,6 +97,29 @@ def test_a_model_that_is_not_there_is_named(config: GridConfig, run: RunFolder, 
     assert "gone: model folder" in captured.get()
     assert "not measured yet" in captured.get()
     assert list(found.as_json()) == ["models", "unavailable"]
+
+
+def rendered(n_models: int, width: int) -> str:
+    figures = dict.fromkeys((field.name for field in fields(ModelEstimate)), 2_340_800)
+    figures |= {"n_adapters": 132, "n_adapters_to_train": 132, "n_repeated_tokens": 1_234_567_890}
+    names = [path.rpartition("/")[2] for path in PAPER_MODELS[:n_models]]
+    models = [ModelEstimate(**{**figures, "model": name, "expected_s": None}) for name in names]
+    console = Console(width=width, color_system=None)
+    with console.capture() as captured:
+        console.print(Estimate(tuple(models), {}))
+    return captured.get()
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize(("n_models", "n_names"), [(1, 1), (2, 2), (9, 3 * 9)])
+def test_names_and_figures_are_whole_in_a_narrow_terminal(n_models: int, n_names: int, width: int) -> None:
+    text = rendered(n_models, width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    names = [path.rpartition("/")[2] for path in PAPER_MODELS[:n_models]]
+    assert sum(text.count(name) for name in names) == n_names
+    assert (text.count("2,340,800"), text.count("1,234,567,890")) == (7 * n_models, n_models)
+    assert text.count("not measured yet") == n_models
 
 
 def test_no_engine_is_loaded(config: GridConfig, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,6 +120,19 @@ def test_both_displays_show_failures(terminal: bool) -> None:
     assert ("2/3 adapters" in text.getvalue()) is terminal
 
 
+@pytest.mark.parametrize(("width", "n_lines"), [(80, 2), (100, 1)])
+def test_a_plan_shows_every_word_in_a_narrow_terminal(width: int, n_lines: int) -> None:
+    text = io.StringIO()
+    row = ("Llama-3.2-1B-Instruct s17 arc_challenge-de", 360, 135, 12_345_678, 400, "failed before")
+    Console(file=text, width=width, color_system=None).print(TrainingPlan((row,)))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    body = [line.replace("│", " ") for line in lines if line.startswith("│")]
+    assert len(body) == n_lines
+    words = ["Llama-3.2-1B-Instruct", "s17", "arc_challenge-de", "360", "135", "12,345,678", "400", "failed", "before"]
+    assert sorted(" ".join(body).split()) == sorted(words)
+
+
 def test_summary_and_plan_render_as_tables() -> None:
     out, text = console()
     out.print(SweepSummary(("a",), ("b", "c"), (("d", "reason"),)))
