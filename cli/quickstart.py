@@ -25,10 +25,10 @@ STEPS: tuple[tuple[click.Command, tuple[str, ...]], ...] = (
 def quickstart(context: click.Context, full: bool) -> None:
     """Do a whole run on the bundled model and items: train, score, analyse, report.
 
-    No network and no GPU are needed. The bundled model is built once, in ~/.cache/transfergrid or the folder
-    that the environment variable TRANSFERGRID_CACHE names. What runs is written to
-    quickstart.yaml (quickstart-full.yaml) and is yours to change; results go to runs/quickstart (runs/quickstart-full). Stopped at any moment, the
-    same command goes on; run again, it only shows what is there.
+    No network and no GPU are needed. The bundled model is built once, in ~/.cache/transfergrid or the
+    folder that the environment variable TRANSFERGRID_CACHE names. What runs is written to quickstart.yaml
+    (quickstart-full.yaml) and is yours to change; results go to runs/quickstart (runs/quickstart-full).
+    Stopped at any moment, the same command goes on; run again, it only shows what is there.
 
     \b
     Examples:
