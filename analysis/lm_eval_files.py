@@ -257,7 +257,8 @@ def _average_seeds(table: pl.DataFrame) -> pl.DataFrame:
     several = pl.len() > 1
     unpaired = pl.col("unpaired_se_pp").cast(pl.Float64).first()
     averaged = table.group_by(keys, maintain_order=True).agg(
-        pl.col("base_score", "adapter_score", "delta_pp").mean(),
+        pl.col("base_score", "adapter_score").mean(),
+        pl.col("delta_pp").mean().round(9),
         pl.col("primary_metric").first(),
         delta_sd_pp=pl.col("delta_pp").std(),
         se_pp=pl.when(several).then(pl.col("delta_pp").std() / pl.len().sqrt()).otherwise(unpaired),

@@ -223,7 +223,8 @@ def _average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.Dat
         n_items=pl.col("n_items").filter(there).min(),
         base_score=pl.col("base_score").mean(),
         adapter_score=pl.col("adapter_score").mean(),
-        delta_pp=pl.col("delta_pp").mean(),
+        # 100 k / n is not exact in binary: seeds that cancel must be 0, and -1 must still count as harm
+        delta_pp=pl.col("delta_pp").mean().round(9),
         delta_sd_seeds_pp=pl.col("delta_pp").std(),
         n_unscored=pl.col("n_unscored").max(),
         mcnemar_p=pl.col("mcnemar_p").filter(there).first(),
