@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 
 from transfergrid.analysis.imports import ImportReport, summarise_import
-from transfergrid.analysis.store import IMPORTED_SCHEMA
+from transfergrid.analysis.store import IMPORTED_SCHEMA, SE_OF_SEEDS
 from transfergrid.benchmarks.files import write_atomically
 from transfergrid.benchmarks.scores import SCORE_SCHEMA
 from transfergrid.grid import Cell, RunFolder, Source, UserError
@@ -263,7 +263,7 @@ def _average_seeds(table: pl.DataFrame) -> pl.DataFrame:
         delta_sd_pp=pl.col("delta_pp").std(),
         se_pp=pl.when(several).then(pl.col("delta_pp").std() / pl.len().sqrt()).otherwise(unpaired),
         n_seeds=pl.len().cast(pl.Int64),
-        se_origin=pl.when(several).then(pl.lit("seeds")).when(unpaired.is_not_null()).then(pl.lit("unpaired")),
+        se_origin=pl.when(several).then(pl.lit(SE_OF_SEEDS)).when(unpaired.is_not_null()).then(pl.lit("unpaired")),
     )
     filled = averaged.with_columns(
         size_b=pl.lit(None, dtype=pl.Float64), seed=pl.lit(None, dtype=pl.Int64), origin=pl.lit("lm-evaluation-harness")

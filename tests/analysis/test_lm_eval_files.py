@@ -210,7 +210,9 @@ def test_one_percentage_point_down_counts_as_harm_whatever_binary_fractions_say(
     assert read_imported(run)["delta_pp"].to_list() == [-1.0]
 
 
-@pytest.mark.parametrize(("deltas", "expected"), [((-3 / 15, 2 / 15, 1 / 15), 0.0), ((5 / 300, 2 / 300, -16 / 300), -1.0)])
+@pytest.mark.parametrize(
+    ("deltas", "expected"), [((-3 / 15, 2 / 15, 1 / 15), 0.0), ((5 / 300, 2 / 300, -16 / 300), -1.0)]
+)
 def test_the_mean_over_seeds_is_rounded_too(deltas: tuple[float, ...], expected: float, tmp_path: Path) -> None:
     out, run = tmp_path / "out", RunFolder(tmp_path / "run")
     write_results(out / "base", {"truthfulqa_de_mc1": scores(0.5)})
