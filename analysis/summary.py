@@ -112,7 +112,7 @@ def table_view(name: str, table: pl.DataFrame) -> RenderableType:
             min_width=max(map(len, [*title.split(), *_words(shown[column])])),
         )
     for row in shown.head(SHOWN_ROWS).iter_rows():
-        view.add_row(*(_plain(value) for value in row))
+        view.add_row(*(Text(_plain(value)) for value in row))
     notes = []
     if table.height > SHOWN_ROWS:
         notes.append(f"{table.height - SHOWN_ROWS} more rows; all rows and columns: --csv, --json or the written files")
@@ -215,7 +215,9 @@ def _roles(roles: pl.DataFrame) -> RenderableType:
             if part.height:
                 n_shown = min(_TOP, (part.height + 1) // 2)
                 best, worst = part.head(n_shown), part.tail(min(n_shown, part.height - n_shown)).reverse()
-                view.add_row(f"{role}\n{unit}\n{regime.value}", _names(best), _names(worst), end_section=True)
+                view.add_row(
+                    f"{role}\n{unit}\n{regime.value}", Text(_names(best)), Text(_names(worst)), end_section=True
+                )
     return Group(view, Text("score in pp (ranks its bootstrap interval covers); all of them: 'grid analyze hierarchy'"))
 
 
