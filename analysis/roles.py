@@ -14,7 +14,14 @@ from scipy import stats
 from transfergrid.analysis.group_draws import Group, resample_groups
 from transfergrid.analysis.grouped import DrawArray
 from transfergrid.analysis.regimes import ALL_TRANSFER, in_regime
-from transfergrid.analysis.resampling import MIN_VALID_SHARE, ClusterBootstrap, Interval, centred_interval, count_levels
+from transfergrid.analysis.resampling import (
+    DRAW_DECIMALS,
+    MIN_VALID_SHARE,
+    ClusterBootstrap,
+    Interval,
+    centred_interval,
+    count_levels,
+)
 from transfergrid.config import AnalysisConfig
 from transfergrid.grid import Regime
 
@@ -43,9 +50,6 @@ ONE_OTHER = {
     "recipient": "no label, rank interval or harm interval: one source",
 }
 """With one row per model a harm rate is 0 or 1 and an order is that of single pairs: resampling tells nothing."""
-
-_RANK_DECIMALS = 4
-"""Scores in pp that agree to so many digits tie; sums of float32 draws are not exact beyond."""
 
 _SCHEMA = {
     "role": pl.String,
@@ -129,7 +133,7 @@ def _all_models(part: pl.DataFrame, kind: _Kind, draws: DrawArray, settings: Ana
 
 
 def _rank() -> pl.Expr:
-    return pl.col("score_pp").round(_RANK_DECIMALS).rank("min", descending=True).cast(pl.Int64)
+    return pl.col("score_pp").round(DRAW_DECIMALS).rank("min", descending=True).cast(pl.Int64)
 
 
 def _drop_of_one(scores: pl.DataFrame, part: pl.DataFrame, kind: _Kind) -> pl.DataFrame:
@@ -251,7 +255,7 @@ def rank_interval(draws: npt.NDArray[np.floating], confidence: float) -> Interva
     if complete.shape[1] < MIN_VALID_SHARE * draws.shape[1]:
         nothing = np.full(len(draws), np.nan)
         return Interval(nothing, nothing)
-    values = -complete.round(_RANK_DECIMALS)
+    values = -complete.round(DRAW_DECIMALS)
     tail = (1 - confidence) / 2
     low, high = (
         np.quantile(stats.rankdata(values, method=method, axis=0), level, axis=1, method="inverted_cdf")
