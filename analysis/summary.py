@@ -192,7 +192,7 @@ def _significance(regimes: pl.DataFrame) -> str:
     if row["median_se_pp"] is not None:
         parts.append(f"the median standard error of a delta is {row['median_se_pp']:.2f} pp")
     if row["harm_rate_by_chance"] is not None:
-        parts.append(f"with no effect anywhere, {row['harm_rate_by_chance']:.0%} of deltas would count as harm")
+        parts.append(f"with no effect anywhere, {row['harm_rate_by_chance']:.1%} of deltas would count as harm")
     if seeds_only(row):
         parts.append(f"how many would count as harm by chance is not known, since {SEEDS_ONLY}")
     if row["harm_rate_significant"] is None:

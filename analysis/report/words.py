@@ -278,6 +278,11 @@ def _roles(roles: pl.DataFrame) -> str:
         lines.append(
             "The ranks in brackets are those that the data allow; where they are many, the order is not settled."
         )
+    lines += [
+        f"There is {why}, so the order of {role}s rests on single pairs and is not settled."
+        for role in _VERBS
+        if (why := why_unlabelled(everyone, role))
+    ]
     return " ".join([*lines, *_labels(everyone)])
 
 
@@ -305,7 +310,10 @@ def _best(part: pl.DataFrame, role: str) -> str:
     if n_first > 1:
         return f"{n_first} of {part.height} tie at {pp(row['score_pp'])} as the best {role}s"
     text = f"{row['name']} ({pp(row['score_pp'])}"
-    if row["rank_low"] is not None:
+    if row["rank_low"] is None:
+        ends = interval(row, "score_pp")
+        text += f", interval {ends}" if ends else ""
+    else:
         text += f", rank {row['rank_low']} to {row['rank_high']} of {part.height}"
     return f"{text}) {helping if row['score_pp'] > 0 else sparing}"
 
