@@ -117,7 +117,7 @@ def _by_figure(models: Sequence[ModelEstimate]) -> Table:
     table = Table(title=_TITLE)
     table.add_column("")
     for model in models:
-        table.add_column(model.model, justify="right", overflow="fold")
+        table.add_column(Text(model.model), justify="right", overflow="fold")
     for name, show in _FIGURES:
         table.add_row(name, *(show(model) for model in models))
     return table
@@ -129,7 +129,7 @@ def _by_model(models: Sequence[ModelEstimate], figures: Sequence[_Figure]) -> Ta
     for name, _ in figures:
         table.add_column(textwrap.fill(name, _HEAD_WIDTH), justify="right", no_wrap=True)
     for model in models:
-        table.add_row(model.model, *(show(model) for _, show in figures))
+        table.add_row(Text(model.model), *(show(model) for _, show in figures))
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -120,6 +121,13 @@ def test_names_and_figures_are_whole_in_a_narrow_terminal(n_models: int, n_names
     assert sum(text.count(name) for name in names) == n_names
     assert (text.count("2,340,800"), text.count("1,234,567,890")) == (7 * n_models, n_models)
     assert text.count("not measured yet") == n_models
+
+
+def test_a_model_name_with_brackets_is_shown_as_it_is() -> None:
+    counts = dict.fromkeys((field.name for field in fields(ModelEstimate) if field.name.startswith("n_")), 1)
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(Estimate((ModelEstimate(model="x[/bold]-1B", expected_s=None, **counts),), {}))
+    assert "x[/bold]-1B" in console.export_text()
 
 
 def test_no_engine_is_loaded(config: GridConfig, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
