@@ -135,23 +135,37 @@ def fit_reml(
 
 
 def _check(y: FloatArray, components: Mapping[str, IntArray], groups: IntArray) -> None:
-    if len(y) < 3:
-        raise FitError(f"{len(y)} rows are too few for a mixed model")
+    combined = {name: groups * (int(codes.max()) + 1) + codes for name, codes in components.items() if len(codes)}
+    check_components(combined, len(y))
     if not np.isfinite(y).all():
         raise FitError("the deltas are not finite")
     if np.ptp(y) < 1e-12:
         raise FitError("every delta is the same, so there is no variance to decompose")
-    combined = {name: groups * (int(codes.max()) + 1) + codes for name, codes in components.items()}
-    for name, codes in combined.items():
+
+
+def check_components(components: Mapping[str, IntArray], n_rows: int) -> None:
+    """Refuse random intercepts that cannot be told from the mean, the residual or each other.
+
+    Args:
+        components: Name to level codes 0.., shape [n] each.
+        n_rows: Number n of rows.
+
+    Raises:
+        FitError: If there are fewer than 3 rows, a component has one level or as many levels as rows, or two
+            components are the same grouping.
+    """
+    if n_rows < 3:
+        raise FitError(f"{n_rows} rows are too few for a mixed model")
+    for name, codes in components.items():
         levels = count_levels(codes)
         if levels < 2:
             raise FitError(f"component {name!r} has one level, so its variance cannot be told from the mean")
-        if levels == len(y):
+        if levels == n_rows:
             raise FitError(f"component {name!r} has one row per level, so it cannot be told from the residual")
-    names = list(combined)
+    names = list(components)
     for place, first in enumerate(names):
         for second in names[place + 1 :]:
-            if same_grouping(combined[first], combined[second]):
+            if same_grouping(components[first], components[second]):
                 raise FitError(f"components {first!r} and {second!r} group the rows alike and cannot be told apart")
 
 
