@@ -34,6 +34,8 @@ class PairNoise(NamedTuple):
     """Shape [N]: standard deviation of what a pair shares with the other sources of its target, pp."""
     correlation: FloatArray
     """Shape [T, T]: of the shared noise between targets; T in the order of `level_codes`."""
+    from_items: npt.NDArray[np.bool_]
+    """Shape [N]: whether there are items to tell shared noise by."""
 
     @property
     def variance(self) -> FloatArray:
@@ -43,7 +45,7 @@ class PairNoise(NamedTuple):
 
 def independent_noise(own: FloatArray, n_targets: int) -> PairNoise:
     """Return noise that no two pairs share, from variances of shape [N]."""
-    return PairNoise(own, np.zeros_like(own), np.eye(n_targets))
+    return PairNoise(own, np.zeros_like(own), np.eye(n_targets), np.zeros(len(own), dtype=np.bool_))
 
 
 def measure_noise(rows: pl.DataFrame, pairs: pl.DataFrame, items: Sequence[ItemBlock]) -> PairNoise:
@@ -58,7 +60,7 @@ def measure_noise(rows: pl.DataFrame, pairs: pl.DataFrame, items: Sequence[ItemB
     numbered = rows.select("model", *PAIR, "se_pp").join(keys, on=list(PAIR), validate="m:1")
     targets = level_codes(pairs, TARGET)
     noise = independent_noise(_from_errors(numbered, pairs.height), int(targets.max(initial=-1)) + 1)
-    changes = np.full(pairs.height, np.nan)
+    one_item = np.full(pairs.height, np.nan)
     for block in items:
         part = _influences(block, numbered)
         if not len(part.pairs):
@@ -70,8 +72,8 @@ def measure_noise(rows: pl.DataFrame, pairs: pl.DataFrame, items: Sequence[ItemB
         noise.own[part.pairs] = np.maximum(total - loading**2, 0.0)
         places = np.unique(targets[part.pairs])
         noise.correlation[np.ix_(places, places)] = correlation
-        changes[part.pairs] = part.one_item
-    return noise._replace(own=_never_zero(noise.own, changes))
+        one_item[part.pairs] = part.one_item
+    return noise._replace(own=_never_zero(noise.own, one_item), from_items=np.isfinite(one_item))
 
 
 def _from_errors(numbered: pl.DataFrame, n_pairs: int) -> FloatArray:

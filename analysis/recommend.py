@@ -173,7 +173,7 @@ def _noise(rows: pl.DataFrame, frame: pl.DataFrame, items: Sequence[ItemBlock]) 
     if np.isfinite(noise.own).any():
         whose = "these models'" if several else "this model's"
         note = f"noise of a pair: standard errors of {whose} deltas"
-        return noise, note if noise.loading.any() else f"{note}; {NOTHING_SHARED}"
+        return noise, note if noise.from_items.all() else f"{note}; {NOTHING_SHARED}"
     pooled = _pooled(frame, "spread_within")
     if several and pooled > 0:
         own = pooled / frame["n_models"].to_numpy()

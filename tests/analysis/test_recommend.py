@@ -200,10 +200,10 @@ def test_a_pair_whose_answers_did_not_change_is_not_known_exactly(imported: bool
 
 def test_no_change_anywhere_leaves_the_rule_of_three() -> None:
     rows = transfer_rows(("m",), GRID, np.zeros((1, 12, 12)), se_pp=0.0)
-    blocks = item_blocks(rows, np.zeros((144, 32)))
-    row = recommend_from(Transfer(pl.DataFrame(), rows, blocks), AnalysisConfig(), target=TARGET).table.row(
-        0, named=True
-    )
+    transfer = Transfer(pl.DataFrame(), rows, item_blocks(rows, np.zeros((144, 32))))
+    found = recommend_from(transfer, AnalysisConfig(), target=TARGET)
+    assert NOTHING_SHARED not in found.note
+    row = found.table.row(0, named=True)
     assert row["estimate_pp"] == pytest.approx(0)
     assert row["high_pp"] > 0.5
     assert row["p_help"] == pytest.approx(0.5)

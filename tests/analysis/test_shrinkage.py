@@ -24,7 +24,8 @@ def test_conditional_means_equal_those_of_the_full_covariance() -> None:
     frame, observed = pairs()
     generator = np.random.default_rng(5)
     correlation = np.full((12, 12), 0.4) + 0.6 * np.eye(12)
-    noise = PairNoise(generator.uniform(0.1, 0.5, len(observed)), generator.uniform(0, 1, len(observed)), correlation)
+    own, loading = generator.uniform(0.1, 0.5, len(observed)), generator.uniform(0, 1, len(observed))
+    noise = PairNoise(own, loading, correlation, np.ones(len(observed), dtype=np.bool_))
     source, target = (level_codes(frame, columns) for columns in (SOURCE, TARGET))
     names = ["MT-CL", "CT-ML", "CT-CL"]
     x = np.stack([np.ones(len(observed)), *((frame["regime"] == name).to_numpy() for name in names[1:])], axis=1)
