@@ -1,42 +1,43 @@
 """Which source cells help a target, by a shrunken estimate with its interval and its risk.
 
-The deltas of all (source, target) pairs, averaged over the chosen models, follow
-``delta = regime mean + source + target + pair + noise``. Source, target and the rest are random (REML, crossed); the
-noise of a pair is measured (spread over models, or standard errors of the chosen model), what is left of the
-rest is the pair's own effect. The estimate of a pair is its conditional mean: the observed delta drawn towards
-what its source and target do elsewhere, the more the noisier it is.
+The deltas of all (source, target) pairs, averaged over the chosen models, are noisy; `pair_noise` says how noisy and
+which noise the sources of a target share, `shrinkage` draws every delta towards what its source and target do
+elsewhere, the more the noisier it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from rich import box
 from rich.console import Group as RichGroup
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
-from scipy import linalg, special
+from scipy import special
 
+from transfergrid.analysis.observations import PAIR, SOURCE, TARGET, ItemBlock
+from transfergrid.analysis.pair_noise import PairNoise, independent_noise, measure_noise
 from transfergrid.analysis.regimes import ALL_TRANSFER, in_regime
-from transfergrid.analysis.reml import FitError, RemlFit, fit_reml
-from transfergrid.analysis.resampling import level_codes
+from transfergrid.analysis.reml import FitError
+from transfergrid.analysis.shrinkage import shrink
 from transfergrid.analysis.transfer import Transfer, read_transfer
 from transfergrid.config import AnalysisConfig, GridConfig
 from transfergrid.grid import Cell, Regime, RunFolder, UserError
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.intp]
 
 HIGH_HARM = 0.5
 """``--avoid`` lists sources whose probability of harm is above this."""
 
 MATCHED = "the target's own cell: its delta as measured, not part of the model"
 NO_DATA = "no data: this source was not scored on the target"
+NO_INTERVAL = "no interval: the table has no standard errors"
+NOTHING_SHARED = (
+    "without items, noise that all sources of a target share (its baseline's) counts as the target's effect"
+)
 
 _SCHEMA = {
     "source_task": pl.String,
@@ -81,10 +82,12 @@ class Recommendation:
 
 class _Pairs(NamedTuple):
     frame: pl.DataFrame
-    """One row per (source, target) with ``mean_pp``, ``noise_var`` (NaN: not known), ``n_models``."""
+    """One row per (source, target) with ``mean_pp`` and ``n_models``."""
+    noise: PairNoise
     between_models: float
-    """Variance of a pair's true delta between models."""
+    """Variance of a pair's true delta between models, their overall levels included."""
     note: str
+    """How the noise was measured."""
 
 
 def recommend(
@@ -118,7 +121,7 @@ def recommend_from(
     rows = _choose(transfer.rows, target, model)
     there = rows.filter(pl.col("delta_pp").is_not_null())
     models = tuple(there["model"].unique().sort())
-    pairs = _pairs(there.filter(in_regime(ALL_TRANSFER)))
+    pairs = _pairs(there.filter(in_regime(ALL_TRANSFER)), transfer.items)
     estimates = _estimates(pairs, target, settings)
     table = _with_everything_else(estimates, rows, target)
     if avoid:
@@ -140,123 +143,76 @@ def _choose(rows: pl.DataFrame, target: Cell, model: str | None) -> pl.DataFrame
     return chosen
 
 
-def _pairs(rows: pl.DataFrame) -> _Pairs:
-    keys = ["source_task", "source_language", "target_task", "target_language", "regime"]
+def _pairs(rows: pl.DataFrame, items: Sequence[ItemBlock]) -> _Pairs:
+    keys = [*PAIR, "regime"]
+    level = pl.col("delta_pp").mean().over("model")
     frame = (
-        rows.group_by(keys, maintain_order=True)
+        rows.with_columns(within_model=pl.col("delta_pp") - level)
+        .group_by(keys, maintain_order=True)
         .agg(
             mean_pp=pl.col("delta_pp").mean(),
-            spread=pl.col("delta_pp").var(),
-            error=(pl.col("se_pp") ** 2).mean(),
             n_models=pl.len().cast(pl.Int64),
+            spread=pl.col("delta_pp").var(),
+            spread_within=pl.col("within_model").var(),
         )
         .sort(keys)
     )
-    if rows["model"].n_unique() > 1:
-        return _over_models(frame)
-    known = frame["error"].is_not_null().all() and frame.height > 0
-    note = (
-        "noise of a pair: standard errors of this model's deltas"
-        if known
-        else ("the table has no standard errors: all of a pair's own deviation counts as noise")
-    )
-    return _Pairs(frame.with_columns(noise_var=pl.col("error").fill_null(np.nan)), 0.0, note)
+    n_models = rows["model"].n_unique()
+    noise, note = _noise(rows, frame, items)
+    if n_models < 2:
+        return _Pairs(frame, noise, 0.0, note)
+    about = "; intervals are about the mean of these models, probabilities about one more model like them"
+    measured = float((rows["se_pp"] ** 2).mean() or 0.0)  # type: ignore[arg-type]
+    between = float(np.nan_to_num(_pooled(frame, "spread")))
+    return _Pairs(frame, noise, max(between - measured, 0.0) * (1 + 1 / n_models), note + about)
 
 
-def _over_models(frame: pl.DataFrame) -> _Pairs:
-    spread = frame.filter(pl.col("spread").is_not_null())
-    pooled = float(np.average(spread["spread"], weights=spread["n_models"] - 1)) if spread.height else float("nan")
-    errors = frame["error"].drop_nulls()
-    measured = float(errors.mean()) if len(errors) else 0.0  # type: ignore[arg-type]
-    between = max(pooled - measured, 0.0) if np.isfinite(pooled) else 0.0
-    note = (
-        "noise of a pair: spread over models; intervals are about the mean of these models, "
-        "probabilities about one more model like them"
-    )
-    return _Pairs(frame.with_columns(noise_var=pooled / pl.col("n_models")), between, note)
+def _noise(rows: pl.DataFrame, frame: pl.DataFrame, items: Sequence[ItemBlock]) -> tuple[PairNoise, str]:
+    noise = measure_noise(rows, frame, items)
+    several = rows["model"].n_unique() > 1
+    if np.isfinite(noise.own).any():
+        whose = "these models'" if several else "this model's"
+        note = f"noise of a pair: standard errors of {whose} deltas"
+        return noise, note if noise.from_items.all() else f"{note}; {NOTHING_SHARED}"
+    pooled = _pooled(frame, "spread_within")
+    if several and pooled > 0:
+        own = pooled / frame["n_models"].to_numpy()
+        note = f"noise of a pair: spread over models, their overall levels taken off; {NOTHING_SHARED}"
+        return independent_noise(own, frame.select(TARGET).n_unique()), note
+    return noise, "the table has no standard errors: all of a pair's own deviation counts as noise"
+
+
+def _pooled(frame: pl.DataFrame, spread: str) -> float:
+    """Return the mean variance over models; NaN where no pair has two models."""
+    found = frame.filter(pl.col(spread).is_not_null())
+    return float(np.average(found[spread], weights=found["n_models"] - 1)) if found.height else float("nan")
 
 
 def _estimates(pairs: _Pairs, target: Cell, settings: AnalysisConfig) -> pl.DataFrame:
     frame = pairs.frame
     at_target = ((frame["target_task"] == target.task) & (frame["target_language"] == target.language)).to_numpy()
     observed = frame["mean_pp"].to_numpy()
-    noise = frame["noise_var"].to_numpy()
+    reason = None
     try:
-        mean, variance = shrink(frame, observed, noise)
-        reason = None
+        mean, variance, _ = shrink(frame, observed, pairs.noise)
     except FitError as error:
-        mean, variance = observed, noise
+        mean, variance = observed, pairs.noise.variance
         reason = f"not shrunken: {error}"
-    spread = np.sqrt(variance + pairs.between_models)
     z = float(special.ndtri(1 - (1 - settings.confidence) / 2))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        p_harm = special.ndtr((settings.harm_threshold_pp - mean) / spread)
-        p_help = special.ndtr(mean / spread)
-    unknown = "no interval: the table has no standard errors"
+    spread = np.sqrt(variance + pairs.between_models)
+    unknown = NO_INTERVAL if reason is None else f"{reason}; {NO_INTERVAL}"
     return (
-        frame.select("source_task", "source_language", "regime", "n_models", observed_pp="mean_pp")
+        frame.select(*SOURCE, "regime", "n_models", observed_pp="mean_pp")
         .with_columns(
             estimate_pp=pl.Series(mean),
             low_pp=pl.Series(mean - z * np.sqrt(variance)).fill_nan(None),
             high_pp=pl.Series(mean + z * np.sqrt(variance)).fill_nan(None),
-            p_harm=pl.Series(p_harm).fill_nan(None),
-            p_help=pl.Series(p_help).fill_nan(None),
-            reason=pl.when(pl.Series(np.isnan(variance))).then(pl.lit(reason or unknown)).otherwise(pl.lit(reason)),
+            p_harm=pl.Series(special.ndtr((settings.harm_threshold_pp - mean) / spread)).fill_nan(None),
+            p_help=pl.Series(special.ndtr(mean / spread)).fill_nan(None),
+            reason=pl.when(pl.Series(np.isnan(variance))).then(pl.lit(unknown)).otherwise(pl.lit(reason)),
         )
         .filter(pl.Series(at_target))
     )
-
-
-def shrink(frame: pl.DataFrame, observed: FloatArray, noise: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return conditional mean and variance of every pair's true delta, shape [N] each.
-
-    Args:
-        frame: N pairs with source, target and regime columns.
-        observed: Shape [N], pp.
-        noise: Shape [N], variance of the observed deltas around the true ones, pp^2; NaN: not known, then the
-            pair's own deviation counts as noise altogether.
-
-    Raises:
-        FitError: If the mixed model cannot be fitted.
-    """
-    codes = {
-        "source": level_codes(frame, ("source_task", "source_language")),
-        "target": level_codes(frame, ("target_task", "target_language")),
-    }
-    fixed = _regime_columns(frame)
-    fit = fit_reml(observed, codes, fixed=fixed)
-    fitted, fitted_var = _predict(fit, observed, fixed, list(codes.values()))
-    rest = float(fit.variances[-1])
-    noise = np.where(np.isnan(noise), rest, noise)
-    pair_var = max(rest - float(noise.mean()), 0.0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        own = np.where(pair_var + noise > 0, pair_var / (pair_var + noise), 0.0)
-    mean = (1 - own) * fitted + own * observed
-    variance = (1 - own) ** 2 * fitted_var + own * noise
-    return mean, variance
-
-
-def _regime_columns(frame: pl.DataFrame) -> FloatArray:
-    """Shape [N, p]: an intercept, and indicators of the regimes after the first that occurs."""
-    regimes = [regime.value for regime in Regime if (frame["regime"] == regime.value).any()]
-    columns = [np.ones(frame.height), *((frame["regime"] == name).to_numpy().astype(float) for name in regimes[1:])]
-    return np.stack(columns, axis=1)
-
-
-def _predict(fit: RemlFit, y: FloatArray, fixed: FloatArray, codes: list[IntArray]) -> tuple[FloatArray, FloatArray]:
-    """Return fixed + random parts per row and their prediction variance (Henderson's mixed model equations)."""
-    members = [np.eye(int(each.max()) + 1)[each] for each, var in zip(codes, fit.variances, strict=False) if var > 0]
-    penalties = [
-        np.full(int(each.max()) + 1, fit.variances[-1] / var)
-        for each, var in zip(codes, fit.variances, strict=False)
-        if var > 0
-    ]
-    design = np.concatenate([fixed, *members], axis=1)
-    penalty = np.concatenate([np.zeros(fixed.shape[1]), *penalties])
-    factor = linalg.cho_factor(design.T @ design + np.diag(penalty))
-    fitted = design @ linalg.cho_solve(factor, design.T @ y)
-    covariance = fit.variances[-1] * linalg.cho_solve(factor, design.T)
-    return fitted, np.einsum("nq,qn->n", design, covariance)
 
 
 def _with_everything_else(estimates: pl.DataFrame, rows: pl.DataFrame, target: Cell) -> pl.DataFrame:

@@ -26,6 +26,10 @@ IntArray = npt.NDArray[np.intp]
 
 _MAX_STEPS = 500
 _SMALL_RATIO = 1e-2
+_LARGEST_LOG_RATIO = 18.0
+_MAX_RESTARTS = 10
+_FLAT = 1e-3
+_SAME_CRITERION = 1e-6
 
 
 class FitError(Exception):
@@ -103,7 +107,8 @@ def fit_reml(
 
     Raises:
         FitError: If there are fewer than 3 rows, the response is not finite or does not vary, a component has one
-            level or as many levels as rows, two components are the same grouping, or the optimiser does not converge.
+            level or as many levels as rows, two components are the same grouping, they leave no residual, or the
+            optimiser does not converge.
     """
     x = np.ones((len(y), 1)) if fixed is None else fixed
     groups = np.zeros(len(y), dtype=np.intp) if blocks is None else blocks
@@ -130,23 +135,37 @@ def fit_reml(
 
 
 def _check(y: FloatArray, components: Mapping[str, IntArray], groups: IntArray) -> None:
-    if len(y) < 3:
-        raise FitError(f"{len(y)} rows are too few for a mixed model")
+    combined = {name: groups * (int(codes.max()) + 1) + codes for name, codes in components.items() if len(codes)}
+    check_components(combined, len(y))
     if not np.isfinite(y).all():
         raise FitError("the deltas are not finite")
     if np.ptp(y) < 1e-12:
         raise FitError("every delta is the same, so there is no variance to decompose")
-    combined = {name: groups * (int(codes.max()) + 1) + codes for name, codes in components.items()}
-    for name, codes in combined.items():
+
+
+def check_components(components: Mapping[str, IntArray], n_rows: int) -> None:
+    """Refuse random intercepts that cannot be told from the mean, the residual or each other.
+
+    Args:
+        components: Name to level codes 0.., shape [n] each.
+        n_rows: Number n of rows.
+
+    Raises:
+        FitError: If there are fewer than 3 rows, a component has one level or as many levels as rows, or two
+            components are the same grouping.
+    """
+    if n_rows < 3:
+        raise FitError(f"{n_rows} rows are too few for a mixed model")
+    for name, codes in components.items():
         levels = count_levels(codes)
         if levels < 2:
             raise FitError(f"component {name!r} has one level, so its variance cannot be told from the mean")
-        if levels == len(y):
+        if levels == n_rows:
             raise FitError(f"component {name!r} has one row per level, so it cannot be told from the residual")
-    names = list(combined)
+    names = list(components)
     for place, first in enumerate(names):
         for second in names[place + 1 :]:
-            if same_grouping(combined[first], combined[second]):
+            if same_grouping(components[first], components[second]):
                 raise FitError(f"components {first!r} and {second!r} group the rows alike and cannot be told apart")
 
 
@@ -257,33 +276,54 @@ def _components(
 
 
 def _optimise(blocks: Sequence[_Block], n_components: int, df: int) -> FloatArray:
-    def criterion(roots: FloatArray) -> tuple[float, FloatArray]:
-        state = _evaluate(blocks, roots**2, df)
-        return state.criterion, 2 * roots * state.gradient
+    """Return the ratios of the lowest criterion, shape [K]; at a zero the criterion rises with the ratio."""
+    start = np.ones(n_components)
+    for _ in range(_MAX_RESTARTS):
+        ratios = _settle_zeros(blocks, _descend(blocks, start, df), df)
+        gradient = _evaluate(blocks, ratios, df).gradient
+        falls_at_zero = (ratios == 0) & (gradient < -_FLAT)
+        if not falls_at_zero.any() and (np.abs(ratios * gradient) < _FLAT).all():
+            return ratios
+        start = np.where(falls_at_zero, _SMALL_RATIO, ratios)
+    raise FitError("REML found no lowest point: the components leave no residual or can hardly be told apart")
+
+
+def _descend(blocks: Sequence[_Block], start: FloatArray, df: int) -> FloatArray:
+    """Minimise over log(1 + ratio), whose slope at zero is 1.
+
+    A square root has slope 0 there: a component that once touched zero could never leave it.
+    """
+
+    def criterion(logs: FloatArray) -> tuple[float, FloatArray]:
+        state = _evaluate(blocks, np.expm1(logs), df)
+        return state.criterion, np.exp(logs) * state.gradient
 
     found = optimize.minimize(
         criterion,
-        np.ones(n_components),
+        np.log1p(start),
         jac=True,
         method="L-BFGS-B",
-        bounds=[(0.0, 1e4)] * n_components,
+        bounds=[(0.0, _LARGEST_LOG_RATIO)] * len(start),
         options={"maxiter": _MAX_STEPS, "ftol": 1e-14, "gtol": 1e-7},
     )
     if found.nit >= _MAX_STEPS:
         raise FitError(
             f"the REML optimiser did not converge in {_MAX_STEPS} steps; the components can hardly be told apart"
         )
-    return _settle_zeros(blocks, found.x**2, df)
+    ratios: FloatArray = np.expm1(found.x)
+    return ratios
 
 
 def _settle_zeros(blocks: Sequence[_Block], ratios: FloatArray, df: int) -> FloatArray:
-    """Set a small ratio to zero where the criterion rises from there, which makes zero its optimum."""
+    """Set a small ratio to zero where the criterion is not higher there, which makes zero its optimum."""
     settled = ratios.copy()
-    for component in np.flatnonzero(ratios < _SMALL_RATIO):
+    lowest = _evaluate(blocks, settled, df).criterion
+    for component in np.flatnonzero((ratios > 0) & (ratios < _SMALL_RATIO)):
         candidate = settled.copy()
         candidate[component] = 0.0
-        if _evaluate(blocks, candidate, df).gradient[component] >= 0:
-            settled = candidate
+        state = _evaluate(blocks, candidate, df)
+        if state.gradient[component] >= 0 and state.criterion <= lowest + _SAME_CRITERION:
+            settled, lowest = candidate, state.criterion
     return settled
 
 

@@ -1,4 +1,5 @@
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,16 @@ import pytest
 from rich.console import Console
 
 from tests.analysis.synthetic import MODELS, cells, item_rows, transfer_rows, write_run
-from transfergrid.analysis.recommend import MATCHED, NO_DATA, Recommendation, recommend, recommend_from, shrink
-from transfergrid.analysis.reml import fit_reml
-from transfergrid.analysis.resampling import level_codes
+from transfergrid.analysis.observations import PAIR, ItemBlock
+from transfergrid.analysis.recommend import (
+    MATCHED,
+    NO_DATA,
+    NO_INTERVAL,
+    NOTHING_SHARED,
+    Recommendation,
+    recommend,
+    recommend_from,
+)
 from transfergrid.analysis.transfer import Transfer
 from transfergrid.config import AnalysisConfig
 from transfergrid.grid import Cell, RunFolder, UserError
@@ -23,7 +31,7 @@ def made_up(noise: float = 1.0, seed: int = 0) -> tuple[pl.DataFrame, np.ndarray
     """Rows of six models around known deltas of every pair, and those deltas, shape [sources, targets]."""
     generator = np.random.default_rng(seed)
     truth = generator.normal(0, 1, (12, 1)) + generator.normal(0, 2, (1, 12)) + generator.normal(0, 0.5, (12, 12))
-    return transfer_rows(MANY, GRID, truth + noise * generator.normal(size=(6, 12, 12))), truth
+    return transfer_rows(MANY, GRID, truth + noise * generator.normal(size=(6, 12, 12)), se_pp=noise), truth
 
 
 def choose(rows: pl.DataFrame, **options: object) -> Recommendation:
@@ -39,61 +47,174 @@ def test_every_source_is_ranked_once_best_first() -> None:
     assert estimates == sorted(estimates, reverse=True)
 
 
+def truths(found: pl.DataFrame, truth: np.ndarray) -> tuple[pl.DataFrame, np.ndarray]:
+    """The rows with an estimate, and the true deltas of their pairs."""
+    there = found.filter(pl.col("estimate_pp").is_not_null())
+    sources = [GRID.index(Cell(*pair)) for pair in there.select("source_task", "source_language").iter_rows()]
+    return there, truth[sources, GRID.index(TARGET)]
+
+
+def covered(found: pl.DataFrame, truth: np.ndarray) -> list[bool]:
+    there, real = truths(found, truth)
+    return list((there["low_pp"].to_numpy() < real) & (real < there["high_pp"].to_numpy()))
+
+
+def squared_errors(found: pl.DataFrame, truth: np.ndarray) -> tuple[float, float]:
+    """Mean squared errors of what is estimated and of what was observed."""
+    there, real = truths(found, truth)
+    return tuple(float(np.mean((there[name].to_numpy() - real) ** 2)) for name in ("estimate_pp", "observed_pp"))
+
+
 def test_estimates_are_nearer_to_the_truth_than_what_was_observed() -> None:
-    shrunken, observed = [], []
+    errors = []
     for seed in range(10):
         rows, truth = made_up(noise=4.0, seed=seed)
-        for row in choose(rows).table.filter(pl.col("estimate_pp").is_not_null()).iter_rows(named=True):
-            real = truth[GRID.index(Cell(row["source_task"], row["source_language"])), GRID.index(TARGET)]
-            shrunken.append((row["estimate_pp"] - real) ** 2)
-            observed.append((row["observed_pp"] - real) ** 2)
-    assert np.mean(shrunken) < 0.75 * np.mean(observed)
+        errors.append(squared_errors(choose(rows).table, truth))
+    shrunken, observed = np.mean(errors, axis=0)
+    assert shrunken < 0.75 * observed
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     hits = []
     for seed in range(20):
         rows, truth = made_up(noise=2.0, seed=seed)
-        for row in choose(rows).table.filter(pl.col("estimate_pp").is_not_null()).iter_rows(named=True):
-            real = truth[GRID.index(Cell(row["source_task"], row["source_language"])), GRID.index(TARGET)]
-            hits.append(row["low_pp"] < real < row["high_pp"])
+        hits += covered(choose(rows).table, truth)
     assert 0.88 < np.mean(hits) < 0.99
 
 
-def test_conditional_means_equal_those_of_the_full_covariance() -> None:
-    rows, _ = made_up()
-    frame = rows.filter(model="m0").filter(pl.col("regime") != "MT-ML").sort("source_task", "source_language")
-    observed = frame["delta_pp"].to_numpy()
-    noise = np.full(len(observed), 0.3)
-    codes = {
-        "source": level_codes(frame, ("source_task", "source_language")),
-        "target": level_codes(frame, ("target_task", "target_language")),
-    }
-    regimes = ["MT-CL", "CT-ML", "CT-CL"]
-    x = np.stack([np.ones(len(observed)), *((frame["regime"] == name).to_numpy() for name in regimes[1:])], axis=1)
-    fit = fit_reml(observed, codes, fixed=x.astype(float))
-    same = [each[:, None] == each[None, :] for each in codes.values()]
-    true = fit.variances[0] * same[0] + fit.variances[1] * same[1] + (fit.variances[2] - 0.3) * np.eye(len(observed))
-    covariance = true + 0.3 * np.eye(len(observed))
-    inverse = np.linalg.inv(covariance)
-    beta = np.linalg.solve(x.T @ inverse @ x, x.T @ inverse @ observed)
-    expected = x @ beta + true @ inverse @ (observed - x @ beta)
-    slack = x - true @ inverse @ x
-    spread = true - true @ inverse @ true + slack @ np.linalg.inv(x.T @ inverse @ x) @ slack.T
-    mean, variance = shrink(frame, observed, noise)
-    assert mean == pytest.approx(expected)
-    assert variance == pytest.approx(np.diag(spread))
+def test_without_standard_errors_the_spread_over_models_is_the_noise() -> None:
+    hits = []
+    for seed in range(20):
+        rows, truth = made_up(noise=2.0, seed=seed)
+        found = choose(rows.with_columns(se_pp=pl.lit(None, dtype=pl.Float64)))
+        assert "spread over models, their overall levels taken off" in found.note
+        hits += covered(found.table, truth)
+    assert 0.88 < np.mean(hits) < 0.99
 
 
-def test_without_noise_the_estimate_is_what_was_observed_and_all_noise_forgets_the_pair() -> None:
-    rows, _ = made_up()
-    frame = rows.filter(model="m0").filter(pl.col("regime") != "MT-ML")
-    observed = frame["delta_pp"].to_numpy()
-    mean, variance = shrink(frame, observed, np.zeros(len(observed)))
-    assert mean == pytest.approx(observed)
-    assert variance == pytest.approx(np.zeros(len(observed)), abs=1e-9)
-    unknown, _ = shrink(frame, observed, np.full(len(observed), np.nan))
-    assert np.abs(unknown - observed).max() > 0.1
+def test_levels_of_models_are_no_noise_of_the_pairs() -> None:
+    """Three models whose levels differ far more than the pairs do."""
+    hits, shrunken, observed = [], [], []
+    for seed in range(12):
+        generator = np.random.default_rng(seed)
+        truth = generator.normal(0, 1, (12, 1)) + generator.normal(0, 1.5, (1, 12)) + generator.normal(0, 1.5, (12, 12))
+        of_models = truth + generator.normal(0, 3, (3, 1, 1))
+        rows = transfer_rows(MANY[:3], GRID, of_models + generator.normal(0, 0.5, (3, 12, 12)), se_pp=0.5)
+        found = choose(rows).table
+        hits += covered(found, of_models.mean(axis=0))
+        errors = squared_errors(found, of_models.mean(axis=0))
+        shrunken.append(errors[0])
+        observed.append(errors[1])
+    assert 0.92 < np.mean(hits) < 0.98
+    assert np.sqrt(np.mean(shrunken)) < 1.1 * np.sqrt(np.mean(observed))
+
+
+def answers(generator: np.random.Generator, effects: np.ndarray, n_items: int = 400) -> Transfer:
+    """Base and adapters answer the items of 24 cells by the same probabilities, plus effects in pp, [24, 24]."""
+    grid = cells(("arc_challenge", "global_mmlu", "hellaswag", "truthfulqa"), ("de", "en", "es", "fr", "it", "pt"))
+    right = np.where(generator.random((24, n_items)) < 0.5, 0.05, 0.95)
+    base = generator.random((24, n_items)) < right
+    adapter = generator.random((24, 24, n_items)) < right
+    # one wrong answer in two turns right with probability 2 x effect, which lifts the score by the effect
+    moved = generator.random(adapter.shape) < np.abs(effects)[:, :, None] / 50
+    difference = np.where(moved, effects[:, :, None] > 0, adapter).astype(float) - base
+    rows = transfer_rows(("m",), grid, 100 * difference.mean(axis=2)[None]).with_columns(
+        se_pp=pl.Series(100 * difference.std(axis=2, ddof=1).ravel() / n_items**0.5)
+    )
+    return Transfer(pl.DataFrame(), rows, item_blocks(rows, difference.reshape(-1, n_items)))
+
+
+def item_blocks(rows: pl.DataFrame, differences: np.ndarray) -> tuple[ItemBlock, ...]:
+    return tuple(
+        ItemBlock(
+            task,
+            rows.filter(target_task=task).select("model", *PAIR),
+            tuple(f"q{item}" for item in range(differences.shape[1])),
+            part := differences[(rows["target_task"] == task).to_numpy()].astype(np.float32),
+            np.ones(part.shape, dtype=np.bool_),
+        )
+        for task in rows["target_task"].unique().sort()
+    )
+
+
+def each_target(transfer: Transfer) -> Iterator[tuple[pl.DataFrame, int]]:
+    for place, target in enumerate(cells_of(transfer.rows)):
+        if place % 6 == 0:
+            found = recommend_from(transfer, AnalysisConfig(), target=target).table
+            yield found.filter(pl.col("estimate_pp").is_not_null()), place
+
+
+def cells_of(rows: pl.DataFrame) -> list[Cell]:
+    return [Cell(*pair) for pair in rows.select("target_task", "target_language").unique().sort(pl.all()).iter_rows()]
+
+
+def test_luck_of_the_baseline_that_all_sources_share_is_no_effect() -> None:
+    holds_zero, sure = [], []
+    for seed in range(6):
+        for found, _ in each_target(answers(np.random.default_rng(seed), np.zeros((24, 24)))):
+            holds_zero += ((found["low_pp"] <= 0) & (found["high_pp"] >= 0)).to_list()
+            sure += (found["p_help"] > 0.95).to_list()
+    assert np.mean(holds_zero) > 0.93
+    assert np.mean(sure) < 0.05
+
+
+def test_real_effects_are_covered_beside_shared_luck() -> None:
+    hits, closer = [], []
+    for seed in range(8):
+        generator = np.random.default_rng(seed)
+        effects = generator.normal(0, 1, (24, 1)) + generator.normal(0, 1.5, (1, 24)) + generator.normal(0, 1, (24, 24))
+        transfer = answers(generator, effects)
+        sources = {cell: place for place, cell in enumerate(cells_of(transfer.rows))}
+        for found, target in each_target(transfer):
+            for row in found.iter_rows(named=True):
+                real = effects[sources[Cell(row["source_task"], row["source_language"])], target]
+                hits.append(row["low_pp"] < real < row["high_pp"])
+                closer.append([(row["estimate_pp"] - real) ** 2, (row["observed_pp"] - real) ** 2])
+    assert 0.9 < np.mean(hits) < 0.99
+    assert np.mean(closer, axis=0)[0] < 0.7 * np.mean(closer, axis=0)[1]
+
+
+def test_what_sources_share_cannot_be_known_without_items_and_the_note_says_so() -> None:
+    transfer = answers(np.random.default_rng(0), np.zeros((24, 24)))
+    target = Cell("hellaswag", "de")
+    assert NOTHING_SHARED not in recommend_from(transfer, AnalysisConfig(), target=target).note
+    without = Transfer(pl.DataFrame(), transfer.rows, ())
+    assert NOTHING_SHARED in recommend_from(without, AnalysisConfig(), target=target).note
+
+
+@pytest.mark.parametrize("imported", [False, True])
+def test_a_pair_whose_answers_did_not_change_is_not_known_exactly(imported: bool) -> None:
+    generator = np.random.default_rng(1)
+    difference = generator.choice([-1.0, 1], size=(144, 1)) * (generator.random((144, 32)) < 0.15)
+    difference[::5] = 0
+    rows = transfer_rows(("m",), GRID, 100 * difference.mean(axis=1)).with_columns(
+        se_pp=pl.Series(100 * difference.std(axis=1, ddof=1) / 32**0.5)
+    )
+    blocks = () if imported else item_blocks(rows, difference)
+    found = recommend_from(Transfer(pl.DataFrame(), rows, blocks), AnalysisConfig(), target=TARGET).table
+    estimated = found.filter(pl.col("estimate_pp").is_not_null())
+    assert (estimated["observed_pp"] == 0).sum() > 1
+    assert ((estimated["high_pp"] - estimated["low_pp"]) > 1).all()
+    assert estimated["p_help"].null_count() == estimated["p_harm"].null_count() == 0
+
+
+def test_no_change_anywhere_leaves_the_rule_of_three() -> None:
+    rows = transfer_rows(("m",), GRID, np.zeros((1, 12, 12)), se_pp=0.0)
+    transfer = Transfer(pl.DataFrame(), rows, item_blocks(rows, np.zeros((144, 32))))
+    found = recommend_from(transfer, AnalysisConfig(), target=TARGET)
+    assert NOTHING_SHARED not in found.note
+    row = found.table.row(0, named=True)
+    assert row["estimate_pp"] == pytest.approx(0)
+    assert row["high_pp"] > 0.5
+    assert row["p_help"] == pytest.approx(0.5)
+
+
+def test_every_null_has_its_reason() -> None:
+    rows = transfer_rows(MODELS, cells(("arc_challenge",), ("de", "en")), [[[0, 1], [2, 0]]] * 2, se_pp=None)
+    found = choose(rows, target=Cell("arc_challenge", "de")).table
+    row = found.filter(source_language="en").row(0, named=True)
+    assert row["low_pp"] is row["p_help"] is None
+    assert row["reason"] == f"not shrunken: 2 rows are too few for a mixed model; {NO_INTERVAL}"
 
 
 def test_the_probability_of_harm_rises_as_the_estimate_falls() -> None:

@@ -135,13 +135,55 @@ def test_shifting_and_scaling_the_response_shifts_and_scales_the_fit() -> None:
 
 
 def test_a_component_whose_best_variance_is_zero_is_exactly_zero_and_named() -> None:
-    y, codes = small_grid(0)
+    y, codes = small_grid(11)
     found = fit_reml(y, codes)
     assert found.singular == ("source",)
     assert found.variances[1] == 0
     without = fit_reml(y, {name: codes[name] for name in ("model", "target")})
     assert found.criterion == pytest.approx(without.criterion, abs=1e-6)
     assert fit_reml(*small_grid(3)).singular == ()
+
+
+def two_factors(seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """A 6 x 6 grid without its diagonal; source, target and residual variance 1."""
+    generator = np.random.default_rng(seed)
+    source, target = (each.ravel() for each in np.indices((6, 6)))
+    source, target = source[keep := source != target], target[keep]
+    y = generator.normal(size=30) + generator.normal(size=6)[source] + generator.normal(size=6)[target]
+    return y, {"source": source, "target": target}
+
+
+def test_at_a_zero_the_criterion_rises_with_the_variance() -> None:
+    zeros = 0
+    x = np.ones((30, 1))
+    for seed in range(150):
+        y, codes = two_factors(seed)
+        found = fit_reml(y, codes)
+        for place in np.flatnonzero(found.variances == 0):
+            zeros += 1
+            for step in (1e-4, 0.05, 0.5):
+                moved = found.variances.copy()
+                moved[place] = step * found.variances[-1]
+                assert slow_criterion(y, codes, moved, x) > found.criterion - 1e-7
+    assert zeros > 10
+
+
+@pytest.mark.filterwarnings("ignore:Random effects covariance", "ignore:The MLE may be on the boundary")
+def test_a_small_grid_that_once_stopped_at_a_false_zero_equals_statsmodels() -> None:
+    y, codes = two_factors(100)
+    frame = pd.DataFrame({"y": y, "all": 1, **codes})
+    parts = {"source": "0 + C(source)", "target": "0 + C(target)"}
+    expected = MixedLM.from_formula("y ~ 1", groups="all", re_formula="0", vc_formula=parts, data=frame).fit()
+    found = fit_reml(y, codes)
+    assert found.variances == pytest.approx([*expected.vcomp, expected.scale], abs=2e-3)
+    assert found.variances[1] == pytest.approx(0.544, abs=2e-3)
+    assert found.criterion == pytest.approx(-2 * expected.llf, abs=1e-4)
+
+
+def test_components_that_leave_no_residual_are_no_result() -> None:
+    source, target = (each.ravel() for each in np.indices((6, 6)))
+    with pytest.raises(FitError, match="leave no residual or can hardly be told apart"):
+        fit_reml(source + target**2.0, {"source": source, "target": target})
 
 
 @pytest.mark.parametrize(
