@@ -111,6 +111,14 @@ def test_sizes_have_a_unit(n_bytes: float, text: str) -> None:
     assert format_bytes(n_bytes) == text
 
 
+def test_what_is_named_twice_is_counted_once(config: GridConfig, run: RunFolder) -> None:
+    once = Narrowing(seeds=(17,), sources=("arc_challenge-de",))
+    twice = Narrowing(seeds=(17, 17), sources=("arc_challenge-de", "arc_challenge-de"), models=("tiny", "tiny"))
+    found = only(estimate(config, run, EvalRequest(narrowing=twice)))
+    assert found == only(estimate(config, run, EvalRequest(narrowing=once)))
+    assert (found.n_adapters, found.n_cells) == (1, 4)
+
+
 def test_foreign_adapters_need_no_training(
     config: GridConfig, run: RunFolder, tiny_adapters: tuple[Path, ...], tmp_path: Path
 ) -> None:
@@ -119,3 +127,7 @@ def test_foreign_adapters_need_no_training(
     copy_adapter(tiny_adapters[0], tmp_path / "theirs" / "xnli-sw", note="theirs")
     found = only(estimate(config, run, EvalRequest(foreign=ForeignAdapters(folder=tmp_path / "theirs"))))
     assert (found.n_adapters, found.n_adapters_to_train, found.n_cells) == (1, 0, 8)
+    twice = EvalRequest(
+        narrowing=Narrowing(models=("tiny", "tiny")), foreign=ForeignAdapters(folder=tmp_path / "theirs")
+    )
+    assert only(estimate(config, run, twice)) == found
