@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from tests.engine.sweeps import FakeBackend, add_adapters, copy_adapter, small_config
+from tests.hub import use_local_hub
 from transfergrid.config import EngineConfig, GridConfig, LoraConfig, ModelConfig
 from transfergrid.engine.adapters import WEIGHTS_FILE, read_linear_shapes
 from transfergrid.engine.estimate import Estimate, ModelEstimate, adapter_bytes, estimate, format_bytes
@@ -96,6 +97,18 @@ def test_a_model_that_is_not_there_is_named(config: GridConfig, run: RunFolder, 
     assert "gone: model folder" in captured.get()
     assert "not measured yet" in captured.get()
     assert list(found.as_json()) == ["models", "unavailable"]
+
+
+def test_a_model_of_the_hub_is_planned_without_its_weights(
+    config: GridConfig, run: RunFolder, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = use_local_hub(monkeypatch, tiny_llama, tmp_path / "hub")
+    of_hub = config.model_copy(update={"models": (ModelConfig(path="org/tiny", revision="v1"),)})
+    found = only(estimate(of_hub, run, EvalRequest()))
+    assert found == only(estimate(config, run, EvalRequest()))
+    assert (found.n_adapters_to_train, found.n_adapter_bytes > 0) == (4, True)
+    assert list(hub.cache.rglob("*.safetensors")) == []
+    assert hub.revisions == ["v1"]
 
 
 def test_no_engine_is_loaded(config: GridConfig, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
