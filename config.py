@@ -43,6 +43,8 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 Name = TypeVar("Name", str, int)
 Named = TypeVar("Named", bound=BaseModel)
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""What every generator of random numbers takes, NumPy's old one too."""
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
@@ -56,8 +58,8 @@ class ModelConfig(Section):
     """A base model; a plain string in YAML is its path."""
 
     path: str
-    """Hub id, local folder, or ``bundled:smollm2-135m-instruct``, which is built once in the folder that
-    the environment variable TRANSFERGRID_CACHE names, else in ``~/.cache/transfergrid``."""
+    """Hub id, local folder (relative to this file), or ``bundled:smollm2-135m-instruct``, which is built once in the
+    folder that the environment variable TRANSFERGRID_CACHE names, else in ``~/.cache/transfergrid``."""
     name: str = ""
     """Name in folders and tables; default: the last part of the path."""
     revision: str | None = None
@@ -161,7 +163,7 @@ class TrainingConfig(Section):
     """Steps whose gradients are added before the weights move."""
     validation_fraction: Fraction = 0.1
     """Share of the train items held out for choosing the epoch."""
-    validation_seed: int = 42
+    validation_seed: Seed = 42
     """Seed of that split, whatever the training seed."""
     early_stopping_patience: PositiveInt | None = None
     """Stop after this many epochs without a lower validation loss; null trains all epochs."""
@@ -220,7 +222,7 @@ class AnalysisConfig(Section):
     """Level of all intervals."""
     bootstrap_resamples: Annotated[int, Field(ge=100)] = 2000
     """Resamples of the cluster bootstrap."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of every resampler and permutation."""
     fdr: Fraction = 0.05
     """False discovery rate of the Benjamini-Hochberg procedure."""
@@ -239,7 +241,7 @@ class GridConfig(Section):
     """Built-in tasks and names of ``custom_tasks``."""
     languages: tuple[str, ...] = Field(default=LANGUAGES, min_length=1)
     """ISO 639 codes."""
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=SEEDS, min_length=1)
+    seeds: tuple[Seed, ...] = Field(default=SEEDS, min_length=1)
     """Training seeds; each trains every adapter anew."""
     data: DataConfig = DataConfig()
     """Where the items come from."""

@@ -119,11 +119,32 @@ def parse_config(raw: Any, *, origin: str, folder: Path | None = None) -> GridCo
 
 def _resolve_paths(config: GridConfig, folder: Path) -> GridConfig:
     """Make the paths of a configuration absolute, starting from the folder of its file."""
-    tasks = {name: folder / path for name, path in config.custom_tasks.items()}
+    tasks = {name: folder / _expanded(path) for name, path in config.custom_tasks.items()}
+    models = tuple(model.model_copy(update={"path": _model_path(model.path, folder)}) for model in config.models)
     data = config.data
     if data.path is not None:
-        data = data.model_copy(update={"path": folder / data.path.expanduser()})
-    return config.model_copy(update={"custom_tasks": tasks, "data": data})
+        data = data.model_copy(update={"path": folder / _expanded(data.path)})
+    return config.model_copy(update={"custom_tasks": tasks, "models": models, "data": data})
+
+
+def _model_path(path: str, folder: Path) -> str:
+    """Return a model's local folder as an absolute path; names of bundled models and hub ids stay as they are."""
+    if path.startswith("bundled:"):
+        return path
+    local = folder / _expanded(Path(path))
+    return str(local) if path.startswith((".", "~")) or local.is_dir() else path
+
+
+def _expanded(path: Path) -> Path:
+    """Return a path with ``~`` replaced by the home folder.
+
+    Raises:
+        UserError: If nobody's home folder is meant.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise UserError(f"path {str(path)!r} starts with a home folder that is not known; write it out") from error
 
 
 def load_config(path: Path) -> GridConfig:

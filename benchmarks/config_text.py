@@ -130,7 +130,7 @@ def _accepted(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         return f"list of {_accepted(schema.get('items', {}))}"
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {schema[key]:g}" for key, sign in bounds.items() if key in schema]
+    limits = [f"{sign} {schema[key]:.10g}" for key, sign in bounds.items() if key in schema]
     names = {"object": "mapping", "string": "text", "boolean": "true or false", None: "model"}
     kind = schema.get("type")
     return " ".join([names.get(kind, str(kind)), ", ".join(limits)]).strip()

@@ -115,15 +115,35 @@ def read_linear_shapes(model_folder: Path) -> dict[str, tuple[int, int]]:
     """
     shapes: dict[str, tuple[int, int]] = {}
     for file in sorted(model_folder.glob("*.safetensors")):
-        for key, shape in _header_shapes(file).items():
-            module = _layer_name(key.removesuffix(".weight"))
-            if key.endswith("_proj.weight") and module and len(shape) == 2:
-                shapes[module] = (shape[0], shape[1])
+        shapes |= _decoder_layers(_header_shapes(file))
     if not shapes:
         raise AdapterError(
             f"{str(model_folder)!r} has no safetensors with decoder layers; expected the base model's own folder"
         )
     return shapes
+
+
+def plan_linear_shapes(model_folder: Path) -> dict[str, tuple[int, int]]:
+    """Return what ``read_linear_shapes`` does; for a hub's snapshot without weights, from its configuration.
+
+    Raises:
+        AdapterError: As ``read_linear_shapes``, or if transformers cannot read the configuration.
+    """
+    if model_folder.parent.name != "snapshots" or any(model_folder.glob("*.safetensors")):
+        return read_linear_shapes(model_folder)
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(str(model_folder), local_files_only=True)
+        with torch.device("meta"):  # shapes without memory
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise AdapterError(
+            f"the layers of the model in {str(model_folder)!r} cannot be told from its config.json "
+            f"({str(error).partition('. ')[0]}); expected a causal language model that transformers knows"
+        ) from error
+    return _decoder_layers({name: tuple(weight.shape) for name, weight in model.named_parameters()})
 
 
 def adapter_modules(adapter: Adapter) -> frozenset[str]:
@@ -216,6 +236,15 @@ def _header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             raise ValueError(f"header of {size} bytes in a file of {file.stat().st_size}")
         header = json.loads(handle.read(size))
     return {key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
+
+
+def _decoder_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    """Return (out, in) of the linear layers among a base's weights."""
+    return {
+        module: (shape[0], shape[1])
+        for key, shape in shapes.items()
+        if key.endswith("_proj.weight") and len(shape) == 2 and (module := _layer_name(key.removesuffix(".weight")))
+    }
 
 
 def _read_shapes(file: Path, name: str) -> dict[str, tuple[int, ...]]:

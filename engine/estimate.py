@@ -13,7 +13,7 @@ from rich.text import Text
 
 from transfergrid.benchmarks.materialise import ensure_data
 from transfergrid.config import GridConfig, LoraConfig, ModelConfig
-from transfergrid.engine.adapters import CONFIG_FILE, LinearShapes, read_linear_shapes
+from transfergrid.engine.adapters import CONFIG_FILE, LinearShapes, plan_linear_shapes
 from transfergrid.engine.display import format_duration
 from transfergrid.engine.foreign import AdapterPlace
 from transfergrid.engine.jobs import tokenisation_settings
@@ -185,7 +185,7 @@ def _estimate_model(
     targets: Iterable[Target],
     parts: Sequence[Part],
 ) -> ModelEstimate:
-    folder = resolve_model(model.path, model.revision)
+    folder = resolve_model(model.path, model.revision, with_weights=False)
     tokenised = tokenise_targets(targets, load_tokenizer(folder), tokenisation_settings(config, folder))
     costs = {cell: _target_cost(target) for cell, target in tokenised.items()}
     origins = [Origin(model.name, None, BASE)] if selection.has_base else []
@@ -201,7 +201,7 @@ def _estimate_model(
         model=model.name,
         n_adapters=len(places),
         n_adapters_to_train=len(to_train),
-        n_adapter_bytes=len(to_train) * adapter_bytes(read_linear_shapes(folder), config.lora) if to_train else 0,
+        n_adapter_bytes=len(to_train) * adapter_bytes(plan_linear_shapes(folder), config.lora) if to_train else 0,
         n_cells=len(origins) * len(selection.targets),
         n_finished=len(origins) * len(selection.targets) - len(left),
         n_items=n_items,

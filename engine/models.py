@@ -12,7 +12,8 @@ from transfergrid.config import BUNDLED_MODEL
 from transfergrid.engine.bundled import SOURCE_FILE, build_bundled_model
 from transfergrid.grid import UserError
 
-_HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
+_HUB_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
+_WEIGHT_FILES = "*.safetensors"
 _HUB_LEFT_OUT = ("original/*", "onnx/*", "*/*.safetensors")
 
 
@@ -31,12 +32,13 @@ class ModelFacts:
     """Keys and values that one token keeps, over all layers."""
 
 
-def resolve_model(path: str, revision: str | None = None) -> Path:
+def resolve_model(path: str, revision: str | None = None, *, with_weights: bool = True) -> Path:
     """Return the local folder of a base model, fetching or building it first where needed.
 
     Args:
         path: ``bundled:smollm2-135m-instruct``, a local folder, or a hub id.
         revision: Hub revision (branch, tag or commit); only for hub ids.
+        with_weights: Whether weights are fetched from the hub too; planning needs only configuration and tokenizer.
 
     Raises:
         UserError: If the folder holds no model, the hub cannot be reached and the model is not in its cache, or a
@@ -56,7 +58,7 @@ def resolve_model(path: str, revision: str | None = None) -> Path:
         return _checked_folder(folder)
     if folder.is_absolute() or path.startswith((".", "~")):
         raise UserError(f"model folder {path!r} does not exist; expected a folder with config.json, or a hub id")
-    return _download(path, revision)
+    return _download(path, revision, with_weights=with_weights)
 
 
 def model_revision(folder: Path) -> str:
@@ -128,7 +130,7 @@ def _checked_folder(folder: Path) -> Path:
     return folder
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
+def _download(hub_id: str, revision: str | None, *, with_weights: bool) -> Path:
     """Return the snapshot of a hub model in the hub's cache, downloaded where it is not complete.
 
     Raises:
@@ -138,9 +140,10 @@ def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
     at = "" if revision is None else f" at revision {revision!r}"
+    wanted = [*_HUB_FILES, _WEIGHT_FILES] if with_weights else list(_HUB_FILES)
     try:
         folder = snapshot_download(
-            hub_id, revision=revision, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_LEFT_OUT)
+            hub_id, revision=revision, allow_patterns=wanted, ignore_patterns=list(_HUB_LEFT_OUT)
         )
     except GatedRepoError as error:
         raise UserError(
@@ -155,4 +158,9 @@ def _download(hub_id: str, revision: str | None) -> Path:
             f"model {hub_id!r}{at} is not in the hub's cache and the hub cannot be reached; connect once to download "
             f"it, or use a local folder or {BUNDLED_MODEL!r}"
         ) from error
+    if with_weights and not any(Path(folder).glob(_WEIGHT_FILES)):
+        raise UserError(
+            f"model {hub_id!r}{at} has no weights in the hub's cache; connect once to download them, or choose a model "
+            "that its hub page offers as safetensors"
+        )
     return _checked_folder(Path(folder))

@@ -100,4 +100,4 @@ def _chosen(kind: str, asked: Sequence[Name], accepted: Sequence[Name]) -> Seque
         if name not in accepted:
             hint = closest_hint(name, [str(word) for word in accepted])
             raise UserError(f"unknown {kind} {name!r}; expected one of {list(accepted)}{hint}")
-    return asked or accepted
+    return tuple(dict.fromkeys(asked)) or accepted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,9 @@ def test_an_unknown_preset_is_named(tmp_path: Path) -> None:
         ),
         ({"languages": ["de", "de"]}, r"languages: 'de' stands there twice; name each once"),
         ({"seeds": [1, 1]}, r"seeds: 1 stands there twice"),
+        ({"seeds": [17, 2**32]}, r"seeds.1: Input should be less than or equal to 4294967295, not 4294967296"),
+        ({"training": {"validation_seed": -1}}, r"training.validation_seed: .* greater than or equal to 0, not -1"),
+        ({"analysis": {"seed": -1}}, r"analysis.seed: Input should be greater than or equal to 0, not -1"),
         ({"lora": {"r": 513}}, r"lora.r: Input should be less than or equal to 512, not 513"),
         (
             {"training": {"dtype": "bf16"}},
@@ -191,6 +195,34 @@ def test_paths_start_from_the_folder_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text(text, encoding="utf-8")
     config = load_config(tmp_path / "grid.yaml")
     assert (config.data.path, config.custom_tasks) == (tmp_path / "rows", {"mine": tmp_path / "t.yaml"})
+
+
+def test_model_folders_start_from_the_folder_of_the_file_and_hub_ids_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sub" / "org" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    paths = ["./m", "../n", "org/here", "org/there", "~/o", "/x/p", "bundled:smollm2-135m-instruct"]
+    (tmp_path / "sub" / "g.yaml").write_text(yaml.safe_dump({"models": paths}), encoding="utf-8")
+    config = load_config(Path("sub/g.yaml"))
+    expected = [tmp_path / "sub/m", tmp_path / "n", tmp_path / "sub/org/here", "org/there", tmp_path / "home/o", "/x/p"]
+    assert [os.path.normpath(model.path) for model in config.models[:-1]] == [str(path) for path in expected]
+    assert (config.models[-1].path, config.models[0].name) == (paths[-1], "m")
+
+
+def test_the_home_folder_is_meant_by_a_tilde_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    raw = {"data": {"source": "local", "path": "~/rows"}, "custom_tasks": {"mine": "~/t.yaml"}, "models": ["~/m"]}
+    config = parse_config(raw, origin="g.yaml", folder=tmp_path)
+    home = tmp_path / "home"
+    assert (config.data.path, config.custom_tasks["mine"], config.models[0].path) == (
+        home / "rows",
+        home / "t.yaml",
+        str(home / "m"),
+    )
+    with pytest.raises(UserError, match="path '~nobody-of-that-name/m' starts with a home folder that is not known"):
+        parse_config({"models": ["~nobody-of-that-name/m"]}, origin="g.yaml", folder=tmp_path)
 
 
 def test_a_model_is_named_after_its_path() -> None:

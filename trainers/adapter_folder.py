@@ -61,13 +61,27 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not folder.exists():
         return None
     try:
-        record: dict[str, Any] = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
         content_hash = hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])
     except (OSError, ValueError) as error:
         raise AdapterError(f"adapter folder {str(folder)!r} is not complete ({error}); delete it") from error
+    if not isinstance(record, dict) or not isinstance(record.get("key"), dict):
+        raise AdapterError(
+            f"adapter folder {str(folder)!r} has a {RECORD_FILE} that is none of 'grid train-adapters'; delete the "
+            "folder"
+        )
     if record.get("content_hash") != content_hash:
         raise AdapterError(f"adapter in {str(folder)!r} was changed after its training; delete the folder")
     return record
+
+
+def _settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decided an adapter's weights; early records keep the number format only beside it."""
+    key: dict[str, Any] = record["key"]
+    match key, record:
+        case {"training": {"dtype": "auto"} as training}, {"resolved": {"dtype": dtype}}:
+            return {**key, "training": {**training, "dtype": dtype}}
+    return key
 
 
 def is_finished(job: TrainingJob, config: GridConfig) -> bool:
@@ -79,12 +93,22 @@ def is_finished(job: TrainingJob, config: GridConfig) -> bool:
     record = read_record(job.folder)
     if record is None:
         return False
-    if changed := changed_parts(record["key"], job.key_parts(config)):
+    stored, wanted = _settings_of(record), job.key_parts(config)
+    if changed := changed_parts(stored, wanted):
         raise AdapterError(
-            f"adapter {job.name!r} was trained with other settings ({'; '.join(changed)}); use another --run, or "
-            f"delete {str(job.folder)!r}"
+            f"adapter {job.name!r} was trained with other settings ({'; '.join(changed)}); "
+            f"{_way_to_its_dtype(stored, wanted, config)}use another --run, or delete {str(job.folder)!r}"
         )
     return True
+
+
+def _way_to_its_dtype(stored: Mapping[str, Any], wanted: Mapping[str, Any], config: GridConfig) -> str:
+    """Return how to go on in the number format of an adapter where only this machine's ``auto`` says another."""
+    here, there = wanted["training"]["dtype"], stored.get("training", {}).get("dtype")
+    only_dtype = {**wanted, "training": {**wanted["training"], "dtype": there}} == stored
+    if config.training.dtype != "auto" or not only_dtype:
+        return ""
+    return f"training.dtype auto means {here!r} on this machine, set it to {there!r} to go on, or "
 
 
 def save_adapter(model: Any, folder: Path, job: TrainingJob, *, record: Mapping[str, Any], expected: set[str]) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config import GridConfig, ModelConfig
-from transfergrid.engine.adapters import read_linear_shapes
+from transfergrid.engine.adapters import plan_linear_shapes, read_linear_shapes
+from transfergrid.engine.devices import resolve_dtype
 from transfergrid.engine.models import load_tokenizer, model_revision, resolve_model
 from transfergrid.engine.selection import Selection
 from transfergrid.grid import Cell, RunFolder, UserError
@@ -22,6 +23,7 @@ from transfergrid.trainers.examples import (
     hash_examples,
     split_validation,
 )
+from transfergrid.trainers.trackers import check_trackers
 
 DEFAULT_MAX_LENGTH = 512
 """Longest example of a task that ``training.max_length`` does not name, in tokens."""
@@ -86,9 +88,11 @@ class TrainingJob:
     def key_parts(self, config: GridConfig) -> dict[str, Any]:
         """Return what decides the adapter's weights, as JSON.
 
-        Where the numbers are logged does not decide them, nor does gradient checkpointing.
+        Where the numbers are logged does not decide them, nor does gradient checkpointing. The number format is the
+        one that this machine computes in.
         """
         training = config.training.model_dump(mode="json", exclude={"report_to", "gradient_checkpointing"})
+        training["dtype"] = resolve_dtype(config.training.dtype)
         training["max_length"] = max_length(config, self.cell.task)
         return {
             "base_revision": self.model.revision,
@@ -104,25 +108,32 @@ def max_length(config: GridConfig, task: str) -> int:
     return config.training.max_length.get(task, DEFAULT_MAX_LENGTH)
 
 
-def prepare_jobs(config: GridConfig, run: RunFolder, selection: Selection) -> list[TrainingJob]:
+def prepare_jobs(
+    config: GridConfig, run: RunFolder, selection: Selection, *, with_weights: bool = True
+) -> list[TrainingJob]:
     """Resolve every model, tokenise every cell and check them all.
 
     Args:
         config: The run's configuration.
         run: Its folder, with materialised data.
         selection: Models, seeds and source cells to train.
+        with_weights: Whether weights are fetched from the hub; a plan needs none.
 
     Returns:
         Jobs in the order they are trained: model by model, seed by seed, cell by cell.
 
     Raises:
-        UserError: If a model or any cell cannot be trained; lists every fault.
+        UserError: If a model or any cell cannot be trained, or a tracker is not there; lists every fault.
     """
     faults: list[str] = []
+    try:
+        check_trackers(config.training.report_to)
+    except UserError as error:
+        faults.append(str(error))
     jobs = []
     for model_config in selection.models:
         try:
-            model = find_model(model_config, config.lora.target_modules)
+            model = find_model(model_config, config.lora.target_modules, with_weights=with_weights)
         except UserError as error:
             faults.append(str(error))
             continue
@@ -137,14 +148,15 @@ def prepare_jobs(config: GridConfig, run: RunFolder, selection: Selection) -> li
     return jobs
 
 
-def find_model(config: ModelConfig, target_modules: Sequence[str]) -> ResolvedModel:
+def find_model(config: ModelConfig, target_modules: Sequence[str], *, with_weights: bool = True) -> ResolvedModel:
     """Find a model and see that it has the layers that get LoRA.
 
     Raises:
         UserError: If it cannot be found, or lacks layers.
     """
-    folder = resolve_model(config.path, config.revision)
-    present = {name.rpartition(".")[2] for name in read_linear_shapes(folder)}
+    folder = resolve_model(config.path, config.revision, with_weights=with_weights)
+    shapes = read_linear_shapes(folder) if with_weights else plan_linear_shapes(folder)
+    present = {name.rpartition(".")[2] for name in shapes}
     if missing := sorted(set(target_modules) - present):
         raise UserError(
             f"model {config.name!r} has no linear layers {missing}; expected lora.target_modules out of "

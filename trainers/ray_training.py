@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from transfergrid.benchmarks.files import write_text
 from transfergrid.config import GridConfig
 from transfergrid.engine.cluster import Cluster, ClusterOptions, UnitLoop, connect, make_probe
+from transfergrid.engine.devices import resolve_dtype
 from transfergrid.engine.models import read_model_facts
 from transfergrid.engine.ray_eval import absolute_models
 from transfergrid.engine.selection import Selection
@@ -47,6 +48,7 @@ from transfergrid.trainers.sweep import (
     train_adapters,
     train_one,
 )
+from transfergrid.trainers.trackers import check_trackers
 
 
 class JobOrder(NamedTuple):
@@ -62,6 +64,8 @@ class TrainingUnit(NamedTuple):
 
     model: str
     revision: str
+    dtype: str
+    """Number format that the command resolved; it stands in the adapters' keys."""
     jobs: tuple[JobOrder, ...]
     sees_run: bool
 
@@ -144,7 +148,7 @@ class _Driver:
                 self._take_in,
                 self._left,
                 self._note,
-                pack_unit,
+                partial(pack_unit, dtype=resolve_dtype(self.task.config.training.dtype)),
                 self.task.check_interrupt,
             ).run()
         finally:
@@ -180,10 +184,10 @@ class _Driver:
         self.task.tell(Remark(message=message))
 
 
-def pack_unit(unit: Unit[TrainingJob], sees_run: bool) -> TrainingUnit:
+def pack_unit(unit: Unit[TrainingJob], sees_run: bool, *, dtype: str) -> TrainingUnit:
     """Return a unit as it is sent: without tokenizer and folders, which are another machine's."""
     orders = tuple(JobOrder(job.seed, job.cell, job.data) for job in unit.jobs)
-    return TrainingUnit(unit.model, unit.jobs[0].model.revision, orders, sees_run)
+    return TrainingUnit(unit.model, unit.jobs[0].model.revision, dtype, orders, sees_run)
 
 
 class TrainingRunner:
@@ -199,7 +203,8 @@ class TrainingRunner:
         """Train a unit's adapters; each is saved or sent when its event is.
 
         Raises:
-            ModelRefusedError: If the base cannot be loaded here, or is another revision.
+            ModelRefusedError: If the base cannot be loaded here, is another revision, or would be computed in
+                another number format.
             UserError: If an adapter cannot be saved.
         """
         if unit.sees_run:
@@ -229,7 +234,14 @@ class TrainingRunner:
             return self._model
         self._model = self._base = None
         config = next(model for model in self._setup.config.models if model.name == unit.model)
+        training = self._setup.config.training
+        if (dtype := resolve_dtype(training.dtype)) != unit.dtype:
+            raise ModelRefusedError(
+                f"{self._name} would train {unit.model!r} in {dtype}, the command's number format is {unit.dtype}; set "
+                "training.dtype to the one that is meant"
+            )
         try:
+            check_trackers(training.report_to)
             model = find_model(config, self._setup.config.lora.target_modules)
         except UserError as error:
             raise ModelRefusedError(str(error)) from error

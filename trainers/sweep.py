@@ -99,7 +99,7 @@ class TrainingPlan:
 
 
 def plan_training(config: GridConfig, run: RunFolder, selection: Selection) -> TrainingPlan:
-    """Return what ``train_adapters`` would do; everything is checked, no model is loaded, nothing is trained.
+    """Return what ``train_adapters`` would do; everything is checked, no weights are fetched from the hub, none loaded.
 
     Raises:
         UserError: As ``train_adapters`` before its first job.
@@ -108,7 +108,7 @@ def plan_training(config: GridConfig, run: RunFolder, selection: Selection) -> T
     training = config.training
     effective = training.batch_size * training.gradient_accumulation
     rows = []
-    for job in prepare_jobs(config, run, selection):
+    for job in prepare_jobs(config, run, selection, with_weights=False):
         state = "failed before" if failure_file(job).exists() else "to do"
         rows.append(
             (

@@ -20,6 +20,7 @@ from transfergrid.engine.adapters import (
     find_adapters,
     is_null_adapter,
     make_null_adapter,
+    plan_linear_shapes,
     read_linear_shapes,
     require_modules,
     served_rank,
@@ -55,6 +56,40 @@ def test_linear_shapes_are_those_of_the_checkpoint(base: dict[str, tuple[int, in
 def test_folder_without_weights_is_no_base(tmp_path: Path) -> None:
     with pytest.raises(AdapterError, match="has no safetensors with decoder layers"):
         read_linear_shapes(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["tiny_llama", "tiny_qwen2", "tiny_gemma3"])
+def test_layers_told_from_the_configuration_are_those_of_the_checkpoint(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = request.getfixturevalue(family)
+    snapshot = tmp_path / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    shutil.copy(folder / "config.json", snapshot)
+    assert plan_linear_shapes(snapshot) == read_linear_shapes(folder) == plan_linear_shapes(folder)
+
+
+def test_layers_of_an_image_encoder_are_not_told(tmp_path: Path) -> None:
+    from transformers import Gemma3Config
+
+    snapshot = tmp_path / "snapshots" / "0123abcd"
+    text = {"num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 2}
+    Gemma3Config(text_config={**text, "vocab_size": 320}).save_pretrained(snapshot)
+    names = {module.rpartition(".")[0] for module in plan_linear_shapes(snapshot)}
+    assert names == {f"layers.{layer}.{part}" for layer in (0, 1) for part in ("self_attn", "mlp")}
+
+
+def test_layers_are_told_only_of_models_that_transformers_knows(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="has no safetensors with decoder layers"):
+        plan_linear_shapes(tmp_path)
+    snapshot = tmp_path / "snapshots" / "0123abcd"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text('{"model_type": "unheard_of"}', encoding="utf-8")
+    with pytest.raises(
+        AdapterError,
+        match=r"cannot be told from its config\.json \(.*`unheard_of`.*\); expected a causal language model",
+    ):
+        plan_linear_shapes(snapshot)
 
 
 def test_adapters_are_found_at_any_depth(tiny_adapters: tuple[Path, ...]) -> None:

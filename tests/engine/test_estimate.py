@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from tests.engine.sweeps import FakeBackend, add_adapters, copy_adapter, small_config
+from tests.hub import use_local_hub
 from transfergrid.config import PAPER_MODELS, EngineConfig, GridConfig, LoraConfig, ModelConfig
 from transfergrid.engine.adapters import WEIGHTS_FILE, read_linear_shapes
 from transfergrid.engine.estimate import Estimate, ModelEstimate, adapter_bytes, estimate, format_bytes
@@ -123,6 +124,18 @@ def test_names_and_figures_are_whole_in_a_narrow_terminal(n_models: int, n_names
     assert text.count("not measured yet") == n_models
 
 
+def test_a_model_of_the_hub_is_planned_without_its_weights(
+    config: GridConfig, run: RunFolder, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = use_local_hub(monkeypatch, tiny_llama, tmp_path / "hub")
+    of_hub = config.model_copy(update={"models": (ModelConfig(path="org/tiny", revision="v1"),)})
+    found = only(estimate(of_hub, run, EvalRequest()))
+    assert found == only(estimate(config, run, EvalRequest()))
+    assert (found.n_adapters_to_train, found.n_adapter_bytes > 0) == (4, True)
+    assert list(hub.cache.rglob("*.safetensors")) == []
+    assert hub.revisions == ["v1"]
+
+
 def test_a_model_name_with_brackets_is_shown_as_it_is() -> None:
     counts = dict.fromkeys((field.name for field in fields(ModelEstimate) if field.name.startswith("n_")), 1)
     console = Console(width=100, file=io.StringIO(), record=True)
@@ -143,6 +156,14 @@ def test_sizes_have_a_unit(n_bytes: float, text: str) -> None:
     assert format_bytes(n_bytes) == text
 
 
+def test_what_is_named_twice_is_counted_once(config: GridConfig, run: RunFolder) -> None:
+    once = Narrowing(seeds=(17,), sources=("arc_challenge-de",))
+    twice = Narrowing(seeds=(17, 17), sources=("arc_challenge-de", "arc_challenge-de"), models=("tiny", "tiny"))
+    found = only(estimate(config, run, EvalRequest(narrowing=twice)))
+    assert found == only(estimate(config, run, EvalRequest(narrowing=once)))
+    assert (found.n_adapters, found.n_cells) == (1, 4)
+
+
 def test_foreign_adapters_need_no_training(
     config: GridConfig, run: RunFolder, tiny_adapters: tuple[Path, ...], tmp_path: Path
 ) -> None:
@@ -151,3 +172,7 @@ def test_foreign_adapters_need_no_training(
     copy_adapter(tiny_adapters[0], tmp_path / "theirs" / "xnli-sw", note="theirs")
     found = only(estimate(config, run, EvalRequest(foreign=ForeignAdapters(folder=tmp_path / "theirs"))))
     assert (found.n_adapters, found.n_adapters_to_train, found.n_cells) == (1, 0, 8)
+    twice = EvalRequest(
+        narrowing=Narrowing(models=("tiny", "tiny")), foreign=ForeignAdapters(folder=tmp_path / "theirs")
+    )
+    assert only(estimate(config, run, twice)) == found

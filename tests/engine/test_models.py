@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub import use_local_hub
 from transfergrid.engine import bundled
 from transfergrid.engine.models import load_tokenizer, model_revision, read_model_facts, resolve_model
 from transfergrid.grid import UserError
@@ -96,6 +97,33 @@ def test_hub_model_resolves_to_its_cached_snapshot_and_commit(
     folder = resolve_model("a/b")
     assert folder == snapshot
     assert model_revision(folder) == "0123abcd"
+
+
+def test_planning_fetches_no_weights_and_pins_the_same_revision(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_llama: Path
+) -> None:
+    hub = use_local_hub(monkeypatch, tiny_llama, tmp_path)
+    planned = resolve_model("a/b", "v1", with_weights=False)
+    assert {path.name for path in tiny_llama.iterdir()} - {path.name for path in planned.iterdir()} == {
+        "model.safetensors"
+    }
+    assert read_model_facts(planned) == read_model_facts(tiny_llama)
+    revision = model_revision(planned)
+    assert resolve_model("a/b", "v1") == planned
+    assert (planned / "model.safetensors").is_file()
+    assert (model_revision(planned), hub.revisions) == (revision, ["v1", "v1"])
+
+
+def test_a_cache_with_a_plans_files_only_is_no_model(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_llama: Path
+) -> None:
+    hub = use_local_hub(monkeypatch, tiny_llama, tmp_path)
+    planned = resolve_model("a/b", with_weights=False)
+    hub.model = planned  # no network: what was fetched before is all there is
+    with pytest.raises(
+        UserError, match=r"model 'a/b' has no weights in the hub's cache; connect once to download them"
+    ):
+        resolve_model("a/b")
 
 
 def test_revision_of_a_local_model_follows_its_weights(tiny_llama: Path, tmp_path: Path) -> None:

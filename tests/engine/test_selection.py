@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,16 @@ def test_task_and_language_narrow_sources_and_targets_but_keep_the_base(config: 
     selection = select(config, Narrowing(tasks=("arc_challenge",), languages=("de",)))
     assert [source.name for source in selection.sources] == ["base", "arc_challenge-de"]
     assert selection.targets == (Cell("arc_challenge", "de"),)
+
+
+def test_what_is_named_twice_is_selected_once(config: GridConfig) -> None:
+    cell = "global_mmlu-en"
+    once = Narrowing(
+        models=("tiny",), seeds=(42,), tasks=("global_mmlu",), languages=("en",), sources=(cell,), targets=(cell,)
+    )
+    twice = Narrowing(**{name: 2 * asked for name, asked in asdict(once).items()})
+    assert select(config, twice) == select(config, once)
+    assert select(config, Narrowing(seeds=(42, 17, 42))).seeds == (42, 17)
 
 
 def test_named_sources_leave_the_base_out(config: GridConfig) -> None:

@@ -110,8 +110,10 @@ def test_a_server_that_does_not_fit_is_refused(
 
 def test_the_servers_model_is_taken_out_of_several(server: FakeServer, tiny_llama: Path) -> None:
     both = (ModelConfig(path=str(tiny_llama), name="tiny"), ModelConfig(path="org/b"))
-    found = connect(small_config(tiny_llama, models=both), EvalRequest(), server.url, api_key=None)
-    assert found.request.narrowing.models == ("tiny",)
+    for asked in ((), ("tiny", "tiny")):
+        request = EvalRequest(narrowing=Narrowing(models=asked))
+        found = connect(small_config(tiny_llama, models=both), request, server.url, api_key=None)
+        assert found.request.narrowing.models == ("tiny",)
 
 
 def test_other_weights_of_the_same_name_are_refused(run: RunFolder, tiny_llama: Path) -> None:

@@ -88,6 +88,11 @@ def test_sources_and_targets_can_be_narrowed(config: GridConfig, run: RunFolder)
     assert sweep(config, run).totals.n_cells == 18
 
 
+def test_a_seed_that_is_named_twice_is_scored_once(config: GridConfig, run: RunFolder) -> None:
+    report = sweep(config, run, narrowing={"seeds": (SEED, SEED), "sources": ("arc_challenge-de",)})
+    assert (report.n_finished, report.totals.n_cells, stored_rows(run).height) == (4, 4, 12)
+
+
 def test_results_do_not_depend_on_the_order_in_which_cells_were_scored(
     config: GridConfig, run: RunFolder, tmp_path: Path
 ) -> None:

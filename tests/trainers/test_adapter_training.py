@@ -117,6 +117,27 @@ def test_an_adapter_does_not_depend_on_the_one_before(tiny_llama: Path, base: Lo
     assert all(torch.equal(alone[name], after_another[name]) for name in alone)
 
 
+def test_one_of_several_gpus_is_used(
+    tiny_llama: Path, base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl import SFTConfig
+
+    check = SFTConfig.__post_init__
+
+    def find_two_gpus(arguments: Any) -> None:
+        check(arguments)
+        assert arguments.device.type == "cpu"  # from here on transformers keeps what it found
+        arguments._n_gpu = 2
+
+    config = make_config(tiny_llama)
+    job = first_job(config, tmp_path)
+    expected, expected_weights = train_weights(job, base, config, tmp_path)
+    monkeypatch.setattr(SFTConfig, "__post_init__", find_two_gpus)
+    trained, weights = train_weights(job, base, config, tmp_path)
+    assert (trained.n_steps, trained.step_curve) == (expected.n_steps, expected.step_curve)
+    assert all(torch.equal(weights[name], expected_weights[name]) for name in expected_weights)
+
+
 def test_seed_decides_the_weights(tiny_llama: Path, base: LoadedBase, tmp_path: Path) -> None:
     config = make_config(tiny_llama, languages=("en",), seeds=(17, 42))
     (_, one), (_, other) = (train_weights(job, base, config, tmp_path) for job in make_jobs(config, tmp_path))

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.hub import use_local_hub
 from tests.models import edit_json, make_tiny_model
 from tests.trainers.small_grid import ENGLISH, SPANISH, adapter, everything, make_config, sweep, weights_hash
-from transfergrid.config import GridConfig
+from transfergrid.config import GridConfig, ModelConfig
 from transfergrid.engine.adapters import check_adapter, find_adapters, read_linear_shapes
 from transfergrid.engine.selection import Narrowing, select
 from transfergrid.grid import RunFolder, UserError
@@ -95,6 +97,21 @@ def test_dry_run_lists_every_adapter_and_its_state(
     assert not (tmp_path / "adapters").exists()
 
 
+def test_dry_run_fetches_no_weights_from_the_hub(
+    config: GridConfig, finished: RunFolder, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = use_local_hub(monkeypatch, tiny_llama, tmp_path / "hub")
+    of_hub = config.model_copy(update={"models": (ModelConfig(path="org/tiny"),)})
+    assert plan_training(of_hub, RunFolder(tmp_path), everything(of_hub)) == plan_training(
+        config, RunFolder(tmp_path), everything(config)
+    )
+    assert list(hub.cache.rglob("*.safetensors")) == []
+    other = make_config(tiny_llama, lora={"r": 4, "target_modules": ["qkv"]})
+    other = other.model_copy(update={"models": of_hub.models})
+    with pytest.raises(UserError, match=r"model 'tiny' has no linear layers \['qkv'\]; expected .*'q_proj'"):
+        plan_training(other, RunFolder(tmp_path), everything(other))
+
+
 def test_adapters_of_other_settings_are_never_taken(tiny_llama: Path, finished: RunFolder) -> None:
     other = make_config(tiny_llama, learning_rate=1e-3)
     with pytest.raises(
@@ -109,18 +126,69 @@ def test_settings_that_do_not_decide_the_weights_may_change(tiny_llama: Path, fi
     assert len(sweep(make_config(tiny_llama, gradient_checkpointing=True), finished).kept) == 2
 
 
+@pytest.fixture
+def bfloat16_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transfergrid.engine.devices.has_native_bfloat16", lambda _: True)
+
+
+@pytest.mark.usefixtures("bfloat16_machine")
+def test_adapters_of_another_number_format_are_not_mixed(tiny_llama: Path, finished: RunFolder) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"\(training\.dtype: 'float32' -> 'bfloat16'\); training\.dtype auto means 'bfloat16' on this machine, "
+        r"set it to 'float32' to go on, or use another --run",
+    ):
+        sweep(make_config(tiny_llama, dtype="auto"), finished)
+    with pytest.raises(UserError, match=r"\(training\.dtype: 'float32' -> 'bfloat16'\); use another --run"):
+        sweep(make_config(tiny_llama, dtype="bfloat16"), finished)
+    with pytest.raises(UserError, match=r"-> 0\.001; training\.dtype: 'float32' -> 'bfloat16'\); use another --run"):
+        sweep(make_config(tiny_llama, dtype="auto", learning_rate=1e-3), finished)
+
+
+def test_auto_stands_for_a_number_format(
+    tiny_llama: Path, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transfergrid.engine.devices.has_native_bfloat16", lambda _: False)
+    auto = make_config(tiny_llama, dtype="auto")
+    assert len(sweep(auto, finished).kept) == 2
+    # records of earlier versions hold the word itself in the key, and the number format beside it
+    run = RunFolder(Path(shutil.copytree(finished.root, tmp_path / "earlier")))
+    for cell in (ENGLISH, SPANISH):
+        path = adapter(run, cell) / "training.json"
+        key = json.loads(path.read_text(encoding="utf-8"))["key"]
+        edit_json(path, key={**key, "training": {**key["training"], "dtype": "auto"}})
+    assert len(sweep(auto, run).kept) == 2
+    monkeypatch.setattr("transfergrid.engine.devices.has_native_bfloat16", lambda _: True)
+    with pytest.raises(UserError, match=r"\(training\.dtype: 'float32' -> 'bfloat16'\); training\.dtype auto means"):
+        sweep(auto, run)
+
+
+@pytest.mark.parametrize("names", [["foo"], ["wandb"]])
+def test_a_tracker_that_is_not_there_is_named_before_the_first_job(
+    names: list[str], tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+    with pytest.raises(
+        UserError, match=rf"1 fault\(s\), nothing was trained:\n  - .*{names[0]!r} in training.report_to"
+    ):
+        plan_training(config := make_config(tiny_llama, report_to=names), RunFolder(tmp_path), everything(config))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (lambda folder: (folder / "training.json").unlink(), r"is not complete .*; delete it"),
+        (lambda folder: (folder / "training.json").write_text("[]"), r"training\.json that is none of .*; delete the"),
+        (
+            lambda folder: edit_json(folder / "training.json", key=None),
+            r"training\.json that is none of .*; delete the",
+        ),
         (lambda folder: edit_json(folder / "adapter_config.json", r=8), "was changed after its training"),
     ],
 )
 def test_damaged_adapters_are_not_taken_for_finished(
     damage: Any, message: str, config: GridConfig, finished: RunFolder, tmp_path: Path
 ) -> None:
-    import shutil
-
     run = RunFolder(Path(shutil.copytree(finished.root, tmp_path / "copy")))
     damage(adapter(run))
     with pytest.raises(UserError, match=message):

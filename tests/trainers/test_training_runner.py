@@ -1,0 +1,39 @@
+"""What a worker of a cluster refuses, without a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainers.small_grid import make_config, make_jobs
+from transfergrid.engine.unit_host import ModelRefusedError
+from transfergrid.engine.units import Unit
+from transfergrid.trainers.ray_training import TrainingRunner, TrainingSetup, pack_unit
+
+
+@pytest.mark.parametrize(
+    ("changes", "dtype", "message"),
+    [
+        (
+            {"dtype": "auto"},
+            "float32",
+            r"worker-1 would train 'tiny' in bfloat16, the command's number format is float32",
+        ),
+        (
+            {"dtype": "bfloat16", "report_to": ["wandb"]},
+            "bfloat16",
+            "tracker 'wandb' in training.report_to is not there",
+        ),
+    ],
+)
+def test_a_worker_that_would_train_otherwise_refuses(
+    changes: dict[str, Any], dtype: str, message: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transfergrid.engine.devices.has_native_bfloat16", lambda _: True)
+    monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
+    jobs = tuple(make_jobs(make_config(tiny_llama), tmp_path))
+    runner = TrainingRunner(TrainingSetup(make_config(tiny_llama, **changes), tmp_path), "worker-1")
+    with pytest.raises(ModelRefusedError, match=message):
+        runner.run(pack_unit(Unit("tiny", jobs, 1.0), True, dtype=dtype), print)
