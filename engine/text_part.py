@@ -62,8 +62,7 @@ def read_decoder_config(folder: Path) -> dict[str, Any]:
             f"model {str(folder)!r} is a {config.get('model_type')!r} with {others[0]!r}, which takes more than text; "
             f"expected a text model, or one of {sorted(TEXT_PARTS)}, whose text part is served"
         )
-    given = {key: value for key, value in config.items() if value is not None}
-    return {**_defaults(given, folder), **given}
+    return {key: value for key, value in _completed(config, folder).items() if value is not None}
 
 
 def peft_prefix(folder: Path) -> str:
@@ -116,18 +115,18 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], TextPart | None]:
         ) from error
 
 
-def _defaults(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a configuration as transformers completes it; nothing for kinds of models it does not have."""
+def _completed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a configuration as transformers completes it; as it is for kinds of models that transformers lacks."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
     if config.get("model_type") not in CONFIG_MAPPING:
-        return {}
+        return config
     try:
-        completed: dict[str, Any] = CONFIG_MAPPING[config["model_type"]].from_dict(dict(config)).to_dict()
+        completed: dict[str, Any] = CONFIG_MAPPING[config["model_type"]].from_dict(config).to_dict()
     except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).splitlines()[-1].strip()
         raise UserError(
-            f"config.json in {str(folder)!r} is not what transformers expects: {str(error).splitlines()[-1].strip()}; "
-            "expected one saved by transformers"
+            f"config.json in {str(folder)!r} is refused by transformers: {reason}; expected one saved by transformers"
         ) from error
-    return {key: value for key, value in completed.items() if value is not None}
+    return completed
