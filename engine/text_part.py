@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transfergrid.benchmarks.files import hash_json, write_json
 from transfergrid.engine.bundled import cache_folder
@@ -35,9 +35,17 @@ TEXT_PARTS: Mapping[str, TextPart] = {
 }
 """By ``model_type``: models of which the decoder is served and the rest is not loaded."""
 
-PEFT_PREFIX = "base_model.model.model."
-"""What peft puts before a decoder's ``layers.``"""
 
+class PeftNames(NamedTuple):
+    """How peft names the layers of a model's decoder."""
+
+    prefix: str
+    """Before ``layers.``"""
+    excluded: str | None
+    """Pattern of the layers of the model's other parts; None: it has none."""
+
+
+_PEFT_PREFIX = "base_model.model.model."
 _RENAMED = {"model.language_model.": "model.", "language_model.model.": "model.", "language_model.lm_head.": "lm_head."}
 _NOT_LOADED = ("model.vision_tower.", "vision_tower.", "model.multi_modal_projector.", "multi_modal_projector.")
 _OTHER_INPUTS = ("vision_config", "audio_config")
@@ -65,10 +73,10 @@ def read_decoder_config(folder: Path) -> dict[str, Any]:
     return {key: value for key, value in _completed(config, folder).items() if value is not None}
 
 
-def peft_prefix(folder: Path) -> str:
-    """Return what peft puts before ``layers.`` in the names of a model's adapters."""
+def peft_names(folder: Path) -> PeftNames:
+    """Return how peft names the layers of a model's decoder."""
     _, part = _read_config(folder)
-    return PEFT_PREFIX if part is None else f"{PEFT_PREFIX}language_model."
+    return PeftNames(_PEFT_PREFIX, None) if part is None else PeftNames(f"{_PEFT_PREFIX}language_model.", ".*vision.*")
 
 
 def text_arguments(folder: Path) -> dict[str, str]:

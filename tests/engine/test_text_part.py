@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transfergrid.engine.adapters import WEIGHTS_FILE, check_adapter, make_null_
 from transfergrid.engine.models import read_model_facts
 from transfergrid.engine.scorer import plan_engine
 from transfergrid.engine.sequential import check_mergeable, merge_adapter
-from transfergrid.engine.text_part import name_decoder_weights, peft_prefix, read_decoder_config, text_arguments
+from transfergrid.engine.text_part import name_decoder_weights, peft_names, read_decoder_config, text_arguments
 from transfergrid.grid import UserError
 
 
@@ -178,7 +179,7 @@ def test_a_value_that_transformers_refuses_is_named(tmp_path: Path) -> None:
 def test_a_model_of_text_is_started_as_it_is(tiny_gemma3: Path, cache: Path) -> None:
     assert text_arguments(tiny_gemma3) == {}
     assert not cache.exists()
-    assert peft_prefix(tiny_gemma3) == "base_model.model.model."
+    assert peft_names(tiny_gemma3) == ("base_model.model.model.", None)
 
 
 def test_of_a_model_of_images_the_engine_is_given_the_decoders_configuration(tiny_gemma3_vision: Path) -> None:
@@ -222,14 +223,16 @@ def test_null_adapters_are_named_as_peft_names_a_models_own(tiny_gemma3_vision: 
     assert all(name.startswith("base_model.model.model.language_model.layers.") for name in names[0])
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.1])
 def test_a_merged_model_of_images_is_that_of_peft_and_started_the_same_way(
-    tiny_gemma3_vision: Path, tmp_path: Path
+    scale: float, tiny_gemma3_vision: Path, tmp_path: Path
 ) -> None:
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    adapter = make_tiny_adapter(tiny_gemma3_vision, tmp_path / "a", seed=3)
+    make = partial(make_tiny_adapter, scale=scale) if scale else make_null_adapter
+    adapter = make(tiny_gemma3_vision, tmp_path / "a")
     merged = tmp_path / "merged"
     merge_adapter(tiny_gemma3_vision, check_mergeable(adapter, name="a"), merged, dtype="float32")
     base = AutoModelForCausalLM.from_pretrained(tiny_gemma3_vision, dtype=torch.float32)
