@@ -13,6 +13,7 @@ import numpy as np
 from transfergrid.benchmarks.files import hash_files, write_json
 from transfergrid.config import MAX_LORA_RANK, TARGET_MODULES
 from transfergrid.engine.protocol import Adapter, AdapterError
+from transfergrid.engine.text_part import peft_names
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -182,18 +183,19 @@ def make_null_adapter(
     """Write an adapter with random A and B = 0, which must score exactly as the base; return its folder."""
     from safetensors.numpy import save_file
 
-    targets = sorted(target_modules)
+    targets, names = sorted(target_modules), peft_names(model_folder)
     generator = np.random.default_rng(0)
     weights = {}
     for module, (n_out, n_in) in read_linear_shapes(model_folder).items():
         if module.rpartition(".")[2] in targets:
-            key = f"base_model.model.model.{module}"
+            key = f"{names.prefix}{module}"
             weights[f"{key}.lora_A.weight"] = generator.standard_normal((rank, n_in), dtype=np.float32)
             weights[f"{key}.lora_B.weight"] = np.zeros((n_out, rank), dtype=np.float32)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / WEIGHTS_FILE)
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "target_modules": targets}
-    write_json(folder / CONFIG_FILE, {**config, "base_model_name_or_path": str(model_folder), "bias": "none"})
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "bias": "none"}
+    layers = {"target_modules": targets, "exclude_modules": names.excluded}
+    write_json(folder / CONFIG_FILE, {**config, **layers, "base_model_name_or_path": str(model_folder)})
     return folder
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from transfergrid.benchmarks.files import hash_files
 from transfergrid.config import BUNDLED_MODEL
 from transfergrid.engine.bundled import SOURCE_FILE, build_bundled_model
+from transfergrid.engine.text_part import read_decoder_config
 from transfergrid.grid import UserError
 
 _HUB_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
@@ -90,17 +91,16 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def read_model_facts(folder: Path) -> ModelFacts:
-    """Read a resolved model's size from its configuration; loads no weights.
+    """Read the size of a resolved model's decoder from its configuration; loads no weights.
 
     Raises:
         UserError: If ``config.json`` does not describe a decoder-only model of the usual shape.
     """
-    config = json.loads((_checked_folder(folder) / "config.json").read_text(encoding="utf-8"))
-    config = config.get("text_config", config)  # multimodal models keep the decoder's part there
+    config = read_decoder_config(_checked_folder(folder))
     try:
         heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
         layers, inner = int(config["num_hidden_layers"]), int(config["intermediate_size"])
-        vocabulary = int(config["vocab_size"])
+        vocabulary, positions = int(config["vocab_size"]), int(config["max_position_embeddings"])
     except KeyError as error:
         raise UserError(
             f"config.json in {str(folder)!r} has no {error.args[0]!r}; expected a decoder-only model such as Llama, "
@@ -113,7 +113,7 @@ def read_model_facts(folder: Path) -> ModelFacts:
         n_layers=layers,
         hidden_size=hidden,
         vocab_size=vocabulary,
-        max_positions=int(config.get("max_position_embeddings", 2048)),
+        max_positions=positions,
         n_layer_parameters=layers * per_layer,
         n_kv_values_per_token=layers * 2 * kv_width,
     )

@@ -32,6 +32,7 @@ from transfergrid.engine.protocol import (
     TokenisedItem,
 )
 from transfergrid.engine.steps import AdapterReference, pack_step
+from transfergrid.engine.text_part import text_arguments
 from transfergrid.engine.vllm_args import check_vllm_args, check_vllm_version
 from transfergrid.grid import UserError
 
@@ -256,6 +257,7 @@ def engine_arguments(
     return {
         **check_vllm_args(config.vllm_args),
         **({} if max_rank is None else lora),
+        **text_arguments(model_folder),
         "model": str(model_folder),
         "skip_tokenizer_init": True,
         "worker_cls": WORKERS[device],

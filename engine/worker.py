@@ -26,6 +26,7 @@ from vllm.v1.worker.gpu_worker import Worker
 from transfergrid.engine.logprobs import token_logprobs
 from transfergrid.engine.server_watch import end_with_server
 from transfergrid.engine.steps import AdapterReference, unpack_step
+from transfergrid.engine.text_part import name_decoder_weights
 from transfergrid.engine.vllm_args import check_vllm_version
 from transfergrid.grid import UserError
 
@@ -52,6 +53,7 @@ class ScoringMixin:
         """Load the model as vLLM does, then let adapters come from background loads."""
         check_vllm_version(vllm.__version__)
         end_with_server()
+        name_decoder_weights()
         super().load_model(*args, **kwargs)  # type: ignore[misc]
         self._request_ids, self._running = itertools.count(), set()
         self._loads, self._loader = {}, ThreadPoolExecutor(1, thread_name_prefix="adapter-loader")

@@ -32,6 +32,12 @@ def tiny_gemma3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_gemma3_vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny random Gemma 3 of text and images, its configuration as sparse as the published ones."""
+    return make_tiny_model(tmp_path_factory.mktemp("models") / "tiny-gemma3-vision", "gemma3_vision")
+
+
+@pytest.fixture(scope="session")
 def tiny_adapters(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     """Folders of three random adapters for the tiny Llama, ranks 8, 8 and 4."""
     root = tmp_path_factory.mktemp("adapters")

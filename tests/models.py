@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-FAMILIES = ("llama", "qwen2", "gemma3")
+FAMILIES = ("llama", "qwen2", "gemma3", "gemma3_vision")
 
 TINY_WINDOW = 48
 """Sliding window of the tiny Gemma 3 in tokens: longer than one KV block, shorter than the test's prompts."""
 
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
-_BOS = {"llama": "<|begin_of_text|>", "qwen2": None, "gemma3": "<bos>"}
+_BOS = {"llama": "<|begin_of_text|>", "qwen2": None, "gemma3": "<bos>", "gemma3_vision": "<bos>"}
 _CHAT_TEMPLATE = (
     "{{ bos_token or '' }}{% for message in messages %}"
     "<|start|>{{ message['role'] }}\n{{ message['content'] }}<|end|>\n{% endfor %}"
@@ -28,6 +28,27 @@ _CHAT_TEMPLATE = (
 _MERGES = (("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("Ġ", "A"), ("Ġ", "a"), ("i", "n"), ("e", "r"), ("Ċ", "A"), (":", "Ċ"))
 _SPECIAL = ("<|end_of_text|>", "<|start|>", "<|end|>", "<|begin_of_text|>", "<bos>")
 _VOCAB_SIZE = 320
+
+# as google/gemma-3-4b-it is published: what equals transformers' defaults (8 heads of 256, 4 of keys) is not said
+_SPARSE_TEXT = {
+    "model_type": "gemma3_text",
+    "vocab_size": _VOCAB_SIZE,
+    "hidden_size": 128,
+    "intermediate_size": 192,
+    "num_hidden_layers": 6,  # the last one sees all tokens, the others the window
+    "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+    "sliding_window": TINY_WINDOW,
+}
+_TINY_VISION = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
 
 
 def make_tiny_tokenizer(folder: Path, family: str = "llama") -> Any:
@@ -56,7 +77,7 @@ def make_tiny_tokenizer(folder: Path, family: str = "llama") -> Any:
 
 def _config(family: str) -> Any:
     """Return the tiny model's configuration."""
-    from transformers import Gemma3TextConfig, LlamaConfig, Qwen2Config
+    from transformers import Gemma3Config, Gemma3TextConfig, LlamaConfig, Qwen2Config
 
     shape = {
         "vocab_size": _VOCAB_SIZE,
@@ -84,6 +105,15 @@ def _config(family: str) -> Any:
             query_pre_attn_scalar=32,
             bos_token_id=4,
         )
+    if family == "gemma3_vision":
+        return Gemma3Config(
+            text_config={**_SPARSE_TEXT, "initializer_range": 0.12},
+            vision_config={**_TINY_VISION, "initializer_range": 0.12},
+            mm_tokens_per_image=4,
+            boi_token_index=_VOCAB_SIZE - 3,
+            eoi_token_index=_VOCAB_SIZE - 2,
+            image_token_index=_VOCAB_SIZE - 1,
+        )
     raise ValueError(f"unknown family {family!r}; expected one of {FAMILIES}")
 
 
@@ -100,6 +130,8 @@ def make_tiny_model(folder: Path | str, family: str = "llama", *, seed: int = 0)
             if name.endswith("bias"):
                 torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(folder)
+    if family == "gemma3_vision":
+        edit_json(folder / "config.json", text_config=_SPARSE_TEXT, vision_config=_TINY_VISION)
     make_tiny_tokenizer(folder, family)
     return folder
 
@@ -123,13 +155,16 @@ def make_tiny_adapter(
 
     folder = Path(folder)
     generator = torch.Generator().manual_seed(seed)
+    base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    has_vision = hasattr(base.config, "vision_config")
     config = LoraConfig(
         **{"r": rank, "lora_alpha": 2 * rank, "target_modules": list(target_modules), **lora_settings},
+        exclude_modules=".*vision.*" if has_vision else None,
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32), config)
+        model = get_peft_model(base, config)
     for name, parameter in model.named_parameters():
         if "lora_A" in name:
             torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)

@@ -30,7 +30,7 @@ def test_tiny_model_spreads_its_probabilities_and_adapter_changes_them(family: s
     assert (logits(folder, adapter).log_softmax(-1) - base).abs().max() > 0.1
 
 
-@pytest.mark.parametrize(("family", "n_bos"), [("llama", 1), ("qwen2", 0), ("gemma3", 1)])
+@pytest.mark.parametrize(("family", "n_bos"), [("llama", 1), ("qwen2", 0), ("gemma3", 1), ("gemma3_vision", 1)])
 def test_tiny_tokenizer_has_its_familys_bos_and_round_trips(family: str, n_bos: int, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

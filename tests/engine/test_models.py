@@ -140,7 +140,7 @@ def test_folder_without_a_tokenizer_is_refused(tiny_llama: Path, tmp_path: Path)
         load_tokenizer(tmp_path)
 
 
-@pytest.mark.parametrize("family", ["tiny_llama", "tiny_qwen2", "tiny_gemma3"])
+@pytest.mark.parametrize("family", ["tiny_llama", "tiny_qwen2", "tiny_gemma3", "tiny_gemma3_vision"])
 def test_facts_read_from_the_configuration_equal_the_counted_weights(
     family: str, request: pytest.FixtureRequest
 ) -> None:
@@ -149,12 +149,13 @@ def test_facts_read_from_the_configuration_equal_the_counted_weights(
 
     folder = request.getfixturevalue(family)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    linear = [module for module in model.model.layers.modules() if isinstance(module, torch.nn.Linear)]
+    layers = getattr(model.model, "language_model", model.model).layers
+    linear = [module for module in layers.modules() if isinstance(module, torch.nn.Linear)]
     facts = read_model_facts(folder)
     assert facts.n_layer_parameters == sum(module.weight.numel() for module in linear)
     assert (facts.n_layers, facts.hidden_size, facts.vocab_size) == (
-        len(model.model.layers),
-        model.config.hidden_size,
+        len(layers),
+        model.config.get_text_config().hidden_size,
         320,
     )
     cached = model(torch.arange(10, 20)[None], use_cache=True).past_key_values

@@ -20,7 +20,7 @@ from transfergrid.grid import UserError
 
 pytestmark = pytest.mark.engine
 TOLERANCE = 1e-3
-FAMILIES = ("llama", "qwen2", "gemma3")
+FAMILIES = ("llama", "qwen2", "gemma3", "gemma3_vision")
 
 
 def random_items(seed: int, n_items: int = 12) -> list[TokenisedItem]:

@@ -43,7 +43,13 @@ def reference_losses(job: TrainingJob, base: LoadedBase, config: GridConfig) -> 
     lora, training = config.lora, config.training
     plain = AutoModelForCausalLM.from_pretrained(job.model.folder, dtype=torch.float32)
     model = get_peft_model(
-        plain, LoraConfig(r=lora.r, lora_alpha=lora.alpha, target_modules=list(lora.target_modules))
+        plain,
+        LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            target_modules=list(lora.target_modules),
+            exclude_modules=".*vision.*" if hasattr(plain.config, "vision_config") else None,
+        ),
     ).train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
@@ -178,6 +184,18 @@ def test_models_that_cap_their_logits_are_trained_on_capped_logits(tmp_path: Pat
     assert [point["loss"] for point in trained.step_curve] == pytest.approx(expected, rel=1e-3)
     validation = [trained.untrained_validation_loss, trained.epoch_curve[-1]["validation_loss"]]
     assert validation == pytest.approx(expected_validation, rel=1e-3)
+
+
+def test_of_a_model_of_images_the_decoder_is_trained_alone(tiny_gemma3_vision: Path, tmp_path: Path) -> None:
+    config = make_config(tiny_gemma3_vision, epochs=3, batch_size=16)
+    base = load_base(tiny_gemma3_vision, config.training)
+    job = first_job(config, tmp_path)
+    expected, expected_validation = reference_losses(job, base, config)
+    trained, weights = train_weights(job, base, config, tmp_path)
+    assert [point["loss"] for point in trained.step_curve] == pytest.approx(expected, rel=2e-4)
+    validation = [trained.untrained_validation_loss, trained.epoch_curve[-1]["validation_loss"]]
+    assert validation == pytest.approx(expected_validation, rel=2e-4)
+    assert all(".language_model.layers." in name for name in weights)
 
 
 def test_weights_of_the_best_epoch_are_kept_and_training_stops_early(

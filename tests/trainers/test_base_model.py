@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from transfergrid.config import LoraConfig, TrainingConfig
 from transfergrid.grid import UserError
@@ -83,6 +84,19 @@ def test_image_encoders_get_no_adapter() -> None:
     assert expected_keys(model, ("q_proj",)) == {
         f"base_model.model.language_model.q_proj.lora_{side}.weight" for side in "AB"
     }
+
+
+def test_expected_keys_of_a_model_of_images_are_those_that_peft_saves(tiny_gemma3_vision: Path, tmp_path: Path) -> None:
+    from peft import get_peft_model_state_dict
+
+    base = load_base(tiny_gemma3_vision, FLOAT32)
+    expected = expected_keys(base.model, ("q_proj", "up_proj"))
+    with attached_adapter(base, LoraConfig(r=4, target_modules=("q_proj", "up_proj")), 1) as model:
+        model.save_pretrained(tmp_path)
+        assert set(get_peft_model_state_dict(model)) == expected
+    with safe_open(tmp_path / "adapter_model.safetensors", framework="pt") as file:
+        assert set(file.keys()) == expected
+    assert len(expected) == 6 * 2 * 2
 
 
 def test_dtype_is_the_configured_one(tiny_llama: Path) -> None:
