@@ -16,6 +16,8 @@ from transfergrid.engine.protocol import Adapter, AdapterError
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+RECORD_FILE = "training.json"
+"""Record that ``grid train-adapters`` leaves beside the weights."""
 
 SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Slot sizes that vLLM 0.32 has (``vllm/config/lora.py``); an adapter takes the next larger one."""

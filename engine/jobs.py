@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from transfergrid.benchmarks.files import hash_files
 from transfergrid.config import GridConfig, ModelConfig
+from transfergrid.engine.adapters import RECORD_FILE
 from transfergrid.engine.backends import Backend
 from transfergrid.engine.devices import resolve_dtype
 from transfergrid.engine.failures import Failure
@@ -150,6 +152,7 @@ def find_jobs(
                 raise AdapterError(
                     f"no adapter of that name in {str(place.path.parent)!r}; 'grid train-adapters' trains it"
                 )
+            require_base(place.path, base, name=f"{name}-s{place.seed}")
             adapter = backend.check_adapter(place.path, base.folder, name=f"{name}-s{place.seed}")
         except UserError as error:
             failures.append(Failure(model=base.name, seed=place.seed, source=name, reason=str(error)))
@@ -157,3 +160,30 @@ def find_jobs(
             origin = Origin(base.name, place.seed, Source(place.cell))
             jobs.append(SourceJob(origin, adapter, base.key(adapter), selection.targets))
     return ModelJobs(base, tuple(jobs)), tuple(failures)
+
+
+def require_base(folder: Path, base: BaseModel, *, name: str) -> None:
+    """See that an adapter was trained on this very base, where a record beside its weights says on which.
+
+    Bases of one shape take each other's adapters, and only the record tells them apart.
+
+    Raises:
+        AdapterError: If the record names another revision, or cannot be read.
+    """
+    record = folder / RECORD_FILE
+    if not record.is_file():
+        return
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(
+            f"adapter {name!r}: {RECORD_FILE} in {str(folder)!r} cannot be read: {error}; train the adapter again"
+        ) from error
+    trained_on = content.get("base") if isinstance(content, dict) else None
+    revision = trained_on.get("revision") if isinstance(trained_on, dict) else None
+    here = base.shared_parts["model"]["revision"]
+    if revision is not None and revision != here:
+        raise AdapterError(
+            f"adapter {name!r} was trained on revision {revision!r} of its base, and {base.name!r} is {here!r}; score "
+            "it with the base it was trained on (for a hub model, set its revision), or train it again"
+        )

@@ -156,7 +156,7 @@ def find_sources(
         selection = select(config, narrowing)
         return selection, own_places(run, selection)
     models = narrowing.models or tuple(model.name for model in config.models)
-    places = foreign_places(request.foreign, models)
+    places = foreign_places(request.foreign, models, config.grid.cells)
     cells = tuple(dict.fromkeys(place.cell for place in places))
     seeds = tuple(dict.fromkeys(place.seed for place in places))
     selection = select(config.model_copy(update={"seeds": seeds}), narrowing, foreign_cells=cells)
