@@ -34,6 +34,7 @@ _UNSERVED = (
 )
 _BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq")
 _MODULE_KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what reading a header that is none can raise
 _OUTER_MODULES = ("embed_tokens", "lm_head")
 
 LinearShapes = Mapping[str, tuple[int, int]]
@@ -113,11 +114,11 @@ def read_linear_shapes(model_folder: Path) -> dict[str, tuple[int, int]]:
     """Return (out, in) of all linear layers of a base, read from the headers of its safetensors files.
 
     Raises:
-        AdapterError: If the folder holds no safetensors, or none of them holds decoder layers.
+        AdapterError: If a file is damaged, the folder holds no safetensors, or none of them holds decoder layers.
     """
     shapes: dict[str, tuple[int, int]] = {}
     for file in sorted(model_folder.glob("*.safetensors")):
-        for key, shape in _header_shapes(file).items():
+        for key, shape in _base_shapes(file).items():
             module = _layer_name(key.removesuffix(".weight"))
             if key.endswith("_proj.weight") and module and len(shape) == 2:
                 shapes[module] = (shape[0], shape[1])
@@ -220,11 +221,22 @@ def _header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     return {key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
 
 
+def _base_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a base's tensors in one of its files."""
+    try:
+        return _header_shapes(file)
+    except _DAMAGED as error:
+        raise AdapterError(
+            f"{file.name!r} in model folder {str(file.parent)!r} is not a safetensors file ({error}); was it cloned "
+            "without git-lfs, or not downloaded to its end? Fetch it again"
+        ) from error
+
+
 def _read_shapes(file: Path, name: str) -> dict[str, tuple[int, ...]]:
     """Return the shapes of an adapter's tensors."""
     try:
         return _header_shapes(file)
-    except (OSError, ValueError, KeyError) as error:
+    except _DAMAGED as error:
         raise AdapterError(
             f"adapter {name!r}: {file.name} is not a safetensors file ({error}); save it again"
         ) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 from transfergrid.benchmarks.files import hash_files
 from transfergrid.config import GridConfig, ModelConfig
-from transfergrid.engine.adapters import RECORD_FILE
+from transfergrid.engine.adapters import RECORD_FILE, read_linear_shapes
 from transfergrid.engine.backends import Backend
 from transfergrid.engine.devices import resolve_dtype
 from transfergrid.engine.failures import Failure
@@ -98,9 +98,10 @@ def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend) -> Ba
         backend: The engine that scores it.
 
     Raises:
-        UserError: If the model cannot be found or is of no supported shape.
+        UserError: If the model cannot be found, is damaged, or is of no supported shape.
     """
     folder = resolve_model(model.path, model.revision)
+    read_linear_shapes(folder)  # a damaged file is the model's fault, not that of each of its adapters
     tokenisation = tokenisation_settings(config, folder)
     files = (folder / name for name in _TOKENIZER_FILES)
     shared = {
@@ -123,8 +124,9 @@ def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend) -> Ba
 
 def tokenisation_settings(config: GridConfig, model_folder: Path) -> TokenisationSettings:
     """Return how a configuration's items become a model's tokens."""
+    facts = read_model_facts(model_folder)
     return TokenisationSettings(
-        max_length=config.engine.max_model_len or read_model_facts(model_folder).max_positions,
+        max_length=config.engine.max_model_len or facts.max_positions,
         chat_template=config.prompts.eval_chat_template,
         truncation=config.engine.truncation,
         template_arguments=config.prompts.template_arguments,

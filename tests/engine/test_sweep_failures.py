@@ -113,6 +113,21 @@ def test_a_model_that_is_not_there_does_not_sink_the_others(config: GridConfig, 
     assert report.n_finished == 20
 
 
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_damaged_model_is_listed_once_and_does_not_sink_the_others(
+    config: GridConfig, run: RunFolder, tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path: Path, file: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_llama, broken)
+    (broken / file).write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
+    damaged = config.model_copy(update={"models": (ModelConfig(path=str(broken), name="damaged"),)})
+    add_adapters(damaged, run, tiny_adapters[0])
+    report = sweep(config.model_copy(update={"models": (*damaged.models, *config.models)}), run)
+    assert [failure.what for failure in report.failures] == ["damaged"]
+    assert file in report.failures[0].reason
+    assert report.n_finished == 20
+
+
 def test_a_model_without_a_chat_template_is_listed(
     config: GridConfig, run: RunFolder, tiny_llama: Path, tmp_path: Path
 ) -> None:
