@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from transfergrid.benchmarks.alignment import Questions, check_task, common_ids
-from transfergrid.benchmarks.files import hash_files, hash_json, hash_text, write_json, write_text
+from transfergrid.benchmarks.files import hash_files, hash_json, hash_text, telling_of_the_disk, write_json, write_text
 from transfergrid.benchmarks.rows import SPLITS, RowSource, Split
 from transfergrid.benchmarks.tasks import Question, RowError, Task, get_task
 from transfergrid.config import GridConfig
@@ -77,7 +77,8 @@ def materialise(config: GridConfig, folder: Path, *, on_cell: Callable[[str, str
         on_cell: Called with task and language before a cell is read.
 
     Raises:
-        UserError: If rows cannot be read or a check fails; all faults are named, nothing is written.
+        UserError: If rows cannot be read or a check fails (all faults are named, nothing is written), or the folder
+            cannot be written.
     """
     earlier = read_manifest(folder)
     source = RowSource(config.data, pinned=earlier.revisions if earlier else None)
@@ -95,7 +96,8 @@ def materialise(config: GridConfig, folder: Path, *, on_cell: Callable[[str, str
             checked[name], dropped[name] = _select(splits, config)
     if faults:
         raise UserError(_fault_message(faults))
-    return _write(config, folder, source, checked, remarks=remarks, dropped=dropped)
+    with telling_of_the_disk(folder):
+        return _write(config, folder, source, checked, remarks=remarks, dropped=dropped)
 
 
 def _read_task(

@@ -228,7 +228,9 @@ class _Sweep:
         for jobs in work.models:
             name = jobs.base.name
             if n_dropped := drop_stale_noise_floor(self._run, jobs.base, work.targets.values(), finished):
-                what = f"{name}: the noise floor of {n_dropped} target(s) was measured with another setup and is dropped"
+                what = (
+                    f"{name}: the noise floor of {n_dropped} target(s) was measured with another setup and is dropped"
+                )
                 self.tell(Notice(f"{what}; --noise-floor measures it again"))
 
     def _wants_noise_floor(self, jobs: ModelJobs, work: Work, request: EvalRequest) -> bool:

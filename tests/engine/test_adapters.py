@@ -70,7 +70,9 @@ def test_folder_without_weights_is_no_base(tmp_path: Path) -> None:
 )
 def test_damaged_weights_of_a_base_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
-    message = r"'model\.safetensors' in model folder '.*' is not a safetensors file \(.*\); was it cloned without git-lfs"
+    message = (
+        r"'model\.safetensors' in model folder '.*' is not a safetensors file \(.*\); was it cloned without git-lfs"
+    )
     with pytest.raises(AdapterError, match=message):
         read_linear_shapes(tmp_path)
 

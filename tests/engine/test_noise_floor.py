@@ -119,9 +119,7 @@ def test_only_targets_whose_items_changed_lose_their_noise_floor(config: GridCon
     table = pl.read_parquet(path)
     keys = json.loads(pl.read_parquet_metadata(path)["transfergrid"])
     table.write_parquet(path, metadata={"transfergrid": json.dumps({**keys, "arc_challenge-de": "0" * 16})})
-    evaluate(
-        config, run, EvalRequest(narrowing=Narrowing(targets=("global_mmlu-en",))), backend=FakeBackend(as_base)
-    )
+    evaluate(config, run, EvalRequest(narrowing=Narrowing(targets=("global_mmlu-en",))), backend=FakeBackend(as_base))
     assert read_noise_floor(run).rows() == [row for row in table.rows() if row[1:3] != ("arc_challenge", "de")]
 
 

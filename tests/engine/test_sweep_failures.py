@@ -318,6 +318,17 @@ def test_a_full_disk_ends_the_sweep_with_a_sentence(
         sweep(config, run)
 
 
+def test_a_disk_that_is_full_before_anything_is_scored_ends_with_a_sentence(
+    config: GridConfig, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("transfergrid.benchmarks.materialise.write_text", full)
+    with pytest.raises(UserError, match=r"folder '.*data' cannot be written: .*No space left on device; make room"):
+        sweep(config, run)
+
+
 def test_another_os_error_keeps_its_traceback(
     config: GridConfig, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
