@@ -159,6 +159,26 @@ def require_modules(adapter: Adapter, applied: Iterable[str]) -> None:
     )
 
 
+def require_unchanged(adapter: Adapter) -> None:
+    """Check, once an engine has read an adapter, that its files are still those that were checked and hashed.
+
+    Raises:
+        AdapterError: If they changed or are gone.
+    """
+    try:
+        now = hash_files([adapter.path / CONFIG_FILE, adapter.path / WEIGHTS_FILE])
+    except OSError as error:
+        raise AdapterError(
+            f"adapter {adapter.name!r} cannot be read any more: {error}; leave its folder alone while the sweep "
+            "runs, and give the same command again"
+        ) from error
+    if now != adapter.content_hash:
+        raise AdapterError(
+            f"adapter {adapter.name!r} changed in {str(adapter.path)!r} while the sweep ran: its content was "
+            f"{adapter.content_hash[:12]!r} and is {now[:12]!r}; leave it alone, and give the same command again"
+        )
+
+
 def make_null_adapter(
     model_folder: Path, folder: Path, *, rank: int = 8, target_modules: Iterable[str] = TARGET_MODULES
 ) -> Path:
