@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(if $(GPU),gpu,cpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install check test test-cluster browser bench quickstart clean
+.PHONY: install check test browser bench quickstart clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -39,11 +39,7 @@ browser:
 	  || echo "no browser and none could be installed: the tests of the report in a browser will be skipped (Debian package: chromium)"
 
 test: $(STAMP) browser
-	$(BIN)/python -m pytest -m "not gpu and not cluster"
-
-# Local Ray clusters whose workers are killed: apart from 'test' until they hold on a busy machine too.
-test-cluster: $(STAMP)
-	$(BIN)/python -m pytest -m cluster
+	$(BIN)/python -m pytest -m "not gpu"
 
 quickstart: $(STAMP)
 	$(BIN)/grid quickstart

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 from rich.text import Text
 
-from transfergrid.analysis.store import IMPORTED_SCHEMA, refuse_duplicates
+from transfergrid.analysis.store import IMPORTED_SCHEMA, SE_OF_SEEDS, refuse_duplicates
 from transfergrid.analysis.transfer import KEY, regime_expr
 from transfergrid.benchmarks.files import write_atomically
 from transfergrid.grid import Cell, RunFolder, UserError
@@ -139,7 +139,7 @@ def _convert(csv: Path, raw: pl.DataFrame) -> pl.DataFrame:
         "regime",
         pl.col("n_seeds").cast(pl.Int64),
         seed=pl.lit(None, dtype=pl.Int64),
-        se_origin=pl.lit("seeds"),
+        se_origin=pl.lit(SE_OF_SEEDS),
         primary_metric=pl.when(norm).then(pl.lit("acc_norm")).otherwise(pl.lit("acc")),
         origin=pl.lit(csv.name),
     )

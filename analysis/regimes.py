@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -12,6 +13,7 @@ from scipy import special
 from transfergrid.analysis.group_draws import Group
 from transfergrid.analysis.grouped import DrawArray, estimate, intervals
 from transfergrid.analysis.significance import holds_fdr
+from transfergrid.analysis.store import SE_OF_SEEDS
 from transfergrid.config import AnalysisConfig
 from transfergrid.grid import TRANSFER_REGIMES, Regime
 
@@ -35,6 +37,9 @@ DIMENSIONS = (
 """Columns of the transfer table that regimes are broken down by."""
 
 NO_ROWS = "no rows with a delta in this regime"
+
+SEEDS_ONLY = "imported standard errors are across training seeds and leave out the noise of items and of the baseline"
+"""What is wrong with standard errors and t tests of imported tables."""
 
 
 def in_regime(regime: str) -> pl.Expr:
@@ -107,6 +112,7 @@ def _significance(rows: pl.DataFrame, groups: Sequence[Group], settings: Analysi
     deltas = rows["delta_pp"].to_numpy()
     q_values = rows["q_value"].fill_null(np.nan).to_numpy()
     errors = rows["se_pp"].fill_null(np.nan).to_numpy()
+    of_seeds = (rows["se_origin"] == SE_OF_SEEDS).fill_null(False).to_numpy()
     significant = holds_fdr(q_values, settings.fdr)
     harm = deltas <= settings.harm_threshold_pp
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -125,15 +131,15 @@ def _significance(rows: pl.DataFrame, groups: Sequence[Group], settings: Analysi
                 "win_rate_significant": float((significant & (deltas > 0))[index].sum() / n_tested)
                 if n_tested
                 else None,
-                "harm_rate_by_chance": _mean_of_known(by_chance[index]),
+                "harm_rate_by_chance": None if of_seeds[index].any() else _mean_of_known(by_chance[index]),
+                "se_origin": ", ".join(rows["se_origin"][index].unique().drop_nulls().sort()) or None,
                 "median_se_pp": _median_of_known(errors[index]),
                 "harm_threshold_items": _threshold_items(rows["n_items"][index], settings.harm_threshold_pp),
             }
         )
-    schema = dict.fromkeys(
-        ("harm_rate_significant", "win_rate_significant", "harm_rate_by_chance", "median_se_pp"), pl.Float64
-    )
-    return pl.DataFrame(records, schema={"n_tested": pl.Int64, **schema, "harm_threshold_items": pl.Int64})
+    rates = dict.fromkeys(("harm_rate_significant", "win_rate_significant", "harm_rate_by_chance"), pl.Float64)
+    others = {"median_se_pp": pl.Float64, "se_origin": pl.String, "harm_threshold_items": pl.Int64}
+    return pl.DataFrame(records, schema={"n_tested": pl.Int64, **rates, **others})
 
 
 def _mean_of_known(values: np.ndarray) -> float | None:
@@ -153,6 +159,11 @@ def _threshold_items(n_items: pl.Series, threshold_pp: float) -> int | None:
     return math.ceil(-threshold_pp / 100 * float(known.median()) - 1e-9)  # type: ignore[arg-type]
 
 
+def seeds_only(row: Mapping[str, Any]) -> bool:
+    """Return whether a row of the regime table rests on standard errors that are across seeds only."""
+    return SE_OF_SEEDS in (row["se_origin"] or "").split(", ")
+
+
 def _empty_rows(regimes: Sequence[str], settings: AnalysisConfig) -> pl.DataFrame:
     frame = pl.DataFrame(
         {
@@ -162,6 +173,7 @@ def _empty_rows(regimes: Sequence[str], settings: AnalysisConfig) -> pl.DataFram
             "n": [0] * len(regimes),
             "n_tested": [0] * len(regimes),
             "resampled": [None] * len(regimes),
+            "se_origin": [None] * len(regimes),
             "reason": [NO_ROWS] * len(regimes),
         },
         schema={
@@ -171,6 +183,7 @@ def _empty_rows(regimes: Sequence[str], settings: AnalysisConfig) -> pl.DataFram
             "n": pl.Int64,
             "n_tested": pl.Int64,
             "resampled": pl.String,
+            "se_origin": pl.String,
             "reason": pl.String,
         },
     )

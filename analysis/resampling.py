@@ -33,6 +33,9 @@ FACTORS = {
 MIN_VALID_SHARE = 0.9
 """An interval needs this share of resamples in which the group is not empty."""
 
+DRAW_DECIMALS = 4
+"""Digits of a resampled delta or score in pp that float32 sums hold: -1 must count as harm, and equal ones must tie."""
+
 _CHUNK_ELEMENTS = 4_000_000
 
 
@@ -82,7 +85,8 @@ def resample_deltas(rows: pl.DataFrame, items: Sequence[ItemBlock], settings: An
             n_resamples=settings.bootstrap_resamples,
             seed=settings.seed,
         )
-        resampled[into] = deltas[into] + _item_shift(block.differences[places], block.scored[places], counts)
+        shifted = deltas[into] + _item_shift(block.differences[places], block.scored[places], counts)
+        resampled[into] = shifted.round(DRAW_DECIMALS)
     return resampled
 
 

@@ -9,11 +9,19 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy import stats
 
 from transfergrid.analysis.group_draws import Group, resample_groups
 from transfergrid.analysis.grouped import DrawArray
 from transfergrid.analysis.regimes import ALL_TRANSFER, in_regime
-from transfergrid.analysis.resampling import MIN_VALID_SHARE, ClusterBootstrap, Interval, centred_interval, count_levels
+from transfergrid.analysis.resampling import (
+    DRAW_DECIMALS,
+    MIN_VALID_SHARE,
+    ClusterBootstrap,
+    Interval,
+    centred_interval,
+    count_levels,
+)
 from transfergrid.config import AnalysisConfig
 from transfergrid.grid import Regime
 
@@ -37,6 +45,11 @@ ONE_MODEL = "no standard error: one model"
 ONE_NAME = "no ranking: one of its kind"
 TOO_FEW = "no interval: too few sources, targets, models and items to resample"
 NO_RANKS = "no rank interval: a unit is missing in more than 10 % of the resamples"
+ONE_OTHER = {
+    "donor": "no label, rank interval or harm interval: one target",
+    "recipient": "no label, rank interval or harm interval: one source",
+}
+"""With one row per model a harm rate is 0 or 1 and an order is that of single pairs: resampling tells nothing."""
 
 _SCHEMA = {
     "role": pl.String,
@@ -108,20 +121,51 @@ def _kinds() -> Iterator[_Kind]:
 
 def _all_models(part: pl.DataFrame, kind: _Kind, draws: DrawArray, settings: AnalysisConfig) -> pl.DataFrame:
     scores = _scores(part.with_columns(models=pl.lit("all")), settings).with_columns(models_by=pl.lit("all"))
-    scores = scores.with_columns(rank=pl.col("score_pp").rank("min", descending=True).cast(pl.Int64))
+    scores = scores.with_columns(rank=_rank())
     if scores.height < 2:
         return _label(scores.with_columns(_nothing(), reason=pl.lit(ONE_NAME)), kind)
     ranked = _ranking(part, kind, scores, draws, settings)
     if ranked is None:
         return _label(scores.with_columns(_nothing(), reason=pl.lit(TOO_FEW)), kind)
     unranked = pl.when(pl.col("rank_low").is_null()).then(pl.lit(NO_RANKS))
-    return _label(
-        scores.with_columns(_ranking_columns(ranked)).with_columns(reason=pl.coalesce("reason", unranked)), kind
+    found = scores.with_columns(_ranking_columns(ranked)).with_columns(reason=pl.coalesce("reason", unranked))
+    return _label(_drop_of_one(found, part, kind), kind)
+
+
+def _rank() -> pl.Expr:
+    return pl.col("score_pp").round(DRAW_DECIMALS).rank("min", descending=True).cast(pl.Int64)
+
+
+def _drop_of_one(scores: pl.DataFrame, part: pl.DataFrame, kind: _Kind) -> pl.DataFrame:
+    """Drop labels and intervals of ranks and harm where a unit has one source (recipient) or one target (donor)."""
+    other = [f"{'target' if kind.role == 'donor' else 'source'}_{each}" for each in ("task", "language")]
+    n_others = part.group_by("name").agg(several=pl.struct(other).n_unique() > 1)
+    several = pl.col("several")
+    dropped = ("rank_low", "rank_high", "harm_rate_low", "harm_rate_high", "above_mean_low", "harm_above_mean_low")
+    why = pl.when(~several).then(pl.lit(ONE_OTHER[kind.role]))
+    return (
+        scores.join(n_others, on="name", how="left", validate="m:1")
+        .with_columns(
+            *(pl.when(several).then(name).alias(name) for name in dropped),
+            reason=pl.when(several | pl.col("reason").is_null())
+            .then(pl.coalesce("reason", why))
+            .otherwise(pl.concat_str("reason", why, separator="; ")),
+        )
+        .drop("several")
     )
 
 
+def why_unlabelled(roles: pl.DataFrame, role: str) -> str | None:
+    """Return why no unit in a role could get a label, ``one source`` or ``one target``; None: some could."""
+    reasons = roles.filter(role=role, models_by="all")["reason"].fill_null("")
+    unable = reasons.str.ends_with(ONE_OTHER[role])
+    if unable.any() and (unable | reasons.is_in([ONE_NAME, TOO_FEW])).all():
+        return ONE_OTHER[role].rpartition(": ")[2]
+    return None
+
+
 def _model_groups(part: pl.DataFrame, kind: _Kind, settings: AnalysisConfig) -> Iterator[pl.DataFrame]:
-    rank = pl.col("score_pp").rank("min", descending=True).over("models").cast(pl.Int64)
+    rank = _rank().over("models")
     for by in ("family", "size"):
         scores = _scores(part.with_columns(models=by), settings).with_columns(models_by=pl.lit(by))
         yield _label(scores.with_columns(_nothing(), rank=rank), kind)
@@ -198,6 +242,8 @@ def _rank_draws(
 def rank_interval(draws: npt.NDArray[np.floating], confidence: float) -> Interval:
     """Return percentile intervals of ranks over resamples; rank 1 is the highest value.
 
+    Units that tie in a resample share its lowest rank at the low end and its highest at the high end.
+
     Args:
         draws: Shape [G, B]; resamples in which a unit is missing (NaN) are left out.
         confidence: Level, 0..1.
@@ -209,9 +255,12 @@ def rank_interval(draws: npt.NDArray[np.floating], confidence: float) -> Interva
     if complete.shape[1] < MIN_VALID_SHARE * draws.shape[1]:
         nothing = np.full(len(draws), np.nan)
         return Interval(nothing, nothing)
-    ranks = 1 + (-complete).argsort(axis=0, kind="stable").argsort(axis=0, kind="stable")
+    values = -complete.round(DRAW_DECIMALS)
     tail = (1 - confidence) / 2
-    low, high = np.quantile(ranks, [tail, 1 - tail], axis=1, method="inverted_cdf")
+    low, high = (
+        np.quantile(stats.rankdata(values, method=method, axis=0), level, axis=1, method="inverted_cdf")
+        for method, level in (("min", tail), ("max", 1 - tail))
+    )
     return Interval(low.astype(np.float64), high.astype(np.float64))
 
 

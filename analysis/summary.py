@@ -11,9 +11,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from transfergrid.analysis.roles import FRAGILE, HUB
+from transfergrid.analysis.regimes import SEEDS_ONLY, seeds_only
+from transfergrid.analysis.roles import FRAGILE, HUB, why_unlabelled
 from transfergrid.analysis.tables import AnalysisTables
 from transfergrid.analysis.variance import CROSSED, NESTED
+from transfergrid.analysis.wording import level
 from transfergrid.config import AnalysisConfig
 from transfergrid.grid import Regime
 
@@ -110,7 +112,7 @@ def table_view(name: str, table: pl.DataFrame) -> RenderableType:
             min_width=max(map(len, [*title.split(), *_words(shown[column])])),
         )
     for row in shown.head(SHOWN_ROWS).iter_rows():
-        view.add_row(*(_plain(value) for value in row))
+        view.add_row(*(Text(_plain(value)) for value in row))
     notes = []
     if table.height > SHOWN_ROWS:
         notes.append(f"{table.height - SHOWN_ROWS} more rows; all rows and columns: --csv, --json or the written files")
@@ -147,7 +149,7 @@ def _grid(columns: Sequence[str], n_left: int = 1, *, no_wrap: bool = False) -> 
 
 
 def _regimes(regimes: pl.DataFrame, settings: AnalysisConfig) -> RenderableType:
-    interval = f"{settings.confidence:.0%} interval"
+    interval = f"{level(settings.confidence)} interval"
     view = _grid(["regime", "n", "mean pp", interval, "median", "win %", "harm %", "sig.\nharm %"], no_wrap=True)
     for row in regimes.filter(pl.col("by") == "all").iter_rows(named=True):
         ends = None if row["mean_pp_low"] is None else f"{row['mean_pp_low']:+.2f} .. {row['mean_pp_high']:+.2f}"
@@ -190,7 +192,9 @@ def _significance(regimes: pl.DataFrame) -> str:
     if row["median_se_pp"] is not None:
         parts.append(f"the median standard error of a delta is {row['median_se_pp']:.2f} pp")
     if row["harm_rate_by_chance"] is not None:
-        parts.append(f"with no effect anywhere, {row['harm_rate_by_chance']:.0%} of deltas would count as harm")
+        parts.append(f"with no effect anywhere, {row['harm_rate_by_chance']:.1%} of deltas would count as harm")
+    if seeds_only(row):
+        parts.append(f"how many would count as harm by chance is not known, since {SEEDS_ONLY}")
     if row["harm_rate_significant"] is None:
         parts.append("no test: the table has no standard errors")
     else:
@@ -198,6 +202,7 @@ def _significance(regimes: pl.DataFrame) -> str:
             f"{row['harm_rate']:.1%} of transfer rows harm nominally, "
             f"{row['harm_rate_significant']:.1%} significantly; "
             f"{row['win_rate']:.1%} win nominally, {row['win_rate_significant']:.1%} significantly"
+            + (" (t tests of imported tables contain training noise only and find too much)" if seeds_only(row) else "")
         )
     return "Significance: " + "; ".join(parts) + "."
 
@@ -210,7 +215,9 @@ def _roles(roles: pl.DataFrame) -> RenderableType:
             if part.height:
                 n_shown = min(_TOP, (part.height + 1) // 2)
                 best, worst = part.head(n_shown), part.tail(min(n_shown, part.height - n_shown)).reverse()
-                view.add_row(f"{role}\n{unit}\n{regime.value}", _names(best), _names(worst), end_section=True)
+                view.add_row(
+                    f"{role}\n{unit}\n{regime.value}", Text(_names(best)), Text(_names(worst)), end_section=True
+                )
     return Group(view, Text("score in pp (ranks its bootstrap interval covers); all of them: 'grid analyze hierarchy'"))
 
 
@@ -225,10 +232,13 @@ def _name(row: Mapping[str, Any]) -> str:
 
 def _labels(roles: pl.DataFrame) -> list[str]:
     lines = []
-    for label, what in (
-        (HUB, "Hubs (donor score above the mean of its kind, whole interval)"),
-        (FRAGILE, "Fragile recipients (harm rate above the mean of its kind, whole interval)"),
+    for label, role, what in (
+        (HUB, "donor", "Hubs (donor score above the mean of its kind, whole interval)"),
+        (FRAGILE, "recipient", "Fragile recipients (harm rate above the mean of its kind, whole interval)"),
     ):
+        if why := why_unlabelled(roles, role):
+            lines.append(f"{what}: not known, since there is {why}.")
+            continue
         found = roles.filter(pl.col("label") == label).sort("unit", "regime", "rank")
         others = found.filter(pl.col("unit") != "cell").select("name", "regime")
         names = [f"{name} [{regime}]" for name, regime in others.iter_rows()]

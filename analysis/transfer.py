@@ -19,7 +19,14 @@ from transfergrid.analysis.significance import (
     mcnemar_exact_p,
     t_test_p,
 )
-from transfergrid.analysis.store import find_unreadable, read_imported, read_noise_floor, scan_scores, score_parts
+from transfergrid.analysis.store import (
+    SE_OF_SEEDS,
+    find_unreadable,
+    read_imported,
+    read_noise_floor,
+    scan_scores,
+    score_parts,
+)
 from transfergrid.config import GridConfig
 from transfergrid.grid import Regime, RunFolder, UserError
 
@@ -223,7 +230,8 @@ def _average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.Dat
         n_items=pl.col("n_items").filter(there).min(),
         base_score=pl.col("base_score").mean(),
         adapter_score=pl.col("adapter_score").mean(),
-        delta_pp=pl.col("delta_pp").mean(),
+        # 100 k / n is not exact in binary: seeds that cancel must be 0, and -1 must still count as harm
+        delta_pp=pl.col("delta_pp").mean().round(9),
         delta_sd_seeds_pp=pl.col("delta_pp").std(),
         n_unscored=pl.col("n_unscored").max(),
         mcnemar_p=pl.col("mcnemar_p").filter(there).first(),
@@ -233,7 +241,9 @@ def _average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.Dat
         reason=pl.when(there.any()).then(None).otherwise(pl.col("reason").drop_nulls().sort().first()),
     )
     joined = averaged.join(_between_items(blocks), on=list(KEY), how="left", validate="1:1")
-    return _with_standard_errors(joined).with_columns(origin=pl.lit("items")).drop("squares", "mcnemar_p")
+    with_errors = _with_standard_errors(joined)
+    se_origin = pl.when(pl.col("se_pp").is_not_null()).then(pl.lit("items"))
+    return with_errors.with_columns(origin=pl.lit("items"), se_origin=se_origin).drop("squares", "mcnemar_p")
 
 
 def _between_items(blocks: Sequence[ItemBlock]) -> pl.DataFrame:
@@ -284,7 +294,7 @@ def _from_imported(given: pl.DataFrame) -> pl.DataFrame:
     delta = imported["delta_pp"].fill_null(np.nan).to_numpy()
     se = imported["se_pp"].fill_null(np.nan).to_numpy()
     df = imported["n_seeds"].fill_null(1).to_numpy() - 1.0
-    from_seeds = (imported["se_origin"] == "seeds").fill_null(False).to_numpy()
+    from_seeds = (imported["se_origin"] == SE_OF_SEEDS).fill_null(False).to_numpy()
     with np.errstate(invalid="ignore", divide="ignore"):
         p_values = np.where(from_seeds & (se > 0) & (df > 0), t_test_p(delta / se, df), np.nan)
     tested = pl.Series(~np.isnan(p_values))
@@ -296,6 +306,7 @@ def _from_imported(given: pl.DataFrame) -> pl.DataFrame:
         "adapter_score",
         "delta_pp",
         "se_pp",
+        se_origin=pl.when(pl.col("se_pp").is_not_null()).then("se_origin"),
         delta_sd_seeds_pp="delta_sd_pp",
         n_seeds_missing=pl.lit(0, dtype=pl.Int64),
         df=pl.when(tested).then(pl.Series(df)),
@@ -325,6 +336,7 @@ _COLUMNS = (
     "delta_pp",
     "delta_sd_seeds_pp",
     "se_pp",
+    "se_origin",
     "df",
     "p_value",
     "q_value",

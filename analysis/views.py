@@ -126,12 +126,12 @@ def _ranking(part: pl.DataFrame, title: str) -> RenderableType:
     return Group(table, Text("\n".join([*reasons, ""])))
 
 
-def _ranking_cells(row: Mapping[str, Any], n_ranked: int) -> list[str]:
+def _ranking_cells(row: Mapping[str, Any], n_ranked: int) -> list[RenderableType]:
     error = "-" if row["se_pp"] is None else f"{row['se_pp']:.2f}"
     known = row["rank_low"] is not None
     return [
         str(row["rank"]),
-        row["name"],
+        Text(row["name"]),
         f"{row['score_pp']:+.2f}",
         error,
         f"{100 * row['harm_rate']:.1f}",

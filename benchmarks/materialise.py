@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from transfergrid.benchmarks.alignment import Questions, check_task, common_ids
 from transfergrid.benchmarks.files import hash_files, hash_json, hash_text, telling_of_the_disk, write_json, write_text
@@ -45,11 +47,12 @@ class DataManifest:
 
     def __rich__(self) -> Table:
         """Render as a table, one row per task."""
-        table = Table(title=f"Data ({self.source}), {len(self.languages)} languages: {' '.join(self.languages)}")
+        title = f"Data ({self.source}), {len(self.languages)} languages: {' '.join(self.languages)}"
+        table = Table(title=escape(title))
         for name in ("task", "train items", "test items", "left out"):
             table.add_column(name, justify="left" if name == "task" else "right")
         for task, counts in self.counts.items():
-            table.add_row(task, str(counts["train"]), str(counts["test"]), str(self.dropped.get(task, 0)))
+            table.add_row(Text(task), str(counts["train"]), str(counts["test"]), str(self.dropped.get(task, 0)))
         return table
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from rich.markup import escape
 
 from transfergrid.cli.options import (
     config_option,
@@ -76,12 +77,12 @@ def data(config: GridConfig, run: RunFolder) -> None:
     console = make_console()
     with console.status("reading items") as status:
         manifest = materialise(
-            config, run.data, on_cell=lambda task, language: status.update(f"reading {task} {language}")
+            config, run.data, on_cell=lambda task, language: status.update(escape(f"reading {task} {language}"))
         )
     console.print(manifest)
     for remark in manifest.remarks:
-        console.print(f"note: {remark}", soft_wrap=True)
-    console.print(f"written to {run.data}")
+        console.print(f"note: {remark}", soft_wrap=True, markup=False)
+    console.print(f"written to {run.data}", markup=False)
 
 
 @click.command()

@@ -101,7 +101,7 @@ class SweepDisplay:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
+                TextColumn("{task.fields[note]}", markup=False),
                 console=self.console,
             )
             self._sources = self._progress.add_task("sources", total=None, note="")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from rich.table import Table
+from rich.text import Text
 
 from transfergrid.engine.devices import available_memory_bytes, has_native_bfloat16
 
@@ -55,7 +56,7 @@ class DoctorReport:
         colours = {"ok": "green", "limited": "yellow", "missing": "red"}
         for finding in self.findings:
             state = f"[{colours[finding.state]}]{finding.state}[/]"
-            table.add_row(finding.subject, finding.found, state, finding.meaning)
+            table.add_row(Text(finding.subject), Text(finding.found), state, Text(finding.meaning))
         return table
 
 

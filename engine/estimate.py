@@ -78,7 +78,7 @@ class Estimate:
         table = Table(title="What is left to do")
         table.add_column("")
         for model in self.models:
-            table.add_column(model.model, justify="right")
+            table.add_column(Text(model.model), justify="right")
         for name, show in _ROWS:
             table.add_row(name, *(show(model) for model in self.models))
         lines = [f"{model}: {reason}" for model, reason in self.unavailable.items()]

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rich.text import Text
+
 from transfergrid.config import MAX_LORA_RANK, EngineConfig, GridConfig, ModelConfig
 from transfergrid.engine.adapters import CONFIG_FILE
 from transfergrid.engine.models import model_revision, read_model_facts, resolve_model
@@ -58,9 +60,9 @@ class ServerStart:
     url: str
     adapter_root: Path
 
-    def __rich__(self) -> str:
+    def __rich__(self) -> Text:
         """Say what is started."""
-        return (
+        return Text(
             f"{self.model} is being loaded; once GET {self.url}/health answers: grid eval --server {self.url}\n"
             f"adapters are loaded from {self.adapter_root} only; Ctrl-C stops the server"
         )

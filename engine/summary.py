@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -201,13 +202,13 @@ def _baseline_table(baselines: pl.DataFrame, model: str) -> Table:
     rows = baselines.filter(pl.col("model") == model)
     languages = rows["target_language"].unique().sort().to_list()
     scores = {(row["target_task"], row["target_language"]): row["score"] for row in rows.iter_rows(named=True)}
-    table = Table(title=f"Baseline of {model}, score in %")
+    table = Table(title=f"Baseline of {escape(model)}, score in %")
     table.add_column("task")
     for language in languages:
-        table.add_column(language, justify="right")
+        table.add_column(Text(language), justify="right")
     for task in rows["target_task"].unique().sort().to_list():
         values = (scores.get((task, language)) for language in languages)
-        table.add_row(task, *("-" if value is None else f"{100 * value:.1f}" for value in values))
+        table.add_row(Text(task), *("-" if value is None else f"{100 * value:.1f}" for value in values))
     return table
 
 
@@ -216,5 +217,5 @@ def _delta_table(deltas: pl.DataFrame) -> Table:
     for name, justify in (("model", "left"), ("regime", "left"), ("pairs", "right"), ("mean delta pp", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in deltas.iter_rows(named=True):
-        table.add_row(row["model"], row["regime"], f"{row['n_pairs']:,}", f"{row['mean_delta_pp']:+.2f}")
+        table.add_row(Text(row["model"]), row["regime"], f"{row['n_pairs']:,}", f"{row['mean_delta_pp']:+.2f}")
     return table

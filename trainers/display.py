@@ -132,7 +132,7 @@ class SweepView:
         )
         for adapter in state.running.values():
             grid.add_row(
-                adapter.job,
+                Text(adapter.job),
                 ProgressBar(total=max(1, adapter.n_steps), completed=adapter.step, width=30),
                 Text(adapter.describe(state.clock())),
             )
@@ -156,7 +156,7 @@ def show_sweep(console: Console) -> Iterator[TrainingEvents]:
             state.take(event)
             line = remark(event)
             if line:
-                live.console.print(line, soft_wrap=True)
+                live.console.print(line, soft_wrap=True, markup=False)
 
         yield take
 

@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from rich.table import Table
+from rich.text import Text
 
 from transfergrid.benchmarks.materialise import ensure_data
 from transfergrid.config import GridConfig
@@ -91,7 +92,7 @@ class TrainingPlan:
         for name in ("adapter", "train items", "steps", "tokens", "items cut", "state"):
             table.add_column(name, justify="left" if name in ("adapter", "state") else "right", no_wrap=True)
         for name, items, steps, tokens, cut, state in self.rows:
-            table.add_row(name, str(items), str(steps), f"{tokens:,}", str(cut), state)
+            table.add_row(Text(name), str(items), str(steps), f"{tokens:,}", str(cut), state)
         return table
 
 

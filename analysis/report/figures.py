@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 
 from transfergrid.analysis.report.matrix import colour_limit
 from transfergrid.analysis.tables import AnalysisTables
+from transfergrid.analysis.wording import level
 from transfergrid.benchmarks.files import write_atomically
 from transfergrid.config import AnalysisConfig
 from transfergrid.grid import Regime
@@ -185,7 +186,7 @@ def draw_roles(roles: pl.DataFrame, settings: AnalysisConfig) -> Figure:
 
 def _bars_of(both: pl.DataFrame, settings: AnalysisConfig) -> str:
     if both["score_pp_low"].is_not_null().any():
-        return f"{settings.confidence:.0%} intervals"
+        return f"{level(settings.confidence)} intervals"
     return "standard errors" if both["se_pp"].is_not_null().any() else "no intervals"
 
 
@@ -235,5 +236,5 @@ def draw_regimes(regimes: pl.DataFrame, settings: AnalysisConfig) -> Figure:
                 axes.plot(ends, [row, row], color="black", linewidth=1, marker="|", markersize=5)
         axes.set_yticks(range(len(names)), names if place == 1 else [""] * len(names))
         axes.axvline(0, color="black", linewidth=0.6)
-        axes.set_xlabel(f"{name}; {settings.confidence:.0%} intervals")
+        axes.set_xlabel(f"{name}; {level(settings.confidence)} intervals")
     return figure

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.text import Text
 
+from transfergrid.analysis.regimes import SEEDS_ONLY, seeds_only
 from transfergrid.analysis.report.manifest import ManifestPart, read_run_manifest
 from transfergrid.analysis.report.payload import page_data, script_json
 from transfergrid.analysis.report.words import REGIME_WORDS, findings, headline, interval, key_figures, percent, pp
@@ -108,6 +109,7 @@ def write_report(
 def render_page(content: PageContent) -> str:
     """Return the page as HTML text; it needs no other file and makes no request."""
     tables, settings = content.tables, content.settings
+    regimes = tables.regimes.filter(pl.col("by") == "all").to_dicts()
     return (
         _environment()
         .get_template("page.html.j2")
@@ -118,7 +120,8 @@ def render_page(content: PageContent) -> str:
             findings=findings(tables, settings),
             settings=settings,
             regime_words=REGIME_WORDS,
-            regimes=tables.regimes.filter(pl.col("by") == "all").to_dicts(),
+            regimes=regimes,
+            seeds_only=SEEDS_ONLY if any(map(seeds_only, regimes)) else None,
             noise_floor=noise_rows(content.noise_floor),
             manifest=content.manifest,
             style=Markup(_read("style.css")),

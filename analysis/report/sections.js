@@ -35,7 +35,8 @@ function drawRegimes() {
     return { name, value: row[key], low: row[`${key}_low`], high: row[`${key}_high`], mark: measure.mark && row[measure.mark],
       tone: key === "harm_rate" ? "plain" : undefined, reason: row.reason, tip: regimeTip(row, by === "all" ? row.regime : `${name}, ${row.regime}`) };
   });
-  intervalChart(byId("regime-chart"), list.length ? list : [{ name: "-", reason: "no pairs here" }], measure);
+  intervalChart(byId("regime-chart"), list.length ? list : [{ name: "-", reason: "no pairs here" }],
+    { ...measure, markName: list.some((row) => known(row.mark)) ? measure.markName : "" });
 }
 
 const roleChoices = [

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from transfergrid.analysis.regimes import ALL_TRANSFER
-from transfergrid.analysis.roles import FRAGILE, HUB
+from transfergrid.analysis.regimes import ALL_TRANSFER, SEEDS_ONLY, seeds_only
+from transfergrid.analysis.roles import HUB, why_unlabelled
 from transfergrid.analysis.tables import AnalysisTables
 from transfergrid.analysis.variance import CROSSED, NESTED, RESIDUAL
+from transfergrid.analysis.wording import level
 from transfergrid.config import AnalysisConfig
 from transfergrid.grid import TRANSFER_REGIMES, Regime
 
@@ -26,6 +27,11 @@ REGIME_WORDS = {
 """What source and target share."""
 
 _SHOWN_NAMES = 12
+_VERBS = {
+    "donor": ("helps the others most", "harms the others least"),
+    "recipient": ("is helped most", "is harmed least"),
+}
+"""What the first of a ranking does where its score is above 0, and where it is not."""
 
 
 class Finding(NamedTuple):
@@ -57,7 +63,7 @@ def headline(tables: AnalysisTables, settings: AnalysisConfig) -> str:
     ends = interval(row, "mean_pp")
     maybe = "" if ends is None or _excludes_zero(row) else ", so perhaps not at all"
     return f"Training on one task and language changed the score on the others by {pp(row['mean_pp'])} on average" + (
-        f" ({settings.confidence:.0%} interval {ends}{maybe})." if ends else "."
+        f" ({level(settings.confidence)} interval {ends}{maybe})." if ends else "."
     )
 
 
@@ -66,13 +72,14 @@ def key_figures(tables: AnalysisTables, settings: AnalysisConfig) -> list[Figure
     row = regime_row(tables.regimes, ALL_TRANSFER)
     if not row["n"]:
         return []
-    level = f"{settings.confidence:.0%} interval"
+    at_level = f"{level(settings.confidence)} interval"
 
     def note(name: str, form: str) -> str:
         ends = interval(row, name, form)
-        return f"{level} {ends}" if ends else "no interval: too little to resample"
+        return f"{at_level} {ends}" if ends else "no interval: too little to resample"
 
     tested = row["harm_rate_significant"] is not None
+    what = "tests of training noise only" if seeds_only(row) else "tests"
     return [
         Figure(pp(row["mean_pp"]), "mean change of a score", note("mean_pp", "pp")),
         Figure(percent(row["win_rate"]), "of pairs gained", note("win_rate", "percent")),
@@ -84,7 +91,9 @@ def key_figures(tables: AnalysisTables, settings: AnalysisConfig) -> list[Figure
             if tested
             else "no test",
             "gained / lost significantly",
-            f"false discovery rate {settings.fdr:.0%}, {row['n_tested']:,} tests" if tested else "no standard errors",
+            f"false discovery rate {level(settings.fdr)}, {row['n_tested']:,} {what}"
+            if tested
+            else "no standard errors",
         ),
     ]
 
@@ -115,7 +124,7 @@ def regime_row(regimes: pl.DataFrame, regime: str) -> dict[str, Any]:
 
 def pp(value: float) -> str:
     """Return percentage points with their sign: ``+1.25 pp``."""
-    return f"{value:+.2f}{NBSP}pp".replace("-", "−")
+    return f"{round(value, 2) + 0.0:+.2f}{NBSP}pp".replace("-", "−")
 
 
 def percent(value: float) -> str:
@@ -186,7 +195,7 @@ def _carries_over(regimes: pl.DataFrame, settings: AnalysisConfig) -> str:
             else "0 lies inside, so there may be none"
         )
         text += (
-            f"; {settings.confidence:.0%} interval {interval(row, 'mean_pp')}: {verdict}. The interval comes from "
+            f"; {level(settings.confidence)} interval {interval(row, 'mean_pp')}: {verdict}. The interval comes from "
             f"drawing {row['resampled']} again {settings.bootstrap_resamples:,} times (seed {settings.seed})."
         )
     own = regime_row(regimes, Regime.MT_ML.value)
@@ -217,10 +226,14 @@ def _surely(row: Mapping[str, Any], transfer: pl.DataFrame, settings: AnalysisCo
     significant = row["harm_rate_significant"] + row["win_rate_significant"]
     gained, harmed = (round(row[f"{what}_rate_significant"] * row["n_tested"]) for what in ("win", "harm"))
     parts.append(
-        f"Tested one by one, with at most {settings.fdr:.0%} false alarms expected among the hits (Benjamini-Hochberg "
-        f"within each regime), {gained:,} of {count(row['n_tested'], 'pair')} gained and "
+        f"Tested one by one, with at most {level(settings.fdr)} false alarms expected among the hits "
+        f"(Benjamini-Hochberg within each regime), {gained:,} of {count(row['n_tested'], 'pair')} gained and "
         f"{harmed:,} were harmed."
     )
+    if seeds_only(row):
+        parts.append(
+            f"Mind that {SEEDS_ONLY}: the t tests of imported tables contain training noise only and find too much."
+        )
     if significant < 0.5 * (row["win_rate"] + row["harm_rate"]):
         parts.append("Most single gains and losses are inside the noise: trust averages over many pairs, not one cell.")
     return " ".join(parts)
@@ -241,6 +254,8 @@ def _risk(row: Mapping[str, Any], settings: AnalysisConfig) -> str:
         sure = row["harm_rate_significant"] or 0.0
         much = row["harm_rate"] > 0 and row["harm_rate_by_chance"] >= row["harm_rate"] / 2 >= sure
         text += ", so much of this count is noise." if much else "."
+    if seeds_only(row):
+        return f"{text} How many would look harmed by chance alone is not known, since {SEEDS_ONLY}."
     if row["harm_rate_significant"] is not None:
         text += f" Harm that noise does not explain: {percent(row['harm_rate_significant'])} of pairs."
     return text
@@ -251,10 +266,10 @@ def _roles(roles: pl.DataFrame) -> str:
     lines = []
     for unit, regime in (("language", Regime.MT_CL.value), ("task", Regime.CT_ML.value)):
         best = []
-        for role, verb in (("donor", "helps the others most"), ("recipient", "is helped most")):
+        for role in _VERBS:
             part = everyone.filter(unit=unit, regime=regime, role=role).sort("rank", "name")
             if part.height > 1:
-                best.append(f"{_best(part.row(0, named=True), part.height)} {verb}")
+                best.append(_best(part, role))
         if best:
             lines.append(f"Among {unit}s ({regime}), {' and '.join(best)}.")
     if not lines:
@@ -263,21 +278,44 @@ def _roles(roles: pl.DataFrame) -> str:
         lines.append(
             "The ranks in brackets are those that the data allow; where they are many, the order is not settled."
         )
-    for label, what in (
-        (HUB, "Clearly helping more than the average of their kind"),
-        (FRAGILE, "Clearly harmed more often than the average of their kind"),
-    ):
-        named = everyone.filter((pl.col("label") == label) & (pl.col("unit") != "cell")).sort("unit", "regime", "rank")
-        names = [f"{row['name']} ({row['regime']})" for row in named.iter_rows(named=True)]
-        lines.append(f"{what}: {_listed(names) or 'none'}.")
-    return " ".join(lines)
+    lines += [
+        f"There is {why}, so the order of {role}s rests on single pairs and is not settled."
+        for role in _VERBS
+        if (why := why_unlabelled(everyone, role))
+    ]
+    return " ".join([*lines, *_labels(everyone)])
 
 
-def _best(row: Mapping[str, Any], n: int) -> str:
+def _labels(everyone: pl.DataFrame) -> Iterator[str]:
+    found = everyone.filter(pl.col("label").is_not_null() & (pl.col("unit") != "cell")).sort("unit", "regime", "rank")
+    hub, helps = pl.col("label") == HUB, pl.col("score_pp") > 0
+    helping, sparing, fragile = (
+        [f"{name} ({regime})" for name, regime in found.filter(which).select("name", "regime").iter_rows()]
+        for which in (hub & helps, hub & ~helps, ~hub)
+    )
+    said = [("donor", "Clearly helping more than the average of their kind", helping)] if helping or not sparing else []
+    if sparing:
+        said.append(("donor", "Clearly harming less than the average of their kind, but not helping", sparing))
+    said.append(("recipient", "Clearly harmed more often than the average of their kind", fragile))
+    for role, what, names in said:
+        why = why_unlabelled(everyone, role)
+        yield f"{what}: not known, since there is {why}." if why else f"{what}: {_listed(names) or 'none'}."
+
+
+def _best(part: pl.DataFrame, role: str) -> str:
+    """Say who is first of a sorted ranking; scores that tie have no first."""
+    row = part.row(0, named=True)
+    helping, sparing = _VERBS[role]
+    n_first = part.filter(pl.col("rank") == row["rank"]).height
+    if n_first > 1:
+        return f"{n_first} of {part.height} tie at {pp(row['score_pp'])} as the best {role}s"
     text = f"{row['name']} ({pp(row['score_pp'])}"
     if row["rank_low"] is None:
-        return text + ")"
-    return f"{text}, rank {row['rank_low']} to {row['rank_high']} of {n})"
+        ends = interval(row, "score_pp")
+        text += f", interval {ends}" if ends else ""
+    else:
+        text += f", rank {row['rank_low']} to {row['rank_high']} of {part.height}"
+    return f"{text}) {helping if row['score_pp'] > 0 else sparing}"
 
 
 def _variance(variance: pl.DataFrame) -> str:

@@ -4,10 +4,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from transfergrid.analysis.lm_eval_files import adapter_source, import_lm_eval, parse_arguments, task_cell
+from transfergrid.analysis.lm_eval_files import import_lm_eval
 from transfergrid.analysis.store import read_imported
 from transfergrid.analysis.transfer import read_transfer
-from transfergrid.grid import Cell, RunFolder, UserError
+from transfergrid.grid import RunFolder, UserError
 
 TIME = "2026-01-02T03-04-05.000001"
 MODEL = "meta/Tiny-1B"
@@ -19,11 +19,14 @@ def scores(acc: float, norm: float | None = None) -> dict[str, float]:
     return found if norm is None else {**found, "acc_norm,none": norm, "acc_norm_stderr,none": 0.04}
 
 
-def write_results(folder: Path, results: dict[str, object], adapter: str | None = None, time: str = TIME) -> Path:
+def write_results(
+    folder: Path, results: dict[str, object], adapter: str | None = None, time: str = TIME, **more: object
+) -> Path:
+    """Write a results file; ``more`` are sections beside results and config."""
     folder.mkdir(parents=True, exist_ok=True)
     arguments = {"pretrained": MODEL} | ({} if adapter is None else {"peft": adapter})
     path = folder / f"results_{time}.json"
-    path.write_text(json.dumps({"results": results, "config": {"model": "hf", "model_args": arguments}}))
+    path.write_text(json.dumps({"results": results, "config": {"model": "hf", "model_args": arguments}, **more}))
     return path
 
 
@@ -40,44 +43,6 @@ def sample(doc_id: int, values: list[float], texts: list[str], gold: int) -> dic
 def write_samples(folder: Path, task: str, samples: list[dict[str, object]], time: str = TIME) -> None:
     lines = "\n".join(json.dumps(each) for each in samples)
     (folder / f"samples_{task}_{time}.jsonl").write_text(lines + "\n")
-
-
-@pytest.mark.parametrize(
-    ("name", "cell"),
-    [
-        ("arc_de", "arc_challenge-de"),
-        ("arc_challenge", "arc_challenge-en"),
-        ("hellaswag", "hellaswag-en"),
-        ("truthfulqa_bn_mc1", "truthfulqa-bn"),
-        ("global_mmlu_full_hi", "global_mmlu-hi"),
-        ("own_task_fr", "own_task-fr"),
-        ("truthfulqa_gen", None),
-        ("global_mmlu_de_stem", None),
-        ("Upper_de", None),
-    ],
-)
-def test_task_names_become_cells(name: str, cell: str | None) -> None:
-    assert task_cell(name) == (None if cell is None else Cell.parse(cell))
-
-
-def test_the_adapters_folder_names_its_seed_and_cell() -> None:
-    model, seed, source = adapter_source({"pretrained": MODEL, "peft": "/a/adapters/M/s17/arc_challenge-de"})
-    assert (model, seed, source.name) == ("Tiny-1B", 17, "arc_challenge-de")
-    _, seed, source = adapter_source({"pretrained": "x", "lora_local_path": "b/hellaswag-zh/"})
-    assert (seed, source.name) == (0, "hellaswag-zh")
-    assert adapter_source({"pretrained": "x"})[1:] == (None, adapter_source({"pretrained": "y"})[2])
-
-
-def test_model_arguments_may_be_text() -> None:
-    assert parse_arguments("pretrained=a/b,peft=c,flag") == {"pretrained": "a/b", "peft": "c"}
-    assert parse_arguments(None) == {}
-
-
-def test_adapter_folders_that_are_no_cell_and_missing_models_are_refused() -> None:
-    with pytest.raises(UserError, match="adapter folder '/a/my_adapter' does not say what it was trained on"):
-        adapter_source({"pretrained": "x", "peft": "/a/my_adapter"})
-    with pytest.raises(UserError, match="name no base model"):
-        adapter_source({"peft": "/a/arc_challenge-de"})
 
 
 def test_aggregates_become_deltas_averaged_over_seeds(tmp_path: Path) -> None:
@@ -210,7 +175,77 @@ def test_one_percentage_point_down_counts_as_harm_whatever_binary_fractions_say(
     assert read_imported(run)["delta_pp"].to_list() == [-1.0]
 
 
+@pytest.mark.parametrize(
+    ("deltas", "expected"), [((-3 / 15, 2 / 15, 1 / 15), 0.0), ((5 / 300, 2 / 300, -16 / 300), -1.0)]
+)
+def test_the_mean_over_seeds_is_rounded_too(deltas: tuple[float, ...], expected: float, tmp_path: Path) -> None:
+    out, run = tmp_path / "out", RunFolder(tmp_path / "run")
+    write_results(out / "base", {"truthfulqa_de_mc1": scores(0.5)})
+    for seed, delta in enumerate(deltas):
+        source = f"x/s{seed}/arc_challenge-en"
+        write_results(out / str(seed), {"truthfulqa_de_mc1": scores(0.5 + delta)}, source)
+    import_lm_eval(out, run)
+    assert read_imported(run)["delta_pp"].to_list() == [expected]
+
+
 def test_results_that_are_no_numbers_are_skipped(tmp_path: Path) -> None:
     write_results(tmp_path, {"arc_de": {"acc,none": "N/A"}, "hellaswag_de": "failed"})
     with pytest.raises(UserError, match=r"skipped \['arc_de', 'hellaswag_de'\]"):
         import_lm_eval(tmp_path, RunFolder(tmp_path / "run"))
+
+
+SOURCE = "x/s17/arc_challenge-en"
+ONE_RIGHT = sample(0, [-1, -2], ["a", "b"], 0)
+
+
+def test_an_import_replaces_what_an_earlier_one_left(tmp_path: Path) -> None:
+    out, run = tmp_path / "out", RunFolder(tmp_path / "run")
+    write_results(out / "base", {"arc_de": scores(0.5, 0.5)})
+    write_results(out / "a", {"arc_de": scores(1.0, 0.5)}, SOURCE)
+    assert import_lm_eval(out, run).what == "aggregates"
+    for folder in ("base", "a"):
+        write_samples(out / folder, "arc_de", [ONE_RIGHT])
+    assert import_lm_eval(out, run).what == "item rows"
+    assert read_transfer(run).rows["origin"].to_list() == ["items"]
+    for path in out.rglob("samples_*"):
+        path.unlink()
+    import_lm_eval(out, run)
+    assert read_transfer(run).rows["origin"].to_list() == ["imported"]
+
+
+@pytest.mark.parametrize("logged", [False, True])
+def test_acc_is_not_compared_with_acc_norm(logged: bool, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    write_results(tmp_path / "base", {"arc_de": scores(0.5)})
+    write_results(tmp_path / "a", {"arc_de": scores(0.5, 0.6)}, SOURCE)
+    for folder in ("base", "a") if logged else ():
+        write_samples(tmp_path / folder, "arc_de", [ONE_RIGHT])
+    message = (
+        "target 'arc_challenge-de' of model 'Tiny-1B' has acc for source 'base' and acc_norm for 'arc_challenge-en'"
+    )
+    with pytest.raises(UserError, match=message):
+        import_lm_eval(tmp_path, run)
+
+
+def test_aggregates_over_other_numbers_of_items_are_refused(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    for folder, source, n_items in (("base", None, 40), ("a", SOURCE, 4)):
+        counts = {"n-samples": {"arc_de": {"original": 40, "effective": n_items}}}
+        write_results(tmp_path / folder, {"arc_de": scores(0.5)}, source, **counts)
+    with pytest.raises(UserError, match=r"has 4 items of target 'arc_challenge-de' and its baseline 40; score both"):
+        import_lm_eval(tmp_path, run)
+
+
+def test_samples_of_fewer_items_are_paired_and_it_is_said(tmp_path: Path) -> None:
+    out, run = tmp_path / "out", RunFolder(tmp_path / "run")
+    for folder, source, n_items in (("base", None, 6), ("a", SOURCE, 2)):
+        write_results(out / folder, {"arc_de": scores(1.0)}, source)
+        write_samples(out / folder, "arc_de", [sample(item, [-1, -2], ["a", "b"], 0) for item in range(n_items)])
+    (remark,) = import_lm_eval(out, run).remarks
+    assert remark == (
+        "1 result has other items than the baseline, only those of both are compared; first: "
+        "arc_challenge-en on arc_challenge-de (2 items, baseline 6, both 2)"
+    )
+    assert read_transfer(run).rows["n_items"].to_list() == [2]
+    write_samples(out / "a", "arc_de", [sample(item, [-1, -2], ["a", "b"], 0) for item in range(6)])
+    assert import_lm_eval(out, run).remarks == ()

@@ -5,8 +5,17 @@ import pytest
 from tests.analysis.synthetic import MODELS, cells, transfer_rows
 from tests.analysis.test_resampling import rows_with_items
 from transfergrid.analysis.group_draws import Group, resample_groups
-from transfergrid.analysis.regimes import ALL_TRANSFER, DIMENSIONS, EVERY_REGIME, NO_ROWS, in_regime, regime_table
+from transfergrid.analysis.regimes import (
+    ALL_TRANSFER,
+    DIMENSIONS,
+    EVERY_REGIME,
+    NO_ROWS,
+    in_regime,
+    regime_table,
+    seeds_only,
+)
 from transfergrid.analysis.resampling import ClusterBootstrap, resample_deltas
+from transfergrid.analysis.store import SE_OF_SEEDS
 from transfergrid.config import AnalysisConfig
 from transfergrid.grid import Regime
 
@@ -153,6 +162,18 @@ def test_significant_harm_is_harm_with_a_small_q() -> None:
     assert found["harm_threshold_items"] == 4
     # standard error 1: a true zero falls to -1 or below with probability 0.1587
     assert found["harm_rate_by_chance"] == pytest.approx(0.158655, abs=1e-5)
+
+
+def test_chance_is_not_known_from_standard_errors_of_seeds() -> None:
+    rows = transfer_rows(("m",), cells(("arc_challenge",)), np.zeros((3, 3)))
+    assert overall(table(rows), "MT-CL")["harm_rate_by_chance"] == pytest.approx(0.158655, abs=1e-5)
+    found = overall(table(rows.with_columns(se_origin=pl.lit(SE_OF_SEEDS))), "MT-CL")
+    assert (found["harm_rate_by_chance"], found["se_origin"], found["median_se_pp"]) == (None, "seeds", 1.0)
+    assert seeds_only(found)
+    # a table of which a part is imported is no better
+    some = pl.when(pl.col("target_language") == "de").then(pl.lit(SE_OF_SEEDS)).otherwise("se_origin")
+    mixed = overall(table(rows.with_columns(se_origin=some)), "MT-CL")
+    assert (mixed["harm_rate_by_chance"], mixed["se_origin"]) == (None, "items, seeds")
 
 
 def test_without_tests_the_significant_rates_are_null() -> None:

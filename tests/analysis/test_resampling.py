@@ -35,6 +35,25 @@ def rows_with_items(n_items: int = 30, gaps: bool = False) -> tuple[pl.DataFrame
     return rows.with_columns(delta_pp=pl.Series(keyed)), tuple(blocks)
 
 
+def test_resampled_deltas_meet_the_harm_threshold_and_zero_exactly() -> None:
+    n_items = 400
+    generator = np.random.default_rng(0)
+    values = generator.choice([-1, 0, 1], p=[0.08, 0.86, 0.06], size=(49, n_items)).astype(np.float32)
+    grid = cells(("arc_challenge",), ("ar", "de", "en", "es", "fr", "hi", "zh"))
+    exact = 100 * values.astype(np.float64).sum(axis=1) / n_items
+    rows = transfer_rows(("m",), grid, exact)
+    keys = rows.select("model", "source_task", "source_language", "target_task", "target_language")
+    block = ItemBlock(
+        "arc_challenge", keys, tuple(map(str, range(n_items))), values, np.ones((49, n_items), dtype=bool)
+    )
+    draws = resample_deltas(rows, (block,), SETTINGS)
+    counts = level_counts("items of arc_challenge", n_items, n_resamples=draws.shape[1], seed=SETTINGS.seed)
+    net = values.astype(np.int64) @ counts.astype(np.int64).T
+    assert (net == -4).any()
+    assert np.array_equal(draws <= np.float32(-1), net <= -4)
+    assert np.array_equal(draws > 0, net > 0)
+
+
 def test_counts_are_multinomial_and_depend_on_the_name_and_seed_only() -> None:
     found = level_counts("sources", 7, n_resamples=50, seed=1)
     assert (found.sum(axis=1) == 7).all()

@@ -3,6 +3,7 @@ import polars as pl
 import pytest
 
 from tests.analysis.synthetic import MODELS, cells, transfer_rows
+from tests.analysis.test_resampling import rows_with_items
 from transfergrid.analysis.matrices import language_matrix_table, matrix_table
 from transfergrid.analysis.resampling import resample_deltas
 from transfergrid.analysis.roles import (
@@ -10,9 +11,11 @@ from transfergrid.analysis.roles import (
     HUB,
     ONE_MODEL,
     ONE_NAME,
+    ONE_OTHER,
     TOO_FEW,
     rank_interval,
     role_table,
+    why_unlabelled,
 )
 from transfergrid.config import AnalysisConfig
 
@@ -115,6 +118,52 @@ def test_rank_intervals_by_hand() -> None:
     wide = rank_interval(draws, 0.95)
     assert wide.high.tolist() == [3, 2, 3]
     assert np.isnan(rank_interval(np.full((2, 4), np.nan), 0.9).low).all()
+
+
+def test_a_rank_lies_inside_its_interval_when_all_tie() -> None:
+    # float32 sums of the same numbers in another order differ in the seventh digit
+    tied = np.array([[2.0, 2, 2], [2.0 + 2e-7, 2 - 2e-7, 2], [2, 2, 2 + 2e-7]])
+    found = rank_interval(tied, 0.95)
+    assert (found.low.tolist(), found.high.tolist()) == ([1, 1, 1], [3, 3, 3])
+    donors = part(table(transfer_rows(MODELS, cells())), "donor", "language", "MT-CL")
+    assert donors.select("rank", "rank_low", "rank_high").unique().rows() == [(1, 1, 3)]
+
+
+def test_two_that_tie_share_their_ranks() -> None:
+    found = rank_interval(np.array([[5.0, 5], [1, 1], [5, 5], [0, 0]]), 0.95)
+    assert (found.low.tolist(), found.high.tolist()) == ([1, 3, 1, 4], [2, 3, 2, 4])
+
+
+@pytest.mark.parametrize(
+    ("role", "side", "other"), [("recipient", "source", "donor"), ("donor", "target", "recipient")]
+)
+def test_with_one_cell_on_the_other_side_nothing_is_labelled_or_ranked(role: str, side: str, other: str) -> None:
+    rows, blocks = rows_with_items()
+    draws = resample_deltas(rows, blocks, SETTINGS)
+    one = (pl.col(f"{side}_task") == "arc_challenge") & (pl.col(f"{side}_language") == "de")
+    kept = rows.with_row_index("place").filter(one)
+    found = role_table(kept.drop("place"), draws[kept["place"].to_numpy()], SETTINGS)
+    units = found.filter(role=role, models_by="all", regime="CT-CL", unit="cell")
+    assert units.height == 2
+    assert set(units["reason"]) == {f"{ONE_MODEL}; {ONE_OTHER[role]}"}
+    for column in ("label", "rank_low", "rank_high", "harm_rate_low", "harm_rate_high"):
+        assert units[column].null_count() == units.height, column
+    # the items still say how sure a score is
+    assert units["score_pp_low"].null_count() == 0
+    assert why_unlabelled(found, role) == f"one {side}"
+    assert why_unlabelled(role_table(rows, draws, SETTINGS), role) is None
+
+
+def test_a_single_source_harms_nobody_more_often_than_others() -> None:
+    """Two of five targets are 6 items below the base and three at it: rates of 0 and 1, but no label."""
+    grid = cells(("arc_challenge", "global_mmlu"), LANGUAGES)
+    rows = transfer_rows(("m",), grid, np.zeros((10, 10))).filter(
+        pl.col("source_task") == "arc_challenge", pl.col("source_language") == "de", pl.col("regime") == "CT-CL"
+    )
+    rows = rows.with_columns(delta_pp=pl.Series([-20.0, -20, 0, 0]))
+    noise = np.random.default_rng(0).normal(0, 0.1, (4, SETTINGS.bootstrap_resamples)).astype(np.float32)
+    found = role_table(rows, rows["delta_pp"].to_numpy()[:, None].astype(np.float32) + noise, SETTINGS)
+    assert found["label"].null_count() == found.height
 
 
 def test_matrices_hold_the_means_of_their_rows() -> None:

@@ -51,6 +51,22 @@ def test_seeds_are_averaged_and_their_spread_kept(tmp_path: Path) -> None:
         assert row["p_method"] == "t test, items and seeds crossed"
 
 
+@pytest.mark.parametrize(("n_items", "nets", "expected"), [(15, (-3, 2, 1), 0.0), (300, (5, 2, -16), -1.0)])
+def test_the_mean_over_seeds_is_exact_where_the_counts_are(
+    n_items: int, nets: tuple[int, ...], expected: float, tmp_path: Path
+) -> None:
+    n_base = n_items // 3
+    base = [0] * n_base + [1] * (n_items - n_base)
+    rows = answers(base, [])
+    for seed, net in enumerate(nets):
+        n_right = n_base + net
+        rows += answers([], [0] * n_right + [1] * (n_items - n_right), seed)
+    found = read_transfer(write_run(tmp_path, scores(*rows).collect()))
+    # the plain mean of the seeds is a little above 0 and above -1
+    assert found.by_seed.group_by("model").agg(pl.col("delta_pp").mean())["delta_pp"][0] > expected
+    assert found.rows["delta_pp"].to_list() == [expected]
+
+
 def test_one_seed_is_tested_with_mcnemar(tmp_path: Path) -> None:
     found = read_transfer(write_run(tmp_path, item_rows(seeds=(17,))))
     joined = found.rows.join(found.by_seed, on=list(KEY))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from transfergrid.benchmarks.cells import load_items
-from transfergrid.benchmarks.materialise import ensure_data, materialise, read_manifest
+from transfergrid.benchmarks.materialise import DataManifest, ensure_data, materialise, read_manifest
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config import DataConfig, GridConfig
 from transfergrid.grid import LANGUAGES, TASKS, UserError
@@ -49,6 +51,16 @@ def test_rows_arrive_in_the_run_folder_with_a_manifest(source: Path, tmp_path: P
     items = load_items(folder, get_task("global_mmlu"), "de", "test", "eval")
     assert [item.item_id for item in items] == [f"q{index}" for index in range(3, 9)]
     assert items[0].context.startswith("Why q3?\nA. a of q3\n")
+
+
+def test_a_manifest_is_shown_as_it_is_whatever_the_names() -> None:
+    counts = {"task[/b]": {"train": 1, "test": 1}}
+    manifest = DataManifest("", "folder[/x]", {}, counts, dropped={}, remarks=[], languages=["de"], hashes={})
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(manifest)
+    shown = console.export_text()
+    assert "Data (folder[/x]), 1 languages: de" in shown
+    assert "task[/b]" in shown
 
 
 def test_bundled_items_materialise_for_the_whole_grid(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,13 @@ def test_a_model_that_is_not_there_is_named(config: GridConfig, run: RunFolder, 
     assert "gone: model folder" in captured.get()
     assert "not measured yet" in captured.get()
     assert list(found.as_json()) == ["models", "unavailable"]
+
+
+def test_a_model_name_with_brackets_is_shown_as_it_is() -> None:
+    counts = dict.fromkeys((field.name for field in fields(ModelEstimate) if field.name.startswith("n_")), 1)
+    console = Console(width=100, file=io.StringIO(), record=True)
+    console.print(Estimate((ModelEstimate(model="x[/bold]-1B", expected_s=None, **counts),), {}))
+    assert "x[/bold]-1B" in console.export_text()
 
 
 def test_no_engine_is_loaded(config: GridConfig, run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from transfergrid.engine.summary import EvaluationReport
 from transfergrid.engine.sweep import EvalRequest, evaluate
 from transfergrid.grid import RunFolder, UserError
 
-pytestmark = [pytest.mark.engine, pytest.mark.cluster]
+pytestmark = pytest.mark.engine
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -186,7 +186,7 @@ def test_the_key_is_in_the_environment_only_and_vllms_back_doors_are_shut(
 
 def test_the_message_says_how_to_use_it(tiny_llama: Path, tmp_path: Path) -> None:
     found = start(small_config(tiny_llama), tmp_path, host="::1")
-    assert f"grid eval --server {found.url}" in found.__rich__()
+    assert f"grid eval --server {found.url}" in found.__rich__().plain
     assert found.url.startswith("http://[::1]:")
 
 

@@ -94,6 +94,14 @@ def test_the_report_shows_baselines_deltas_and_what_sharing_saved() -> None:
     assert "600 tokens computed, 1,000 without sharing (40% saved)" in text
 
 
+def test_names_with_brackets_are_shown_as_they_are() -> None:
+    named = {"model": pl.lit("x[/bold]-1B")}
+    tables = {name: getattr(report(), name).with_columns(**named) for name in ("baselines", "deltas")}
+    found = rendered(report(**tables))
+    assert "Baseline of x[/bold]-1B, score in %" in " ".join(found.split())
+    assert "│ x[/bold]-1B │ MT-ML" in found
+
+
 @pytest.mark.parametrize(
     ("changes", "is_complete"),
     [

@@ -120,6 +120,19 @@ def test_both_displays_show_failures(terminal: bool) -> None:
     assert ("2/3 adapters" in text.getvalue()) is terminal
 
 
+@pytest.mark.parametrize("terminal", [False, True])
+def test_names_with_brackets_are_shown_as_they_are(terminal: bool) -> None:
+    out, text = console(terminal=terminal)
+    with show_sweep(out) as take:
+        take(SweepStarted(n_jobs=1, n_finished=0, n_tokens=1))
+        take(BaseLoaded(model="x[/bold]-1B", dtype="float32", device="cpu"))
+        take(AdapterStarted(job="x[/bold]-1B s17", epochs=1, n_steps=1, n_tokens=1))
+    out.print(TrainingPlan((("x[/bold]-1B arc-en", 1, 1, 1, 0, "to do"),)))
+    assert "base x[/bold]-1B loaded" in text.getvalue()
+    assert "x[/bold]-1B arc-en" in text.getvalue()
+    assert ("x[/bold]-1B s17" in text.getvalue()) is terminal
+
+
 def test_summary_and_plan_render_as_tables() -> None:
     out, text = console()
     out.print(SweepSummary(("a",), ("b", "c"), (("d", "reason"),)))

@@ -26,7 +26,7 @@ from transfergrid.trainers.events import AdapterFinished
 from transfergrid.trainers.ray_training import train_on_cluster
 from transfergrid.trainers.sweep import SweepSummary, train_adapters
 
-pytestmark = [pytest.mark.engine, pytest.mark.cluster]
+pytestmark = pytest.mark.engine
 
 ROOT = Path(__file__).parent.parent.parent
 

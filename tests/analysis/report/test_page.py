@@ -40,6 +40,19 @@ def test_the_page_names_no_address_outside_itself(tmp_path: Path) -> None:
     assert ADDRESS.findall(page_of(write_two_models(tmp_path))) == []
 
 
+def test_the_page_says_what_tests_of_imported_tables_leave_out(tmp_path: Path) -> None:
+    table = published_table(MODELS, cells(), random_deltas(2, 6, 6))
+    table.write_csv(tmp_path / "table.csv")
+    run = RunFolder(tmp_path / "run")
+    import_donors(tmp_path / "table.csv", run)
+    said = "imported standard errors are across training seeds"
+    page = page_of(run)
+    caption = page[page.index('<p class="caption">Harmed:') :]
+    assert said in caption[: caption.index("</p>")]
+    assert all("harm_rate_by_chance" not in row for row in data_of(page)["regimes"])
+    assert said not in page_of(write_two_models(tmp_path / "scored"))
+
+
 def test_every_element_is_closed(tmp_path: Path) -> None:
     open_elements: list[str] = []
 
