@@ -206,7 +206,7 @@ class EngineConfig(Section):
     tensor_parallel_size: PositiveInt = 1
     """GPUs that share one model."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share of a GPU's memory that vLLM may take."""
+    """Share of a GPU's memory that may be in use while scoring, by other processes and the engine together."""
     quantization: str | None = None
     """vLLM's quantisation method of the base weights."""
     vllm_args: dict[str, Any] = {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,36 @@ class WriteError(UserError, OSError):
             f"{str(self.filename)!r} cannot be written: {self.strerror}; make room or give write access there, or name "
             "another place"
         )
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_WAY_IN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
+
+
+@contextmanager
+def telling_of_the_disk(folder: Path) -> Iterator[None]:
+    """Turn a folder that cannot be written into a sentence; errors of other kinds, or about other files, pass.
+
+    Raises:
+        UserError: If the disk is full, or the folder is not to be had or written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (*_FULL, *_NO_WAY_IN) or not _is_about(error, folder):
+            raise
+        raise UserError(
+            f"folder {str(folder)!r} cannot be written: {error.strerror or error}; make room or give write access and "
+            "give the same command again, or use another --run"
+        ) from error
+
+
+def _is_about(error: OSError, folder: Path) -> bool:
+    """Whether an error names a file in a folder or on the way to it; a full disk may name none."""
+    if error.filename is None:
+        return error.errno in _FULL
+    own, named = folder.resolve(), Path(str(error.filename)).resolve()
+    return own.is_relative_to(named) or named.is_relative_to(own)
 
 
 def sync_folder(folder: Path) -> None:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from transfergrid.benchmarks.alignment import Questions, check_task, common_ids
-from transfergrid.benchmarks.files import hash_files, hash_json, hash_text, write_json, write_text
+from transfergrid.benchmarks.files import hash_files, hash_json, hash_text, telling_of_the_disk, write_json, write_text
 from transfergrid.benchmarks.rows import SPLITS, HubPin, RowSource, Split
 from transfergrid.benchmarks.tasks import Question, RowError, Task, get_task
 from transfergrid.config import GridConfig
@@ -87,7 +87,7 @@ def materialise(config: GridConfig, folder: Path, *, on_cell: Callable[[str, str
         on_cell: Called with task and language before a cell is read.
 
     Raises:
-        UserError: If rows cannot be read or a check fails; all faults are named, nothing is written. Or if the folder
+        UserError: If rows cannot be read or a check fails (all faults are named, nothing is written), or the folder
             cannot be written.
     """
     earlier = read_manifest(folder)
@@ -106,13 +106,8 @@ def materialise(config: GridConfig, folder: Path, *, on_cell: Callable[[str, str
             checked[name], dropped[name] = _select(splits, config)
     if faults:
         raise UserError(_fault_message(faults))
-    try:
+    with telling_of_the_disk(folder):
         return _write(config, folder, source, checked, remarks=remarks, dropped=dropped)
-    except OSError as error:
-        raise UserError(
-            f"the items cannot be written to {str(folder)!r}: {error.strerror}; make room or give write access there, "
-            "or name another --run"
-        ) from error
 
 
 def _read_task(

@@ -186,8 +186,12 @@ def pair_options(command: Callable[..., None]) -> Callable[..., None]:
 def make_request(
     adapter_folder: Path | None, adapter_pattern: str, adapter_table: Path | None, **options: Any
 ) -> EvalRequest:
-    """Put the options of ``grid eval`` and ``grid plan`` into one record."""
-    from transfergrid.engine.foreign import ForeignAdapters
+    """Put the options of ``grid eval`` and ``grid plan`` into one record.
+
+    Raises:
+        UserError: If names of adapters from elsewhere are explained, but no folder of theirs is given.
+    """
+    from transfergrid.engine.foreign import DEFAULT_PATTERN, ForeignAdapters
     from transfergrid.engine.selection import Narrowing
     from transfergrid.engine.sweep import EvalRequest
 
@@ -196,6 +200,10 @@ def make_request(
     foreign = None
     if adapter_folder is not None:
         foreign = ForeignAdapters(folder=adapter_folder, pattern=adapter_pattern, table=adapter_table)
+    elif adapter_table is not None:
+        raise UserError(f"--adapter-table {str(adapter_table)!r} is about adapters from elsewhere; give --adapters too")
+    elif adapter_pattern != DEFAULT_PATTERN:
+        raise UserError(f"--adapter-pattern {adapter_pattern!r} is about adapters from elsewhere; give --adapters too")
     return EvalRequest(narrowing=narrowing, foreign=foreign, **options)
 
 

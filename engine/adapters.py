@@ -17,6 +17,8 @@ from transfergrid.engine.text_part import peft_names
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+RECORD_FILE = "training.json"
+"""Record that ``grid train-adapters`` leaves beside the weights."""
 
 SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Slot sizes that vLLM 0.32 has (``vllm/config/lora.py``); an adapter takes the next larger one."""
@@ -33,6 +35,7 @@ _UNSERVED = (
 )
 _BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq")
 _MODULE_KEY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what reading a header that is none can raise
 _OUTER_MODULES = ("embed_tokens", "lm_head")
 
 LinearShapes = Mapping[str, tuple[int, int]]
@@ -112,11 +115,11 @@ def read_linear_shapes(model_folder: Path) -> dict[str, tuple[int, int]]:
     """Return (out, in) of all linear layers of a base, read from the headers of its safetensors files.
 
     Raises:
-        AdapterError: If the folder holds no safetensors, or none of them holds decoder layers.
+        AdapterError: If a file is damaged, the folder holds no safetensors, or none of them holds decoder layers.
     """
     shapes: dict[str, tuple[int, int]] = {}
     for file in sorted(model_folder.glob("*.safetensors")):
-        shapes |= _decoder_layers(_header_shapes(file))
+        shapes |= _decoder_layers(_base_shapes(file))
     if not shapes:
         raise AdapterError(
             f"{str(model_folder)!r} has no safetensors with decoder layers; expected the base model's own folder"
@@ -175,6 +178,26 @@ def require_modules(adapter: Adapter, applied: Iterable[str]) -> None:
         f"adapter {adapter.name!r} is not applied as saved: missing layers {missing[:3]} ({len(missing)}), unexpected "
         f"layers {unexpected[:3]} ({len(unexpected)}); check that it was trained on this base"
     )
+
+
+def require_unchanged(adapter: Adapter) -> None:
+    """Check, once an engine has read an adapter, that its files are still those that were checked and hashed.
+
+    Raises:
+        AdapterError: If they changed or are gone.
+    """
+    try:
+        now = hash_files([adapter.path / CONFIG_FILE, adapter.path / WEIGHTS_FILE])
+    except OSError as error:
+        raise AdapterError(
+            f"adapter {adapter.name!r} cannot be read any more: {error}; leave its folder alone while the sweep "
+            "runs, and give the same command again"
+        ) from error
+    if now != adapter.content_hash:
+        raise AdapterError(
+            f"adapter {adapter.name!r} changed in {str(adapter.path)!r} while the sweep ran: its content was "
+            f"{adapter.content_hash[:12]!r} and is {now[:12]!r}; leave it alone, and give the same command again"
+        )
 
 
 def make_null_adapter(
@@ -249,11 +272,22 @@ def _decoder_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[in
     }
 
 
+def _base_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a base's tensors in one of its files."""
+    try:
+        return _header_shapes(file)
+    except _DAMAGED as error:
+        raise AdapterError(
+            f"{file.name!r} in model folder {str(file.parent)!r} is not a safetensors file ({error}); was it cloned "
+            "without git-lfs, or not downloaded to its end? Fetch it again"
+        ) from error
+
+
 def _read_shapes(file: Path, name: str) -> dict[str, tuple[int, ...]]:
     """Return the shapes of an adapter's tensors."""
     try:
         return _header_shapes(file)
-    except (OSError, ValueError, KeyError) as error:
+    except _DAMAGED as error:
         raise AdapterError(
             f"adapter {name!r}: {file.name} is not a safetensors file ({error}); save it again"
         ) from error

@@ -19,6 +19,7 @@ MIN_STEP_TOKENS = 64
 TOKENS_PER_SEQUENCE = 8
 """A step of N tokens may hold N / 8 sequences: most choices are longer."""
 _KV_STEPS = 8  # contexts and branches that stay alive, in steps' worth of tokens
+_SHARE_STEPS = 1000
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -71,12 +72,18 @@ def has_native_bfloat16(device: str) -> bool:
     return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def available_memory_bytes(device: str) -> int:
-    """Return the memory that is free now: of the CUDA device, or of this machine within its container's limit."""
+def available_memory_bytes(device: str, utilization: float = 1.0) -> int:
+    """Return the memory that may be taken now: of the CUDA device, or of this machine within its container's limit.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        utilization: Share of a CUDA device's memory that may be in use in the end, by whoever.
+    """
     if device == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info()[0])
+        free, total = torch.cuda.mem_get_info()
+        return max(0, int(utilization * total) - (total - free))
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -85,6 +92,14 @@ def available_memory_bytes(device: str) -> int:
     except (OSError, ValueError):  # no container, or "max"
         return free
     return min(free, limit - int(psutil.Process().memory_info().rss))
+
+
+def share_of_device(memory_bytes: int) -> float:
+    """Return memory as a share of the CUDA device's, rounded down: what is free is never less than it."""
+    import torch
+
+    total = torch.cuda.mem_get_info()[1]
+    return max(1, _SHARE_STEPS * memory_bytes // total) / _SHARE_STEPS
 
 
 def choose_sizes(
@@ -124,9 +139,10 @@ def choose_sizes(
         kv_bytes = min(kv_bytes, max(0, free // 2))
     block = BLOCK_TOKENS[device]
     if budget < MIN_STEP_TOKENS or kv_bytes < token_bytes * (max_model_len + 2 * block):
+        more = ", raise engine.gpu_memory_utilization" if device == "cuda" and config.gpu_memory_utilization < 1 else ""
         raise UserError(
-            f"the model does not fit: {memory_bytes / GIB:.1f} GiB hold its weights but not a step and the keys and "
-            f"values of {max_model_len} tokens; lower engine.max_model_len or max_loras, or use a smaller model"
+            f"the model does not fit: {memory_bytes / GIB:.1f} GiB do not hold its weights, a step and the keys and "
+            f"values of {max_model_len} tokens; lower engine.max_model_len or max_loras{more}, or use a smaller model"
         )
     return EngineSizes(
         max_loras=max_loras,

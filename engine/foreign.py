@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ DEFAULT_PATTERN = "{task}-{language}"
 UNKNOWN_SEED = 0
 """Training seed of foreign adapters whose names do not say one."""
 
+_COLUMNS = ("path", "task", "language")  # of a table; these a row must fill
 _FIELDS = {
     "model": r"[A-Za-z0-9._-]+",
     "seed": r"\d+",
@@ -56,18 +57,23 @@ def own_places(run: RunFolder, selection: Selection) -> tuple[AdapterPlace, ...]
     )
 
 
-def foreign_places(foreign: ForeignAdapters, models: Sequence[str]) -> tuple[AdapterPlace, ...]:
+def foreign_places(
+    foreign: ForeignAdapters, models: Sequence[str], known: Collection[Cell] = ()
+) -> tuple[AdapterPlace, ...]:
     """Find the adapters of a folder and name their source cells.
 
     Args:
         foreign: The folder, and the pattern or table.
         models: Names of the models that are scored; adapters of others are left out.
+        known: Cells of the configuration; a name that can be read in several ways is taken to be one of these.
 
     Raises:
         UserError: If there is no adapter, a source cell cannot be told, two adapters have the same one, or it is not
             said which of several models they belong to.
     """
-    rows = _from_pattern(foreign) if foreign.table is None else _from_table(foreign.folder, foreign.table)
+    rows = (
+        _from_pattern(foreign, models, known) if foreign.table is None else _from_table(foreign.folder, foreign.table)
+    )
     places: dict[tuple[str, int, Cell], AdapterPlace] = {}
     for path, fields in rows:
         model = fields.get("model") or _only_model(models, path)
@@ -95,24 +101,28 @@ def _only_model(models: Sequence[str], path: Path) -> str:
     return models[0]
 
 
-def _from_pattern(foreign: ForeignAdapters) -> Iterator[tuple[Path, dict[str, str]]]:
-    regex = _pattern_regex(foreign.pattern)
+def _from_pattern(
+    foreign: ForeignAdapters, models: Sequence[str], known: Collection[Cell]
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    literals, names = _split_pattern(foreign.pattern)
+    n_folders = 1 + sum(literal.count("/") for literal in literals)
     found = find_adapters(foreign.folder)
     for path in found:
         if not set(found).isdisjoint(path.parents):  # a checkpoint inside an adapter's folder
             continue
         relative = path.relative_to(foreign.folder).as_posix()
-        match = regex.search(relative)
-        if match is None:
+        end = "/".join(relative.split("/")[-n_folders:])
+        readings = list(_read_name(end, literals, names))
+        if not readings:
             raise UserError(
                 f"adapter folder {relative!r} does not end in {foreign.pattern!r}; give --adapter-pattern or "
                 "--adapter-table"
             )
-        yield path, match.groupdict()
+        yield path, _only_reading(readings, relative, models, known)
 
 
-def _pattern_regex(pattern: str) -> re.Pattern[str]:
-    """Turn a naming pattern into a regular expression over the end of a path."""
+def _split_pattern(pattern: str) -> tuple[list[str], list[str]]:
+    """Return a naming pattern's literal pieces and the names of the fields between them."""
     names = re.findall(r"\{(.*?)\}", pattern)
     unknown = sorted(set(names) - set(_FIELDS))
     if unknown or not {"task", "language"} <= set(names) or len(names) != len(set(names)):
@@ -120,24 +130,59 @@ def _pattern_regex(pattern: str) -> re.Pattern[str]:
             f"adapter pattern {pattern!r} is not usable; expected {{task}} and {{language}}, and perhaps {{seed}} and "
             "{model}, each once"
         )
-    pieces = re.split(r"\{.*?\}", pattern)
-    body = "".join(
-        re.escape(piece) + (f"(?P<{name}>{_FIELDS[name]})" if name else "")
-        for piece, name in zip(pieces, [*names, ""], strict=True)
-    )
-    return re.compile(rf"(?:^|/){body}$")
+    return re.split(r"\{.*?\}", pattern), names
+
+
+def _read_name(name: str, literals: Sequence[str], fields: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield every way to read a name as literal, field, literal, ..., literal."""
+    if not fields:
+        if name == literals[0]:
+            yield {}
+        return
+    if not name.startswith(literals[0]):
+        return
+    rest = name[len(literals[0]) :]
+    for end in range(1, len(rest) + 1):
+        if re.fullmatch(_FIELDS[fields[0]], rest[:end]):
+            for others in _read_name(rest[end:], literals[1:], fields[1:]):
+                yield {fields[0]: rest[:end], **others}
+
+
+def _only_reading(
+    readings: Sequence[dict[str, str]], name: str, models: Sequence[str], known: Collection[Cell]
+) -> dict[str, str]:
+    """Return the one way to read a name, or the one of several whose cell the configuration has."""
+    if len(readings) == 1:
+        return readings[0]
+    likely = [reading for reading in readings if Cell(reading["task"], reading["language"]) in known]
+    if len(likely) > 1:
+        likely = [reading for reading in likely if reading.get("model") in (None, *models)]
+    if len(likely) != 1:
+        ways = " or ".join(" ".join(f"{field}={text}" for field, text in reading.items()) for reading in readings[:3])
+        raise UserError(
+            f"adapter folder {name!r} can be read as {ways}, and not exactly one of these is a cell of the "
+            "configuration; say which it is with --adapter-table"
+        )
+    return likely[0]
 
 
 def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     try:
         with table.open(encoding="utf-8", newline="") as handle:
-            rows = list(csv.DictReader(handle))
+            reader = csv.DictReader(handle)
+            columns = sorted(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"adapter table {str(table)!r} cannot be read: {error}") from error
-    if not rows or not {"path", "task", "language"} <= set(rows[0]):
+    if not rows or not set(_COLUMNS) <= set(columns):
         raise UserError(
-            f"adapter table {str(table)!r} has the columns {sorted(rows[0]) if rows else []}; expected path, task, "
-            "language and perhaps seed, model, and at least one row"
+            f"adapter table {str(table)!r} has the columns {columns}; expected path, task, language and perhaps seed, "
+            "model, and at least one row"
         )
-    for row in rows:
+    for line, row in rows:
+        if empty := [column for column in _COLUMNS if not (row[column] or "").strip()]:
+            raise UserError(
+                f"adapter table {str(table)!r}, line {line}: {empty[0]} is empty; expected path, task and language in "
+                "every row"
+            )
         yield folder / row["path"], row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from transfergrid.benchmarks.files import hash_files
 from transfergrid.config import GridConfig, ModelConfig
+from transfergrid.engine.adapters import RECORD_FILE, read_linear_shapes
 from transfergrid.engine.backends import Backend
 from transfergrid.engine.devices import resolve_dtype
 from transfergrid.engine.failures import Failure
@@ -96,9 +98,10 @@ def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend) -> Ba
         backend: The engine that scores it.
 
     Raises:
-        UserError: If the model cannot be found or is of no supported shape.
+        UserError: If the model cannot be found, is damaged, or is of no supported shape.
     """
     folder = resolve_model(model.path, model.revision)
+    read_linear_shapes(folder)  # a damaged file is the model's fault, not that of each of its adapters
     tokenisation = tokenisation_settings(config, folder)
     files = (folder / name for name in _TOKENIZER_FILES)
     shared = {
@@ -121,8 +124,9 @@ def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend) -> Ba
 
 def tokenisation_settings(config: GridConfig, model_folder: Path) -> TokenisationSettings:
     """Return how a configuration's items become a model's tokens."""
+    facts = read_model_facts(model_folder)
     return TokenisationSettings(
-        max_length=config.engine.max_model_len or read_model_facts(model_folder).max_positions,
+        max_length=config.engine.max_model_len or facts.max_positions,
         chat_template=config.prompts.eval_chat_template,
         truncation=config.engine.truncation,
         template_arguments=config.prompts.template_arguments,
@@ -150,6 +154,7 @@ def find_jobs(
                 raise AdapterError(
                     f"no adapter of that name in {str(place.path.parent)!r}; 'grid train-adapters' trains it"
                 )
+            require_base(place.path, base, name=f"{name}-s{place.seed}")
             adapter = backend.check_adapter(place.path, base.folder, name=f"{name}-s{place.seed}")
         except UserError as error:
             failures.append(Failure(model=base.name, seed=place.seed, source=name, reason=str(error)))
@@ -157,3 +162,30 @@ def find_jobs(
             origin = Origin(base.name, place.seed, Source(place.cell))
             jobs.append(SourceJob(origin, adapter, base.key(adapter), selection.targets))
     return ModelJobs(base, tuple(jobs)), tuple(failures)
+
+
+def require_base(folder: Path, base: BaseModel, *, name: str) -> None:
+    """See that an adapter was trained on this very base, where a record beside its weights says on which.
+
+    Bases of one shape take each other's adapters, and only the record tells them apart.
+
+    Raises:
+        AdapterError: If the record names another revision, or cannot be read.
+    """
+    record = folder / RECORD_FILE
+    if not record.is_file():
+        return
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(
+            f"adapter {name!r}: {RECORD_FILE} in {str(folder)!r} cannot be read: {error}; train the adapter again"
+        ) from error
+    trained_on = content.get("base") if isinstance(content, dict) else None
+    revision = trained_on.get("revision") if isinstance(trained_on, dict) else None
+    here = base.shared_parts["model"]["revision"]
+    if revision is not None and revision != here:
+        raise AdapterError(
+            f"adapter {name!r} was trained on revision {revision!r} of its base, and {base.name!r} is {here!r}; score "
+            "it with the base it was trained on (for a hub model, set its revision), or train it again"
+        )

@@ -123,10 +123,19 @@ def _checked_folder(folder: Path) -> Path:
     """Return the folder if it holds a model.
 
     Raises:
-        UserError: If there is no ``config.json``.
+        UserError: If there is no ``config.json``, or it is not a JSON mapping.
     """
     if not (folder / "config.json").is_file():
         raise UserError(f"model folder {str(folder)!r} has no config.json; expected a folder saved by transformers")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError(f"it holds {config!r:.40}")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"config.json in model folder {str(folder)!r} cannot be read: {error}; was it cloned without git-lfs, or "
+            "not downloaded to its end? Fetch it again"
+        ) from error
     return folder
 
 

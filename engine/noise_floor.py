@@ -66,6 +66,30 @@ def has_noise_floor(run: RunFolder, base: BaseModel, targets: Iterable[Target]) 
     return all(stored.get(target.cell.name) == key.digest(target.items_hash) for target in targets)
 
 
+def drop_stale_noise_floor(
+    run: RunFolder, base: BaseModel, targets: Iterable[Target], finished: Mapping[tuple[Origin, Cell], FinishedCell]
+) -> int:
+    """Forget what was measured with another setup than the base's scores have, or would get today.
+
+    Args:
+        run: The run folder.
+        base: The model.
+        targets: Those that are asked for; of others the scores in the store decide.
+        finished: The store's cells.
+
+    Returns:
+        Number of targets whose rows were dropped.
+    """
+    table, stored = _read(run, base.name)
+    kept, keys = _current(table, stored, _valid_keys(base, targets, finished))
+    n_dropped = table.height - kept.height
+    if n_dropped and kept.height:
+        _write(run, base.name, kept, keys)
+    elif n_dropped:
+        _path(run, base.name).unlink()
+    return n_dropped
+
+
 def measure_noise_floor(
     run: RunFolder, base: BaseModel, targets: Mapping[Cell, TokenisedTarget], scorer: Scorer
 ) -> pl.DataFrame:
@@ -79,7 +103,8 @@ def measure_noise_floor(
     """
     finished = ScoreStore(run.scores).scan(repair=False).finished()
     origin = Origin(base.name, None, BASE)
-    earlier, keys = _read(run, base.name)
+    valid = _valid_keys(base, (target.target for target in targets.values()), finished)
+    earlier, keys = _current(*_read(run, base.name), valid)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         null = check_adapter(
@@ -137,6 +162,28 @@ def _compare(
     largest = max((abs(a - b) for i in both for a, b in zip(first[i], second[i], strict=True)), default=0.0)
     cell = target.target.cell
     return model, cell.task, cell.language, len(both), sum(flips), sum(flips_acc), largest
+
+
+def _valid_keys(
+    base: BaseModel, targets: Iterable[Target], finished: Mapping[tuple[Origin, Cell], FinishedCell]
+) -> dict[str, set[str]]:
+    """Return by target the keys that a noise floor may have: that of the base's stored scores, and today's."""
+    valid: dict[str, set[str]] = {}
+    for (origin, cell), found in finished.items():
+        if origin == Origin(base.name, None, BASE):
+            valid.setdefault(cell.name, set()).add(found.record.run_key)
+    for target in targets:
+        valid.setdefault(target.cell.name, set()).add(base.key(None).digest(target.items_hash))
+    return valid
+
+
+def _current(
+    table: pl.DataFrame, keys: Mapping[str, str], valid: Mapping[str, set[str]]
+) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return the rows of a table, and their keys, whose key is valid."""
+    kept = {name: key for name, key in keys.items() if key in valid.get(name, ())}
+    name = pl.concat_str("target_task", "target_language", separator="-")
+    return table.filter(name.is_in(list(kept))), kept
 
 
 def _path(run: RunFolder, model: str) -> Path:

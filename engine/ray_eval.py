@@ -129,7 +129,8 @@ class _Driver:
     cluster: Cluster
     task: Task
     _seen: set[Any] = field(default_factory=set)
-    _failed: set[tuple[str, int | None, str | None]] = field(default_factory=set)
+    _failed: set[tuple[str, int | None, str | None, str | None]] = field(default_factory=set)
+    """Model, seed, source and target of what is told of as failed; target None: all of the source's."""
 
     def run(self, units: list[Unit[SourceJob]]) -> None:
         task, probe = self.task, make_probe(self.task.run.root)
@@ -171,18 +172,26 @@ class _Driver:
             self.task.tell(event)
 
     def _note_failure(self, failure: Failure) -> None:
-        self._failed.add((failure.model, failure.seed, failure.source))
+        self._failed.add((failure.model, failure.seed, failure.source, failure.target))
+
+    def _has_failed(self, origin: Origin, target: Cell) -> bool:
+        """Whether a cell, or its whole source, is told of as failed, so that nobody tries it again in this sweep."""
+        source = (origin.model, origin.seed, origin.source.name)
+        return (*source, target.name) in self._failed or (*source, None) in self._failed
 
     def _left(self, unit: Unit[SourceJob]) -> Sequence[SourceJob]:
+        """Return what of a unit is neither stored nor told of as failed."""
         finished = self.task.store.scan(repair=False).finished()
         left = (
-            replace(job, targets=tuple(t for t in job.targets if (job.origin, t) not in finished)) for job in unit.jobs
+            replace(
+                job,
+                targets=tuple(
+                    t for t in job.targets if (job.origin, t) not in finished and not self._has_failed(job.origin, t)
+                ),
+            )
+            for job in unit.jobs
         )
-        return [
-            job
-            for job in left
-            if job.targets and (job.origin.model, job.origin.seed, job.origin.source.name) not in self._failed
-        ]
+        return [job for job in left if job.targets]
 
     def _note(self, message: str) -> None:
         self.task.tell(Notice(message))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from transfergrid.benchmarks.files import write_json
+from transfergrid.benchmarks.files import telling_of_the_disk, write_json
 from transfergrid.grid import UserError
 
 LOCK_FILE = ".lock"
@@ -28,8 +28,15 @@ def hold_run_folder(folder: Path, purpose: str) -> Iterator[None]:
         purpose: What the holder does, for the message to the second process.
 
     Raises:
-        UserError: If another process holds it; says who, where and since when.
+        UserError: If another process holds it (says who, where and since when), or it cannot be written, now or
+            while it is held.
     """
+    with telling_of_the_disk(folder), _hold(folder, purpose):
+        yield
+
+
+@contextmanager
+def _hold(folder: Path, purpose: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK_FILE)
     try:

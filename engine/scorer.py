@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +12,20 @@ import numpy as np
 import numpy.typing as npt
 
 from transfergrid.config import TARGET_MODULES, EngineConfig
-from transfergrid.engine.adapters import is_null_adapter, read_linear_shapes, require_modules, served_rank
+from transfergrid.engine.adapters import (
+    is_null_adapter,
+    read_linear_shapes,
+    require_modules,
+    require_unchanged,
+    served_rank,
+)
 from transfergrid.engine.devices import (
     EngineSizes,
     available_memory_bytes,
     choose_sizes,
     device_type,
     resolve_dtype,
+    share_of_device,
 )
 from transfergrid.engine.models import read_model_facts
 from transfergrid.engine.planner import Plan, PlanLimits, Step, StepSequence, plan_items
@@ -33,7 +39,12 @@ from transfergrid.engine.protocol import (
 )
 from transfergrid.engine.steps import AdapterReference, pack_step
 from transfergrid.engine.text_part import text_arguments
-from transfergrid.engine.vllm_args import check_vllm_args, check_vllm_version
+from transfergrid.engine.vllm_args import (
+    check_engine_settings,
+    check_vllm_args,
+    check_vllm_version,
+    set_vllm_environment,
+)
 from transfergrid.grid import UserError
 
 WORKERS = {
@@ -111,7 +122,8 @@ class VllmScorer:
 
         Raises:
             ScoringError: If the items were prepared by another kind of scorer.
-            AdapterError: If the adapter is not applied as saved, or changes no score of a probe.
+            AdapterError: If the adapter changed since it was checked, is not applied as saved, or changes no score of a
+                probe.
         """
         if not isinstance(prepared, PreparedSteps):
             raise ScoringError(f"items prepared by another scorer ({type(prepared).__name__}); prepare them with this")
@@ -153,7 +165,11 @@ class VllmScorer:
         """See once per adapter that its layers are in place and that it changes the scores of a probe."""
         reference = self._reference(adapter)
         if adapter.content_hash not in self._proven:
-            require_modules(adapter, self._ask("adapter_modules", reference))
+            try:
+                applied = self._ask("adapter_modules", reference)
+            finally:
+                require_unchanged(adapter)  # also where reading it failed: then this is why
+            require_modules(adapter, applied)
             if self._base_probe is None:
                 self._base_probe = self._run(self._probe, None)
             require_effect(adapter, self._run(self._probe, reference), self._base_probe)
@@ -193,17 +209,17 @@ def start_vllm(
         longest_tokens: Longest sequence to come; None: what the model takes.
 
     Raises:
-        UserError: If vLLM has another version, the model does not fit, or an engine argument is not taken.
+        UserError: If vLLM has another version or refuses the settings, the model does not fit, or an engine argument is
+            not taken.
     """
     sizes, arguments = plan_engine(
         model_folder, config or EngineConfig(), max_rank=max_rank, longest_tokens=longest_tokens
     )
-    # one process unless tensor parallel; the V1 runner is the one that the workers drive
-    os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_USE_V2_MODEL_RUNNER="0")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    set_vllm_environment()
     import vllm
 
     check_vllm_version(vllm.__version__)
+    check_engine_settings(arguments)
     return VllmScorer(vllm.LLM(**arguments), sizes)
 
 
@@ -227,15 +243,18 @@ def plan_engine(
     device = device_type()
     config = config.model_copy(update={"dtype": resolve_dtype(config.dtype, device)})
     facts, shapes = read_model_facts(model_folder), read_linear_shapes(model_folder)
+    memory_bytes = available_memory_bytes(device, config.gpu_memory_utilization)
     rank = None if max_rank is None else served_rank(max_rank)
     sizes = choose_sizes(
         facts,
         config,
         device=device,
-        memory_bytes=available_memory_bytes(device),
+        memory_bytes=memory_bytes,
         slot_values=(rank or 0) * sum(map(sum, shapes.values())),
         longest_tokens=longest_tokens,
     )
+    if device == "cuda":  # vLLM only sees at its start whether as much is free: it is told how large the KV cache is
+        config = config.model_copy(update={"gpu_memory_utilization": share_of_device(memory_bytes)})
     return sizes, engine_arguments(model_folder, config, sizes, device=device, max_rank=rank)
 
 

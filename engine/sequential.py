@@ -14,7 +14,7 @@ from typing import Any
 
 from transfergrid.benchmarks.files import hash_files
 from transfergrid.config import EngineConfig
-from transfergrid.engine.adapters import CONFIG_FILE, WEIGHTS_FILE
+from transfergrid.engine.adapters import CONFIG_FILE, WEIGHTS_FILE, require_unchanged
 from transfergrid.engine.backends import vllm_key_parts
 from transfergrid.engine.devices import resolve_dtype
 from transfergrid.engine.protocol import (
@@ -160,7 +160,8 @@ def merge_adapter(model_folder: Path, adapter: Adapter, folder: Path, *, dtype: 
         dtype: Number format of the base, the merge and the result.
 
     Raises:
-        AdapterError: If peft cannot load it onto this base, or does not use all of its weights.
+        AdapterError: If peft cannot load it onto this base or does not use all of its weights, or it changed since it
+            was checked.
     """
     import torch
     from peft import PeftModel, get_peft_model_state_dict
@@ -174,7 +175,9 @@ def merge_adapter(model_folder: Path, adapter: Adapter, folder: Path, *, dtype: 
         model = PeftModel.from_pretrained(base, str(adapter.path))
         unused = sorted(saved ^ set(get_peft_model_state_dict(model)))
     except (ValueError, KeyError, RuntimeError, OSError, SafetensorError) as error:
+        require_unchanged(adapter)
         raise AdapterError(f"adapter {adapter.name!r} cannot be merged: {error}") from error
+    require_unchanged(adapter)
     if unused:
         raise AdapterError(
             f"adapter {adapter.name!r} does not fit this base: {len(unused)} weights differ, for example "

@@ -14,13 +14,14 @@ from typing import Any, NoReturn
 
 from rich.text import Text
 
-from transfergrid.config import MAX_LORA_RANK, GridConfig, ModelConfig
+from transfergrid.config import MAX_LORA_RANK, EngineConfig, GridConfig, ModelConfig
 from transfergrid.engine.adapters import CONFIG_FILE
 from transfergrid.engine.models import model_revision, read_model_facts, resolve_model
 from transfergrid.engine.noise_floor import NULL_RANK
 from transfergrid.engine.scorer import plan_engine
 from transfergrid.engine.server_guard import SETUP_VARIABLE, GuardSetup
 from transfergrid.engine.server_watch import SERVER_PID_VARIABLE
+from transfergrid.engine.vllm_args import check_engine_settings
 from transfergrid.grid import UserError
 
 API_KEY_VARIABLE = "TRANSFERGRID_API_KEY"
@@ -82,7 +83,7 @@ def prepare_server(config: GridConfig, models: Sequence[str], options: ServeOpti
 
     Raises:
         UserError: If the model is not one of the configuration's, the address is open to others without a key or is
-            taken, or the model does not fit.
+            taken, the model does not fit, or vLLM refuses the engine's settings.
     """
     check_address(options.host, options.api_key)
     model = choose_model(config, models)
@@ -99,14 +100,22 @@ def prepare_server(config: GridConfig, models: Sequence[str], options: ServeOpti
         revision=model_revision(folder),
         vllm_args=dict(config.engine.vllm_args),
     )
+    environment = server_environment(os.environ, setup)
+    if may_be_refused(config.engine):
+        check_engine_settings(arguments)
     host = f"[{options.host}]" if ":" in options.host else options.host
     return ServerStart(
         arguments=(sys.executable, "-m", _SERVER, *server_arguments(arguments, model.name, options)),
-        environment=server_environment(os.environ, setup),
+        environment=environment,
         model=model.name,
         url=f"http://{host}:{options.port}",
         adapter_root=root,
     )
+
+
+def may_be_refused(engine: EngineConfig) -> bool:
+    """Whether settings are made that vLLM takes for some models only; the defaults are not worth its import twice."""
+    return bool(engine.quantization or engine.tensor_parallel_size > 1 or engine.vllm_args or engine.dtype == "float16")
 
 
 def choose_model(config: GridConfig, names: Sequence[str]) -> ModelConfig:

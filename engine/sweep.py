@@ -15,13 +15,13 @@ from transfergrid.engine.failures import Failure, FailureLog
 from transfergrid.engine.foreign import AdapterPlace, ForeignAdapters, foreign_places, own_places
 from transfergrid.engine.jobs import ModelJobs, find_jobs, resolve_base
 from transfergrid.engine.model_scoring import OpenModel, open_model
-from transfergrid.engine.noise_floor import NULL_RANK, has_noise_floor, measure_noise_floor
+from transfergrid.engine.noise_floor import NULL_RANK, drop_stale_noise_floor, has_noise_floor, measure_noise_floor
 from transfergrid.engine.progress import CellFinished, Event, Failed, Notice, OnEvent, SweepStarted, ignore_events
 from transfergrid.engine.protocol import AdapterError, ScoringError
 from transfergrid.engine.run_lock import hold_run_folder
 from transfergrid.engine.selection import Narrowing, Selection, select
 from transfergrid.engine.stale import evict_cells, find_stale_cells, refuse_stale_cells
-from transfergrid.engine.store import ASIDE, Origin, Part, ScoreStore, unwritable
+from transfergrid.engine.store import ASIDE, FinishedCell, Origin, Part, ScoreStore, unwritable
 from transfergrid.engine.store_writer import StoreWriter
 from transfergrid.engine.summary import EvaluationReport, Totals, summarise
 from transfergrid.engine.targets import Target, load_target
@@ -156,7 +156,7 @@ def find_sources(
         selection = select(config, narrowing)
         return selection, own_places(run, selection)
     models = tuple(dict.fromkeys(narrowing.models)) or tuple(model.name for model in config.models)
-    places = foreign_places(request.foreign, models)
+    places = foreign_places(request.foreign, models, config.grid.cells)
     cells = tuple(dict.fromkeys(place.cell for place in places))
     seeds = tuple(dict.fromkeys(place.seed for place in places))
     selection = select(config.model_copy(update={"seeds": seeds}), narrowing, foreign_cells=cells)
@@ -205,6 +205,7 @@ class _Sweep:
     def left(self, work: Work, request: EvalRequest) -> tuple[ModelTask, ...]:
         """Return what is left to score, and tell of it."""
         finished = self.store.scan().finished()
+        self._drop_stale_noise_floors(work, finished)
         remaining = [jobs.without(finished) for jobs in work.models]
         pairs = work.pairs()
         n_sources = sum(len(jobs.jobs) for jobs in work.models)
@@ -221,6 +222,16 @@ class _Sweep:
             ModelTask(left, max(NULL_RANK, every.max_rank), self._wants_noise_floor(every, work, request))
             for every, left in zip(work.models, remaining, strict=True)
         )
+
+    def _drop_stale_noise_floors(self, work: Work, finished: Mapping[tuple[Origin, Cell], FinishedCell]) -> None:
+        """Keep the analysis from reading flips of another setup beside the scores of this one."""
+        for jobs in work.models:
+            name = jobs.base.name
+            if n_dropped := drop_stale_noise_floor(self._run, jobs.base, work.targets.values(), finished):
+                what = (
+                    f"{name}: the noise floor of {n_dropped} target(s) was measured with another setup and is dropped"
+                )
+                self.tell(Notice(f"{what}; --noise-floor measures it again"))
 
     def _wants_noise_floor(self, jobs: ModelJobs, work: Work, request: EvalRequest) -> bool:
         return request.noise_floor and not has_noise_floor(self._run, jobs.base, work.targets.values())

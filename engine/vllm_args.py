@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,10 @@ OWN_SETTINGS: Mapping[str, str] = {
 """vLLM arguments that have a setting of their own here."""
 
 
+_REFUSABLE = ("dtype", "quantization", "tensor_parallel_size")
+_LONGEST_SENTENCE = 400  # characters; vLLM lists every name it knows
+
+
 def check_vllm_args(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return pass-through arguments once each is known and of its type.
 
@@ -59,6 +64,54 @@ def check_vllm_args(arguments: Mapping[str, Any]) -> dict[str, Any]:
             expected = " or ".join(kind.__name__ for kind in types)
             raise UserError(f"engine.vllm_args.{name} is {value!r}; expected {expected}")
     return dict(arguments)
+
+
+def check_engine_settings(arguments: Mapping[str, Any]) -> None:
+    """Have vLLM make its configuration of engine arguments, which it refuses before any weights are read.
+
+    Args:
+        arguments: From ``scorer.engine_arguments``.
+
+    Raises:
+        UserError: If vLLM refuses them; with the settings in question and what vLLM says.
+    """
+    set_vllm_environment()
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.model_executor.model_loader import get_model_loader
+
+    try:
+        get_model_loader(EngineArgs(**arguments).create_engine_config().load_config)
+    except (ValueError, NotImplementedError) as error:
+        set_by_user = {
+            name: value
+            for name, value in arguments.items()
+            if name in PASSED_ARGUMENTS or (name in _REFUSABLE and value not in (None, 1))
+        }
+        settings = ", ".join(f"{name}: {value}" for name, value in set_by_user.items())
+        raise UserError(
+            f"vLLM refuses model {arguments['model']!r} with these settings of the engine section ({settings}): "
+            f"{_sentence(error)}; change the settings, or use another model"
+        ) from error
+
+
+def set_vllm_environment() -> None:
+    """Set, before vLLM is imported, how it is to run in this process."""
+    # one process unless tensor parallel; the V1 runner is the one that the workers drive
+    os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_USE_V2_MODEL_RUNNER="0")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+
+def _sentence(error: Exception) -> str:
+    """Return what vLLM says is wrong, in one line; pydantic's errors wrap it."""
+    from pydantic import ValidationError
+
+    text = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        text = f"{field}: {first['msg']}" if field else first["msg"]
+    line = " ".join(text.split()).removeprefix("Value error, ").rstrip(".")
+    return line if len(line) <= _LONGEST_SENTENCE else f"{line[:_LONGEST_SENTENCE]}..."
 
 
 def check_vllm_version(version: str) -> None:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 
 from transfergrid.benchmarks.files import hash_files, sync_folder, write_json
 from transfergrid.config import GridConfig
-from transfergrid.engine.adapters import CONFIG_FILE, WEIGHTS_FILE
+from transfergrid.engine.adapters import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from transfergrid.engine.protocol import AdapterError
 from transfergrid.engine.run_key import changed_parts
 from transfergrid.grid import RunFolder, UserError
@@ -25,8 +25,6 @@ from transfergrid.trainers.base_model import LoadedBase
 from transfergrid.trainers.jobs import TrainingJob
 from transfergrid.trainers.provenance import git_state, package_versions
 
-RECORD_FILE = "training.json"
-"""Record in an adapter's folder."""
 _SHOWN_KEYS = 3
 
 

@@ -1,4 +1,4 @@
-"""Files that cannot be written: one sentence, nothing left behind."""
+"""Files and folders that cannot be written: one sentence, nothing left behind; whatever else goes wrong keeps its error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from transfergrid.benchmarks.files import WriteError, write_atomically, write_text
+from transfergrid.benchmarks.files import WriteError, telling_of_the_disk, write_atomically, write_text
 from transfergrid.grid import UserError
 
 
@@ -35,3 +35,33 @@ def test_the_error_keeps_what_the_system_said_through_another_process() -> None:
     error = pickle.loads(pickle.dumps(WriteError(errno.EROFS, "Read-only file system", "/x")))
     assert (error.errno, error.strerror, error.filename) == (errno.EROFS, "Read-only file system", "/x")
     assert str(error).startswith("'/x' cannot be written: Read-only file system; make room")
+
+
+@pytest.mark.parametrize("name", ["", "run", "run/data"])
+def test_a_file_in_the_way_is_a_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    folder = tmp_path / "file" / name
+    message = r"folder '.*file.*' cannot be written: .*; make room or give write access"
+    with pytest.raises(UserError, match=message), telling_of_the_disk(folder):
+        write_text(folder / "grid.json", "x")
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_a_sentence_also_without_a_file_name(tmp_path: Path, code: int) -> None:
+    with pytest.raises(UserError, match=r"cannot be written: .*full"), telling_of_the_disk(tmp_path):
+        raise OSError(code, "full")
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR])
+def test_no_way_into_the_folder_is_a_sentence_and_into_another_is_not(tmp_path: Path, code: int) -> None:
+    for named in (tmp_path / "run" / "scores" / "x", tmp_path):
+        with pytest.raises(UserError, match="cannot be written"), telling_of_the_disk(tmp_path / "run"):
+            raise OSError(code, "no way in", str(named))
+    for elsewhere in (str(tmp_path / "model"), None):
+        with pytest.raises(OSError, match="no way in"), telling_of_the_disk(tmp_path / "run"):
+            raise OSError(code, "no way in", elsewhere)
+
+
+def test_a_broken_disk_keeps_its_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="broken"), telling_of_the_disk(tmp_path):
+        raise OSError(errno.EIO, "broken", str(tmp_path / "x"))

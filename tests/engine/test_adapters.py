@@ -92,6 +92,26 @@ def test_layers_are_told_only_of_models_that_transformers_knows(tmp_path: Path) 
         plan_linear_shapes(snapshot)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 988097824\n",
+        b"",
+        (2).to_bytes(8, "little") + b"[]",
+        (14).to_bytes(8, "little") + b'{"lm_head": 1}',
+        (8).to_bytes(8, "little") + b'{"a": {}',
+    ],
+    ids=["git-lfs pointer", "empty", "no mapping", "no shapes", "cut off"],
+)
+def test_damaged_weights_of_a_base_are_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "model.safetensors").write_bytes(content)
+    message = (
+        r"'model\.safetensors' in model folder '.*' is not a safetensors file \(.*\); was it cloned without git-lfs"
+    )
+    with pytest.raises(AdapterError, match=message):
+        read_linear_shapes(tmp_path)
+
+
 def test_adapters_are_found_at_any_depth(tiny_adapters: tuple[Path, ...]) -> None:
     assert find_adapters(tiny_adapters[0].parent) == tuple(sorted(tiny_adapters))
     assert find_adapters(tiny_adapters[0]) == (tiny_adapters[0],)

@@ -10,7 +10,14 @@ import torch
 
 from transfergrid.config import EngineConfig
 from transfergrid.engine import devices
-from transfergrid.engine.devices import GIB, EngineSizes, available_memory_bytes, choose_sizes, resolve_dtype
+from transfergrid.engine.devices import (
+    GIB,
+    EngineSizes,
+    available_memory_bytes,
+    choose_sizes,
+    resolve_dtype,
+    share_of_device,
+)
 from transfergrid.engine.models import ModelFacts
 from transfergrid.grid import UserError
 
@@ -77,6 +84,26 @@ def test_memory_stays_within_the_containers_limit(tmp_path: Path, monkeypatch: p
     assert available_memory_bytes("cpu") < 1_000_000
 
 
+@pytest.mark.parametrize(
+    ("free_gib", "utilization", "taken_gib"),
+    [(80, 0.9, 72), (80, 1.0, 80), (80, 0.25, 20), (50, 0.9, 42), (8, 0.9, 0), (4, 0.9, 0)],
+    ids=["alone", "all", "small share", "beside others", "full enough", "too full"],
+)
+def test_no_more_of_a_cuda_device_is_shared_out_than_may_be_in_use(
+    free_gib: int, utilization: float, taken_gib: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_gib * GIB, 80 * GIB))
+    taken = available_memory_bytes("cuda", utilization)
+    assert taken / GIB == pytest.approx(taken_gib)
+    assert share_of_device(taken) <= max(0.001, free_gib / 80)
+    assert share_of_device(taken) == pytest.approx(max(0.001, taken_gib / 80), abs=0.001)
+
+
+def test_the_share_is_rounded_down_so_that_as_much_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (53_999, 80_000))
+    assert share_of_device(available_memory_bytes("cuda")) == 0.674
+
+
 def test_enough_memory_gives_full_steps_and_two_slots() -> None:
     chosen = sizes()
     assert (chosen.token_budget, chosen.max_sequences, chosen.max_loras, chosen.max_cpu_loras) == (2048, 256, 2, 4)
@@ -123,3 +150,12 @@ def test_sequence_longer_than_the_model_is_refused() -> None:
 def test_model_that_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match=r"the model does not fit: 0\.5 GiB"):
         sizes(0.5)
+
+
+def test_a_full_cuda_device_names_the_setting() -> None:
+    with pytest.raises(
+        UserError, match=r"the model does not fit: 0\.5 GiB .*, raise engine\.gpu_memory_utilization, or"
+    ):
+        sizes(0.5, device="cuda", gpu_memory_utilization=0.5)
+    with pytest.raises(UserError, match=r"lower engine\.max_model_len or max_loras, or use a smaller model"):
+        sizes(0.5, device="cuda", gpu_memory_utilization=1.0)

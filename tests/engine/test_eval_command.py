@@ -108,6 +108,19 @@ def test_eval_of_adapters_from_elsewhere(
     assert list(run.scores.glob("tiny.s3.xnli-sw.*.parquet"))
 
 
+@pytest.mark.parametrize("command", ["plan", "eval"])
+def test_names_of_adapters_from_elsewhere_without_their_folder_are_refused(
+    run: RunFolder, backend: FakeBackend, tmp_path: Path, command: str
+) -> None:
+    table = tmp_path / "cells.csv"
+    table.write_text("path,task,language\na,xnli,sw\n", encoding="utf-8")
+    for options in (["--adapter-table", str(table)], ["--adapter-pattern", "{task}_{language}"]):
+        result = grid(run, command, *options)
+        assert result.exit_code == 1
+        assert f"{options[0]} {options[1]!r} is about adapters from elsewhere; give --adapters too" in result.stderr
+    assert backend.opened == []
+
+
 @pytest.mark.parametrize("command", [["plan"], ["eval", "--dry-run"]])
 def test_plan_and_dry_run_score_nothing(run: RunFolder, backend: FakeBackend, command: list[str]) -> None:
     result = grid(run, *command)

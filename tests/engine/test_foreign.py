@@ -40,6 +40,46 @@ def test_a_pattern_tells_the_source_cell(
     assert places == (AdapterPlace(*expected, tmp_path / name),)
 
 
+@pytest.mark.parametrize(
+    ("name", "pattern", "expected"),
+    [
+        ("lora_arc_challenge_pt_br_17", "lora_{task}_{language}_{seed}", ("tiny", 17, Cell("arc_challenge", "pt_br"))),
+        ("tiny_arc_challenge_de", "{model}_{task}_{language}", ("tiny", 0, DE)),
+        ("xnli_fr_de", "{task}_{language}", ("tiny", 0, Cell("xnli_fr", "de"))),
+    ],
+)
+def test_a_name_with_several_readings_is_taken_for_the_cell_of_the_configuration(
+    tmp_path: Path, name: str, pattern: str, expected: tuple[str, int, Cell]
+) -> None:
+    add(tmp_path, name)
+    known = (DE, Cell("arc_challenge", "pt_br"), Cell("xnli_fr", "de"))
+    places = foreign_places(ForeignAdapters(folder=tmp_path, pattern=pattern), ["tiny"], known)
+    assert places == (AdapterPlace(*expected, tmp_path / name),)
+
+
+@pytest.mark.parametrize("known", [(), (Cell("arc_challenge", "pt_br"), Cell("arc_challenge_pt", "br"))])
+def test_a_name_with_several_readings_that_the_configuration_does_not_decide_is_refused(
+    tmp_path: Path, known: tuple[Cell, ...]
+) -> None:
+    add(tmp_path, "arc_challenge_pt_br")
+    message = (
+        r"'arc_challenge_pt_br' can be read as task=arc_challenge language=pt_br or task=arc_challenge_pt language=br, "
+        r"and not exactly one of these is a cell of the configuration; say which it is with --adapter-table"
+    )
+    with pytest.raises(UserError, match=message):
+        foreign_places(ForeignAdapters(folder=tmp_path, pattern="{task}_{language}"), ["tiny"], known)
+
+
+def test_the_configuration_decides_how_names_are_read_in_a_sweep(
+    tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path: Path
+) -> None:
+    copy_adapter(tiny_adapters[0], tmp_path / "theirs" / "tiny_arc_challenge_de", note="theirs")
+    foreign = ForeignAdapters(folder=tmp_path / "theirs", pattern="{model}_{task}_{language}")
+    run = RunFolder(tmp_path / "run")
+    assert evaluate(small_config(tiny_llama), run, EvalRequest(foreign=foreign), backend=FakeBackend()).is_complete
+    assert set(stored_rows(run)["source_task"]) == {None, "arc_challenge"}
+
+
 def test_checkpoints_inside_an_adapter_are_left_out(tmp_path: Path) -> None:
     add(tmp_path, "arc_challenge-de", "arc_challenge-de/checkpoint-38")
     assert len(foreign_places(ForeignAdapters(folder=tmp_path), ["tiny"])) == 1
@@ -94,6 +134,9 @@ def test_several_models_need_to_be_told_apart(tmp_path: Path) -> None:
         (None, "adapter table .* cannot be read"),
         ("", r"has the columns \[\]; expected path, task, language"),
         ("path,cell\na,b\n", r"has the columns \['cell', 'path'\]"),
+        ("path,task,language\na,xnli,de\nb\n", r"table\.csv', line 3: task is empty; expected path, task and language"),
+        ("path,task,language\n,xnli,de\n", "line 2: path is empty"),
+        ("path,task,language\na,xnli, \n", "line 2: language is empty"),
         ("path,task,language,seed\na,arc_challenge,de,x\n", "has seed 'x'; expected a whole number"),
     ],
 )

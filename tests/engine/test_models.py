@@ -49,6 +49,18 @@ def test_folder_without_a_model_is_refused(tmp_path: Path) -> None:
         resolve_model(str(tmp_path))
 
 
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 988097824\n"
+
+
+@pytest.mark.parametrize("content", [LFS_POINTER, "{", "[1]"])
+def test_a_damaged_configuration_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content, encoding="utf-8")
+    message = r"config\.json in model folder '.*' cannot be read: .*; was it cloned without git-lfs, or not downloaded"
+    for read in (lambda: resolve_model(str(tmp_path)), lambda: read_model_facts(tmp_path)):
+        with pytest.raises(UserError, match=message):
+            read()
+
+
 def test_missing_folder_is_not_taken_for_a_hub_id(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         resolve_model(str(tmp_path / "none"))

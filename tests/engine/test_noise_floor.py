@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import polars as pl
@@ -13,8 +14,10 @@ from transfergrid.analysis.store import read_noise_floor
 from transfergrid.config import GridConfig
 from transfergrid.engine import noise_floor
 from transfergrid.engine.adapters import AdapterError
-from transfergrid.engine.fake import hashed_loglikelihood
-from transfergrid.engine.noise_floor import NOISE_FLOOR_SCHEMA
+from transfergrid.engine.fake import FakeScorer, hashed_loglikelihood
+from transfergrid.engine.jobs import resolve_base
+from transfergrid.engine.noise_floor import NOISE_FLOOR_SCHEMA, measure_noise_floor
+from transfergrid.engine.progress import Event, Notice
 from transfergrid.engine.protocol import Adapter, TokenisedItem
 from transfergrid.engine.selection import Narrowing
 from transfergrid.engine.summary import EvaluationReport
@@ -91,6 +94,49 @@ def test_targets_are_added_to_the_table(config: GridConfig, run: RunFolder) -> N
         ("arc_challenge", "de"),
         ("global_mmlu", "en"),
     ]
+
+
+def test_a_noise_floor_of_another_setup_is_dropped_when_the_base_is_scored_again(
+    config: GridConfig, run: RunFolder
+) -> None:
+    sweep_base(config, run, FakeBackend(as_base))
+    seen: list[Event] = []
+    request = EvalRequest(narrowing=Narrowing(sources=("base",)), force=True)
+    evaluate(config, run, request, backend=FakeBackend(as_base, version="2"), on_event=seen.append)
+    notices = [event.message for event in seen if isinstance(event, Notice)]
+    assert (
+        "tiny: the noise floor of 4 target(s) was measured with another setup and is dropped; --noise-floor measures "
+        "it again" in notices
+    )
+    assert read_noise_floor(run).height == 0
+    sweep_base(config, run, FakeBackend(as_base, version="2"))
+    assert read_noise_floor(run).height == 4
+
+
+def test_only_targets_whose_items_changed_lose_their_noise_floor(config: GridConfig, run: RunFolder) -> None:
+    sweep_base(config, run, FakeBackend(as_base))
+    path = run.noise_floor / "tiny.parquet"
+    table = pl.read_parquet(path)
+    keys = json.loads(pl.read_parquet_metadata(path)["transfergrid"])
+    table.write_parquet(path, metadata={"transfergrid": json.dumps({**keys, "arc_challenge-de": "0" * 16})})
+    evaluate(config, run, EvalRequest(narrowing=Narrowing(targets=("global_mmlu-en",))), backend=FakeBackend(as_base))
+    assert read_noise_floor(run).rows() == [row for row in table.rows() if row[1:3] != ("arc_challenge", "de")]
+
+
+def test_scores_that_the_other_way_left_keep_their_noise_floor(config: GridConfig, run: RunFolder) -> None:
+    sweep_base(config, run, FakeBackend(as_base))
+    request = EvalRequest(narrowing=Narrowing(sources=("base",)))
+    evaluate(config, run, request, backend=FakeBackend(as_base, way="sequential"))
+    assert read_noise_floor(run).height == 4
+
+
+def test_measuring_keeps_no_row_of_another_setup(config: GridConfig, run: RunFolder) -> None:
+    sweep_base(config, run, FakeBackend(as_base))
+    path = run.noise_floor / "tiny.parquet"
+    table = pl.read_parquet(path)
+    table.write_parquet(path, metadata={"transfergrid": json.dumps({"arc_challenge-de": "0" * 16})})
+    base = resolve_base(config, config.models[0], FakeBackend())
+    assert measure_noise_floor(run, base, {}, FakeScorer()).height == 0
 
 
 def test_a_broken_table_is_measured_anew(config: GridConfig, run: RunFolder) -> None:

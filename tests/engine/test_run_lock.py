@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -63,3 +64,29 @@ def test_the_folder_is_free_again_after_an_error(tmp_path: Path) -> None:
     with hold_run_folder(tmp_path, "grid eval"):
         assert (tmp_path / HOLDER_FILE).is_file()
     assert not (tmp_path / HOLDER_FILE).exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with (
+        pytest.raises(UserError, match=r"folder '.*file/run' cannot be written: .*Not a directory"),
+        hold_run_folder(tmp_path / "file" / "run", "grid eval"),
+    ):
+        pass
+
+
+def test_a_disk_that_is_full_when_the_holder_is_noted_is_told_and_the_folder_is_free_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("transfergrid.engine.run_lock.write_json", full)
+        with (
+            pytest.raises(UserError, match=r"cannot be written: .*No space left on device; make room"),
+            hold_run_folder(tmp_path, "grid eval"),
+        ):
+            pass
+    with hold_run_folder(tmp_path, "grid eval"):
+        pass

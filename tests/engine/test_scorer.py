@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -163,14 +164,14 @@ def test_two_adapters_with_one_name_are_kept_apart(scorer: VllmScorer, adapters:
 def test_an_adapter_whose_file_is_not_what_is_applied_is_refused(
     scorer: VllmScorer, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = Adapter(name="broken", path=adapters[0].path, content_hash="0" * 64, rank=8)
+    broken, silent = replace(adapters[0], name="broken"), replace(adapters[-1], name="silent")
+    monkeypatch.setattr(scorer, "_proven", set())
     with monkeypatch.context() as patch:
         patch.setattr("transfergrid.engine.scorer.is_null_adapter", lambda adapter: True)
         with pytest.raises(AdapterError, match="'broken' changes the scores of a probe"):
             loglikelihoods(scorer, random_items(8, 1), broken)
     with monkeypatch.context() as patch:
         patch.setattr("transfergrid.engine.scorer.is_null_adapter", lambda adapter: False)
-        silent = Adapter(name="silent", path=adapters[-1].path, content_hash="1" * 64, rank=8)
         with pytest.raises(AdapterError, match="'silent' does not change the scores of a probe"):
             loglikelihoods(scorer, random_items(8, 1), silent)
 

@@ -25,6 +25,7 @@ from transfergrid.engine.serve import (
     check_address,
     choose_model,
     is_loopback,
+    may_be_refused,
     prepare_server,
     require_free,
 )
@@ -70,6 +71,30 @@ def test_a_key_that_no_header_can_carry_is_refused(key: str) -> None:
         check_address("127.0.0.1", key)
 
 
+@pytest.mark.engine
+def test_settings_that_vllm_refuses_are_told_before_the_server_starts(tiny_llama: Path, tmp_path: Path) -> None:
+    config = small_config(tiny_llama, engine=EngineConfig(dtype="float32", quantization="int8"))
+    with pytest.raises(UserError, match=r"vLLM refuses model .*quantization: int8\): Unknown quantization method"):
+        start(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "refusable"),
+    [
+        ({}, False),
+        ({"dtype": "bfloat16", "max_loras": 3, "gpu_memory_utilization": 0.5}, False),
+        ({"dtype": "float16"}, True),
+        ({"quantization": "fp8"}, True),
+        ({"tensor_parallel_size": 2}, True),
+        ({"vllm_args": {"seed": 1}}, True),
+    ],
+)
+def test_only_settings_that_vllm_might_refuse_cost_its_import_before_the_server(
+    settings: dict[str, Any], refusable: bool
+) -> None:
+    assert may_be_refused(EngineConfig(**settings)) is refusable
+
+
 def test_one_model_is_chosen_and_several_are_listed() -> None:
     config = GridConfig(models=(ModelConfig(path="org/a"), ModelConfig(path="org/b")))
     assert choose_model(config, ("b",)).path == "org/b"
@@ -103,7 +128,9 @@ def test_the_command_names_the_model_our_workers_and_the_guard(tiny_llama: Path,
     assert found.environment["VLLM_CPU_NUM_OF_RESERVED_CPU"] == "0"  # vLLM would keep a core from the model
 
 
-def test_settings_reach_the_command(tiny_llama: Path, tmp_path: Path) -> None:
+def test_settings_reach_the_command(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transfergrid.engine.scorer.device_type", lambda: "cpu")  # a GPU's share depends on its memory
+    monkeypatch.setattr(serve, "check_engine_settings", lambda arguments: None)  # vLLM takes fp8 with bfloat16 only
     engine = EngineConfig(
         dtype="float32",
         tensor_parallel_size=2,

@@ -113,6 +113,21 @@ def test_a_model_that_is_not_there_does_not_sink_the_others(config: GridConfig, 
     assert report.n_finished == 20
 
 
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_damaged_model_is_listed_once_and_does_not_sink_the_others(
+    config: GridConfig, run: RunFolder, tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path: Path, file: str
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_llama, broken)
+    (broken / file).write_text("version https://git-lfs.github.com/spec/v1\n", encoding="utf-8")
+    damaged = config.model_copy(update={"models": (ModelConfig(path=str(broken), name="damaged"),)})
+    add_adapters(damaged, run, tiny_adapters[0])
+    report = sweep(config.model_copy(update={"models": (*damaged.models, *config.models)}), run)
+    assert [failure.what for failure in report.failures] == ["damaged"]
+    assert file in report.failures[0].reason
+    assert report.n_finished == 20
+
+
 def test_a_model_without_a_chat_template_is_listed(
     config: GridConfig, run: RunFolder, tiny_llama: Path, tmp_path: Path
 ) -> None:
@@ -300,6 +315,17 @@ def test_a_full_disk_ends_the_sweep_with_a_sentence(
     monkeypatch.setattr(FailureLog, "add", full)
     break_adapter(run, "missing")
     with pytest.raises(UserError, match=r"scores cannot be stored in .*No space left on device"):
+        sweep(config, run)
+
+
+def test_a_disk_that_is_full_before_anything_is_scored_ends_with_a_sentence(
+    config: GridConfig, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("transfergrid.benchmarks.materialise.write_text", full)
+    with pytest.raises(UserError, match=r"folder '.*data' cannot be written: .*No space left on device; make room"):
         sweep(config, run)
 
 

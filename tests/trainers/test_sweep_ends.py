@@ -87,6 +87,12 @@ def test_two_sweeps_in_one_folder_are_refused(config: GridConfig, tmp_path: Path
         pass
 
 
+def test_a_run_folder_that_cannot_be_written_ends_the_sweep_with_a_sentence(config: GridConfig, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match=r"folder '.*file/run' cannot be written: .*; make room or give write access"):
+        sweep(config, RunFolder(tmp_path / "file" / "run"))
+
+
 KILLED_SWEEP = """
 import os, signal, sys
 from pathlib import Path
