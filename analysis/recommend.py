@@ -26,11 +26,15 @@ from transfergrid.analysis.regimes import ALL_TRANSFER, in_regime
 from transfergrid.analysis.reml import FitError
 from transfergrid.analysis.shrinkage import shrink
 from transfergrid.analysis.transfer import Transfer, read_transfer
+from transfergrid.analysis.wording import level
 from transfergrid.config import AnalysisConfig, GridConfig
 from transfergrid.grid import Cell, Regime, RunFolder, UserError
 
 HIGH_HARM = 0.5
 """``--avoid`` lists sources whose probability of harm is above this."""
+
+LIKELY_HELP = 0.5
+"""A table in which no source has a probability of help above this says that nothing is recommended."""
 
 MATCHED = "the target's own cell: its delta as measured, not part of the model"
 NO_DATA = "no data: this source was not scored on the target"
@@ -145,9 +149,9 @@ def _choose(rows: pl.DataFrame, target: Cell, model: str | None) -> pl.DataFrame
 
 def _pairs(rows: pl.DataFrame, items: Sequence[ItemBlock]) -> _Pairs:
     keys = [*PAIR, "regime"]
-    level = pl.col("delta_pp").mean().over("model")
+    models_level = pl.col("delta_pp").mean().over("model")
     frame = (
-        rows.with_columns(within_model=pl.col("delta_pp") - level)
+        rows.with_columns(within_model=pl.col("delta_pp") - models_level)
         .group_by(keys, maintain_order=True)
         .agg(
             mean_pp=pl.col("delta_pp").mean(),
@@ -236,28 +240,44 @@ def _with_everything_else(estimates: pl.DataFrame, rows: pl.DataFrame, target: C
 
 
 def _render(found: Recommendation, n_rows: int = 12) -> RenderableType:
-    verb = "avoid" if found.avoid else "use"
+    order = "probably harmful, worst first" if found.avoid else "best first"
     whose = found.models[0] if len(found.models) == 1 else f"{len(found.models)} models"
-    title = f"Sources to {verb} for {found.target.name} ({whose})"
+    title = Text(f"Sources for {found.target.name} ({whose}), {order}")
     table = Table(
         box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0)
     )
-    level = f"{found.settings.confidence:.0%}"
-    for name in ("source", "regime", "estimate", f"{level} interval", "P(harm)", "P(help)", "observed"):
+    for name in (
+        "source",
+        "regime",
+        "estimate",
+        f"{level(found.settings.confidence)} interval",
+        "P(harm)",
+        "P(help)",
+        "observed",
+    ):
         table.add_column(name, justify="left" if name in ("source", "regime") else "right", no_wrap=True)
     for row in found.table.head(n_rows).iter_rows(named=True):
-        table.add_row(*_cells(row))
+        table.add_row(*map(Text, _cells(row)))
     notes = [
+        *_verdict(found),
         found.note,
         f"in pp; harm: delta <= {found.settings.harm_threshold_pp:g} pp; "
         "estimates are drawn towards what source and target do elsewhere",
     ]
     if found.table.height > n_rows:
         notes.append(f"{found.table.height - n_rows} more rows: --json or --csv")
-    if found.table.is_empty():
-        notes.append(f"no source has a probability of harm above {HIGH_HARM:.0%}")
     reasons = found.table.head(n_rows)["reason"].drop_nulls().unique().sort().to_list()
     return RichGroup(table, Text("\n".join([*notes, *reasons])))
+
+
+def _verdict(found: Recommendation) -> list[str]:
+    """Say what a table does not show by itself: that nothing in it deserves the name of a recommendation."""
+    if found.avoid:
+        return [f"no source has a probability of harm above {level(HIGH_HARM)}"] if found.table.is_empty() else []
+    chances = found.table["p_help"].drop_nulls()
+    if chances.is_empty():
+        return ["no source can be recommended: none has an estimate with a probability"]
+    return [] if (chances > LIKELY_HELP).any() else ["none of them is more likely to help than not"]
 
 
 def _cells(row: dict[str, object]) -> list[str]:

@@ -141,14 +141,14 @@ def test_recommend_ranks_sources_and_says_what_harms(folder: Path) -> None:
     target = ("recommend", "--task", "arc_challenge", "--language", "de")
     result = _grid(*target, COLUMNS="80")
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("Sources to use for arc_challenge-de (2 models)")
+    assert result.stdout.startswith("Sources for arc_challenge-de (2 models), best first")
     rows = json.loads(_grid(*target, "--json").stdout)
     assert len(rows) == 6
     assert len(_grid(*target, "--csv").stdout.splitlines()) == 7
     avoided = json.loads(_grid(*target, "--avoid", "--json").stdout)
     assert all(row["p_harm"] > 0.5 for row in avoided)
     assert {row["source_language"] for row in avoided} <= {row["source_language"] for row in rows}
-    assert _grid(*target, "--model", MODELS[1]).stdout.startswith(f"Sources to use for arc_challenge-de ({MODELS[1]})")
+    assert _grid(*target, "--model", MODELS[1]).stdout.startswith(f"Sources for arc_challenge-de ({MODELS[1]})")
 
 
 def test_an_imported_table_alone_is_analysed_without_configuration(

@@ -286,6 +286,36 @@ def test_the_table_reads_at_80_columns(tmp_path: Path) -> None:
         console.print(recommend(run, target=Cell("arc_challenge", "de")))
     lines = capture.get().splitlines()
     assert max(map(len, lines)) <= 80
-    assert lines[0].strip() == "Sources to use for arc_challenge-de (2 models)"
+    assert lines[0].strip() == "Sources for arc_challenge-de (2 models), best first"
     assert re.search(r"arc_challenge-(en|fr) +MT-CL +[+-]\d+\.\d\d +[+-]\d+\.\d\d \.\. ", capture.get())
     assert "harm: delta <= -1 pp" in capture.get()
+
+
+def shown(found: Recommendation) -> str:
+    console = Console(width=100, color_system=None)
+    with console.capture() as capture:
+        console.print(found)
+    return capture.get()
+
+
+@pytest.mark.parametrize("shift", [-8.0, 8.0])
+def test_a_table_in_which_nothing_helps_says_so(shift: float) -> None:
+    rows = made_up()[0].with_columns(pl.col("delta_pp") + shift)
+    assert ("none of them is more likely to help than not" in shown(choose(rows))) == (shift < 0)
+    assert ("no source has a probability of harm above 50%" in shown(choose(rows, avoid=True))) == (shift > 0)
+
+
+def test_a_table_without_any_estimate_recommends_nothing() -> None:
+    matched = (pl.col("source_task") == pl.col("target_task")) & (
+        pl.col("source_language") == pl.col("target_language")
+    )
+    rows = made_up()[0].with_columns(delta_pp=pl.when(matched).then("delta_pp"))
+    assert "no source can be recommended: none has an estimate" in shown(choose(rows))
+
+
+def test_names_are_no_markup_and_levels_are_not_rounded() -> None:
+    rows = made_up()[0].filter(pl.col("model") == "m0").with_columns(model=pl.lit("x[/bold]-1B"))
+    transfer = Transfer(by_seed=pl.DataFrame(), rows=rows, items=())
+    text = shown(recommend_from(transfer, AnalysisConfig(confidence=0.975), target=TARGET))
+    assert "Sources for hellaswag-fr (x[/bold]-1B), best first" in text
+    assert "97.5% interval" in text
