@@ -51,6 +51,7 @@ bench: $(STAMP)
 	$(BIN)/python -m transfergrid.perf.training
 	$(BIN)/python -m transfergrid.perf.analysis table
 	$(BIN)/python -m transfergrid.perf.analysis full
+	$(BIN)/python -m transfergrid.perf.coverage
 	$(BIN)/python -m transfergrid.perf.scaling
 
 clean:
