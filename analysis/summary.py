@@ -24,7 +24,7 @@ SHOWN_ROWS = 40
 
 _TOP = 3
 _MEANING = {
-    "regimes": "regime by group n mean_pp mean_pp_low mean_pp_high win_rate harm_rate harm_rate_significant",
+    "regimes": "regime group n mean_pp mean_pp_low mean_pp_high win_rate harm_rate harm_rate_significant",
     "roles": "role unit regime models name score_pp rank ranks harm_rate label",
     "matrices": "unit regime source target n n_models mean_pp se_pp",
     "language_matrices": "task source target n n_models mean_pp se_pp",
@@ -76,7 +76,7 @@ def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
 
 
 def shown_columns(name: str, table: pl.DataFrame) -> pl.DataFrame:
-    """Return the columns of a table that fit a terminal; source, target and an interval of ranks become one each."""
+    """Return the columns of a table that fit a terminal; source, target, group and ranks become one each."""
     wanted = _MEANING[name].split()
     for side in ("source", "target"):
         if f"{side}_task" in table.columns and side in wanted:
@@ -84,17 +84,26 @@ def shown_columns(name: str, table: pl.DataFrame) -> pl.DataFrame:
             table = table.with_columns(cell.alias(side))
     if "ranks" in wanted:
         table = table.with_columns(ranks=pl.concat_str("rank_low", "rank_high", separator="-"))
-    if "by" in wanted:
-        table = table.with_columns(pl.col("by").str.replace_all("_", " "))
+    if "by" in table.columns and "group" in wanted:
+        named = pl.concat_str(pl.col("by").str.replace_all("_", " "), "group", separator=" ")
+        table = table.with_columns(group=pl.when(pl.col("by") == "all").then("group").otherwise(named))
+    if "unit" in wanted:
+        table = table.with_columns(pl.col("unit").str.replace_all("_", " "))
     return table.select(column for column in wanted if column in table.columns)
 
 
 def table_view(name: str, table: pl.DataFrame) -> RenderableType:
-    """Return one table, its first rows and main columns; says how much is left out."""
+    """Return one table, its first rows and main columns; says how much is left out.
+
+    A model or seed that is the same in all rows stands in the title.
+    """
     shown = shown_columns(name, table)
+    same = [column for column in ("model", "seed") if column in shown.columns and shown[column].n_unique() == 1]
+    title = "".join(f", {column} {shown[column][0]}" for column in same)
+    shown = shown.drop(same)
     view = Table(
         box=box.SIMPLE_HEAD,
-        title=f"{name}: {table.height} row{'' if table.height == 1 else 's'}",
+        title=Text(f"{name}: {table.height} row{'' if table.height == 1 else 's'}{title}"),
         title_justify="left",
         title_style="bold",
         pad_edge=False,
@@ -102,17 +111,17 @@ def table_view(name: str, table: pl.DataFrame) -> RenderableType:
         padding=(0, 1, 0, 0),
     )
     for column, dtype in shown.schema.items():
-        title = _TITLES.get(column, column.replace("_", " "))
-        title = title.replace(" ", "\n") if dtype.is_numeric() else title
+        heading = _TITLES.get(column, column.replace("_", " "))
+        heading = heading.replace(" ", "\n") if dtype.is_numeric() else heading
         view.add_column(
-            title,
+            heading,
             justify="right" if dtype.is_numeric() else "left",
             overflow="fold",
             no_wrap=dtype.is_numeric(),
-            min_width=max(map(len, [*title.split(), *_words(shown[column])])),
+            min_width=max(map(len, [*heading.split(), *_words(shown[column])])),
         )
-    for row in shown.head(SHOWN_ROWS).iter_rows():
-        view.add_row(*(Text(_plain(value)) for value in row))
+    for row in shown.head(SHOWN_ROWS).iter_rows(named=True):
+        view.add_row(*(Text(_plain(value, column)) for column, value in row.items()))
     notes = []
     if table.height > SHOWN_ROWS:
         notes.append(f"{table.height - SHOWN_ROWS} more rows; all rows and columns: --csv, --json or the written files")
@@ -123,7 +132,7 @@ def table_view(name: str, table: pl.DataFrame) -> RenderableType:
 
 def _words(column: pl.Series) -> list[str]:
     """Return the words of a column that must not be broken; names of models and cells may be."""
-    if column.name not in ("role", "unit", "regime", "by"):
+    if column.name not in ("role", "unit", "regime"):
         return []
     return [word for value in column.head(SHOWN_ROWS).unique().drop_nulls() for word in str(value).split()]
 
@@ -133,11 +142,17 @@ def _reasons(table: pl.DataFrame, limit: int = 5) -> list[str]:
     return [f"{count} {'row' if count == 1 else 'rows'}: {reason}" for reason, count in counts.head(limit).iter_rows()]
 
 
-def _plain(value: object) -> str:
+_TWO_DIGITS = ("_pp", "_pp_low", "_pp_high", "_rate", "_rate_significant")
+"""Ends of columns whose third digit is noise."""
+
+
+def _plain(value: object, column: str) -> str:
     if value is None:
         return "-"
     if not isinstance(value, float):
         return str(value)
+    if column.endswith(_TWO_DIGITS):
+        return f"{value:.2f}"
     return f"{value:.3f}" if 0.01 <= abs(value) < 10 else f"{value:.3g}"
 
 

@@ -22,7 +22,7 @@ from transfergrid.analysis.analyze import AnalysisReport, analyze
 from transfergrid.analysis.imports import import_donors
 from transfergrid.analysis.tables import TABLE_NAMES, AnalysisTables, build_tables, tables_from
 from transfergrid.analysis.transfer import Transfer
-from transfergrid.config import AnalysisConfig, GridConfig
+from transfergrid.config import AnalysisConfig, GridConfig, ModelConfig
 from transfergrid.grid import RunFolder, UserError
 
 FAST = GridConfig(
@@ -240,3 +240,19 @@ def test_an_imported_table_is_analysed_without_items(tmp_path: Path) -> None:
 def test_no_colour_where_there_is_no_terminal(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     Console(width=100).print(analyze(run, FAST, write=False))
     assert not re.search(r"\x1b\[", capsys.readouterr().out)
+
+
+def test_headings_and_figures_are_whole_at_80_columns_and_what_all_rows_share_stands_once(tmp_path: Path) -> None:
+    model = "smollm2-135m-instruct"
+    run = write_run(tmp_path, item_rows(models=(model,), seeds=(17,)))
+    config = FAST.model_copy(update={"models": (ModelConfig(path=model),), "seeds": (17,)})
+    regimes, seeds = (
+        show(analyze(run, config, write=False, table=name), 80) for name in ("regimes", "transfer_by_seed")
+    )
+    assert re.search(r"^regime +group +n +pp +low +high +rate +rate +harm$", regimes, re.MULTILINE)
+    assert re.search(rf"^all transfer +model +30 .*\n +{model} *$", regimes, re.MULTILINE)
+    assert f"transfer_by_seed: 36 rows, model {model}, seed 17" in seeds
+    assert seeds.count(model) == 1
+    assert re.search(
+        r"^arc_challenge-de +global_mmlu-fr +12 +-?\d+\.\d\d +\d+\.\d\d +\d\.\d+ +\d+$", seeds, re.MULTILINE
+    )
