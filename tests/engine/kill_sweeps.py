@@ -1,7 +1,8 @@
 """Processes that sweep and are killed at random moments: ``python -m tests.engine.kill_sweeps JOB``.
 
 JOB is a JSON file: model, whole (a run folder with adapters), n_kills, seed. This process only starts and kills; each sweep is a process of its own.
-The tokenizer is one token per character, so that no process has to import torch.
+The tokenizer is one token per character and the model's configuration was read before the first start, so that no sweep has to import
+torch or transformers: the time to be killed in is the sweep's own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tests.engine.sweeps import FakeBackend, small_config
 from transfergrid.config import EngineConfig, PromptConfig
 from transfergrid.engine import model_scoring, sweep
 from transfergrid.engine.fake import hashed_loglikelihood
+from transfergrid.engine.models import read_model_facts
 from transfergrid.engine.protocol import Adapter, TokenisedItem
 from transfergrid.engine.store_writer import StoreWriter
 from transfergrid.grid import RunFolder
@@ -87,6 +89,7 @@ def main(job: Path) -> None:
     """Sweep once in peace, then kill sweeps on fresh run folders; print the parts after each kill as JSON."""
     settings = json.loads(job.read_text(encoding="utf-8"))
     model, whole = Path(settings["model"]), Path(settings["whole"])
+    read_model_facts(model)
     started = time.monotonic()
     os.waitpid(start(model, whole), 0)
     wall_s = time.monotonic() - started
