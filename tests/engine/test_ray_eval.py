@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+import yaml
 
 from tests.engine.ray_backends import BrokenBackend, DeadlyFunction, DeadlyMultiLora, UnloadableBackend
 from tests.engine.sweeps import FakeBackend, add_adapters, small_config, stored_rows
 from transfergrid.config import EngineConfig, GridConfig
 from transfergrid.engine import ray_eval
-from transfergrid.engine.backends import Backend, MultiLora
+from transfergrid.engine.backends import Backend
 from transfergrid.engine.cluster import Cluster, ClusterOptions, connect
 from transfergrid.engine.progress import CellFinished, Event, ModelOpened, Notice, SourceFinished
 from transfergrid.engine.ray_eval import evaluate_on_cluster, score_on_cluster
@@ -147,24 +150,23 @@ def test_the_noise_floor_is_left_to_one_process(config: GridConfig, run: RunFold
 
 
 def test_vllm_in_two_workers_one_killed_gives_the_numbers_of_one_process(
-    cluster: Cluster, config: GridConfig, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, config: GridConfig, run: RunFolder, tmp_path: Path
 ) -> None:
     marker = tmp_path / "killed"
     report, _ = score(cluster, config, run, DeadlyMultiLora(config.engine, marker))
     assert marker.exists()
     assert report.is_complete, report.as_json()["failures"]
     one = copy_adapters(run, tmp_path / "one")
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    n_threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)  # as each of the two workers: the order of a sum depends on it
-        assert evaluate(config, one, EvalRequest(), backend=MultiLora(config.engine)).is_complete
-    finally:
-        torch.set_num_threads(n_threads)
-    columns = ["loglikelihoods_nats", "run_key"]
+    settings = tmp_path / "grid.yaml"
+    settings.write_text(yaml.safe_dump(json.loads(config.model_dump_json())), encoding="utf-8")
+    command = [sys.executable, "-m", "transfergrid.cli", "eval", "--config", str(settings), "--run", str(one.root)]
+    # threads as each of the two workers has them: the order of a sum depends on their number
+    threads = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    done = subprocess.run(command, env={**os.environ, **threads}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     differences = [
         abs(a - b)
-        for ours, theirs in zip(stored_rows(run)[columns[0]], stored_rows(one)[columns[0]], strict=True)
+        for ours, theirs in zip(*(stored_rows(each)["loglikelihoods_nats"] for each in (run, one)), strict=True)
         for a, b in zip(ours, theirs, strict=True)
     ]
     assert max(differences) == 0.0
