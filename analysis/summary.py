@@ -65,8 +65,7 @@ def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
     """Return regimes, donors and recipients, variance and agreement, and what is and is not significant."""
     parts: list[RenderableType] = [
         _regimes(tables.regimes, settings),
-        Text(_significance(tables.regimes)),
-        Text(""),
+        Text("\n".join([_significance(tables.regimes), *_noise_floor(tables.transfer), ""])),
         _roles(tables.roles),
         Text("\n".join([*_labels(tables.roles), ""])),
         Text("\n".join([*_variance(tables.variance), *_agreement(tables.consistency), *_distance(tables.distance)])),
@@ -220,6 +219,22 @@ def _significance(regimes: pl.DataFrame) -> str:
             + (" (t tests of imported tables contain training noise only and find too much)" if seeds_only(row) else "")
         )
     return "Significance: " + "; ".join(parts) + "."
+
+
+def _noise_floor(transfer: pl.DataFrame) -> list[str]:
+    """Say how many of the base's answers hang on rounding; nothing where that was not measured."""
+    floor = (
+        transfer.filter(pl.col("n_flips_noise_floor").is_not_null())
+        .group_by("model", "target_task", "target_language")
+        .agg(n_flips=pl.max("n_flips_noise_floor"), n_items=pl.max("n_items"))
+    )
+    if floor.is_empty():
+        return []
+    n_flips, n_items, most = floor["n_flips"].sum(), floor["n_items"].sum(), floor["n_flips"].max()
+    worst = f", at most {most:,} in one target" if most else ""
+    return [
+        f"Noise floor: {n_flips:,} of {n_items:,} answers of the base change with the order of the arithmetic{worst}."
+    ]
 
 
 def _roles(roles: pl.DataFrame) -> RenderableType:

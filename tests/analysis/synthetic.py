@@ -109,6 +109,7 @@ def transfer_rows(
         q_value=pl.lit(None, dtype=pl.Float64),
         n_items=pl.lit(n_items, dtype=pl.Int64),
         n_seeds=pl.lit(1, dtype=pl.Int64),
+        n_flips_noise_floor=pl.lit(None, dtype=pl.Int64),
         origin=pl.lit("imported"),
         reason=pl.lit(None, dtype=pl.String),
     )

@@ -20,6 +20,7 @@ from tests.analysis.synthetic import (
 )
 from transfergrid.analysis.analyze import AnalysisReport, analyze
 from transfergrid.analysis.imports import import_donors
+from transfergrid.analysis.store import NOISE_FLOOR_SCHEMA
 from transfergrid.analysis.tables import TABLE_NAMES, AnalysisTables, build_tables, tables_from
 from transfergrid.analysis.transfer import Transfer
 from transfergrid.config import AnalysisConfig, GridConfig, ModelConfig
@@ -256,3 +257,15 @@ def test_headings_and_figures_are_whole_at_80_columns_and_what_all_rows_share_st
     assert re.search(
         r"^arc_challenge-de +global_mmlu-fr +12 +-?\d+\.\d\d +\d+\.\d\d +\d\.\d+ +\d+$", seeds, re.MULTILINE
     )
+
+
+def test_the_summary_says_how_many_answers_hang_on_rounding(tmp_path: Path) -> None:
+    run = write_run(tmp_path, item_rows())
+    assert "Noise floor" not in show(analyze(run, FAST, write=False))
+    run.noise_floor.mkdir()
+    floor = [
+        (MODELS[0], "arc_challenge", language, 12, flips, flips, 0.1) for language, flips in (("de", 1), ("fr", 3))
+    ]
+    pl.DataFrame(floor, schema=NOISE_FLOOR_SCHEMA, orient="row").write_parquet(run.noise_floor / "m.parquet")
+    text = " ".join(show(analyze(run, FAST, write=False)).split())
+    assert "4 of 24 answers of the base change with the order of the arithmetic, at most 3 in one target." in text
