@@ -56,6 +56,11 @@ class WorkerShape(NamedTuple):
     n_gpus: int
     """GPUs that each worker reserves, all on one machine."""
 
+    @property
+    def threads(self) -> dict[str, str]:
+        """Environment that keeps a worker on the CPUs it reserved, from its start on; with a GPU torch decides."""
+        return {} if self.n_gpus else {"OMP_NUM_THREADS": str(self.n_cpus)}
+
 
 def shape_workers(nodes: Sequence[Node], options: ClusterOptions) -> WorkerShape:
     """Cut a cluster into workers of one size.
@@ -99,6 +104,7 @@ class Cluster:
             num_gpus=self.shape.n_gpus,
             max_restarts=MAX_RESTARTS,
             scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": self.shape.threads},
         )
         names = [f"worker-{number}" for number in range(self.shape.n_workers)]
         actors = {name: kind.remote(name, make_runner) for name in names}

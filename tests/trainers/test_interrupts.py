@@ -2,16 +2,24 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
 from transfergrid.trainers.interrupts import deferred_interrupt
 
 
+@pytest.fixture(autouse=True)
+def pythons_own_handler() -> Iterator[None]:
+    """Ctrl-C as in a terminal: a process started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press() -> None:
-    signal.raise_signal(
-        signal.SIGINT
-    )  # to this thread: two sent to the process may reach another one and be seen as one
+    """Press Ctrl-C in this thread: two sent to the process may reach another one and be seen as one."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def test_ctrl_c_is_raised_at_the_next_check_only() -> None:
