@@ -230,7 +230,7 @@ def _noise_floor(transfer: pl.DataFrame) -> list[str]:
     )
     if floor.is_empty():
         return []
-    n_flips, n_items, most = floor["n_flips"].sum(), floor["n_items"].sum(), floor["n_flips"].max()
+    n_flips, n_items, most = floor.select(pl.sum("n_flips"), pl.sum("n_items"), pl.max("n_flips").alias("most")).row(0)
     worst = f", at most {most:,} in one target" if most else ""
     return [
         f"Noise floor: {n_flips:,} of {n_items:,} answers of the base change with the order of the arithmetic{worst}."
