@@ -149,10 +149,16 @@ def shared_part(influence: FloatArray, sources: IntArray, targets: IntArray) -> 
     return loading, _nearest_correlation(np.clip(raw, -1.0, 1.0))
 
 
+def matrix_root(matrix: FloatArray) -> FloatArray:
+    """Return R with R R' equal to a symmetric matrix without its negative eigenvalues, shape [t, t]."""
+    values, vectors = np.linalg.eigh(matrix)
+    root: FloatArray = vectors * np.sqrt(np.maximum(values, 0.0))
+    return root
+
+
 def _nearest_correlation(matrix: FloatArray) -> FloatArray:
     """Return the matrix without its negative eigenvalues, scaled back to a diagonal of 1."""
-    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
+    root = matrix_root((matrix + matrix.T) / 2)
     root /= np.linalg.norm(root, axis=1, keepdims=True)
     nearest: FloatArray = root @ root.T
     return nearest

@@ -18,7 +18,7 @@ from scipy import linalg, optimize
 from threadpoolctl import threadpool_limits
 
 from transfergrid.analysis.observations import SOURCE, TARGET
-from transfergrid.analysis.pair_noise import PairNoise
+from transfergrid.analysis.pair_noise import PairNoise, matrix_root
 from transfergrid.analysis.reml import check_components
 from transfergrid.analysis.resampling import level_codes
 from transfergrid.grid import Regime
@@ -71,7 +71,11 @@ def shrink(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise) -> Shrun
     known = np.isfinite(noise.own)
     own = np.where(known, noise.own, noise.own[known].mean() if known.any() else 0.0)
     members = [np.eye(int(each.max()) + 1)[each] for each in codes.values()]
-    blocks = [_regime_columns(pairs), *members, noise.loading[:, None] * _root(noise.correlation)[codes["target"]]]
+    blocks = [
+        _regime_columns(pairs),
+        *members,
+        noise.loading[:, None] * matrix_root(noise.correlation)[codes["target"]],
+    ]
     part = np.repeat(np.arange(4), [block.shape[1] for block in blocks])
     model = _Model(observed, np.concatenate(blocks, axis=1), part, own)
     # a pair that moves far by chance also measures more noise, so the fit sees every target's mean noise
@@ -80,12 +84,6 @@ def shrink(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise) -> Shrun
     with threadpool_limits(limits=1, user_api="blas"):
         deviations = _fit(even)
         return _predict(model, deviations, noise_known=bool(known.any()))
-
-
-def _root(correlation: FloatArray) -> FloatArray:
-    values, vectors = np.linalg.eigh(correlation)
-    root: FloatArray = vectors * np.sqrt(np.maximum(values, 0.0))
-    return root
 
 
 def _regime_columns(pairs: pl.DataFrame) -> FloatArray:

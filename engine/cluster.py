@@ -97,6 +97,12 @@ class Cluster:
     """What the cluster is, for a message."""
     _actors: list[Any] = field(default_factory=list)
 
+    def describe(self, n_units: int) -> str:
+        """Return what the cluster is, its workers and how many units they share."""
+        shape = self.shape
+        share = f"{shape.n_gpus} GPU(s)" if shape.n_gpus else f"{shape.n_cpus} CPU(s)"
+        return f"{self.name}: {shape.n_workers} worker(s) with {share}, {n_units} units of work"
+
     def start_workers(self, make_runner: MakeRunner) -> dict[str, Any]:
         """Start the workers; returns their handles by name at once, before they are up."""
         kind = self.ray.remote(UnitHost).options(

@@ -134,9 +134,7 @@ class _Driver:
 
     def run(self, units: list[Unit[SourceJob]]) -> None:
         task, probe = self.task, make_probe(self.task.run.root)
-        shape = self.cluster.shape
-        share = f"{shape.n_gpus} GPU(s)" if shape.n_gpus else f"{shape.n_cpus} CPU(s)"
-        task.tell(Notice(f"{self.cluster.name}: {shape.n_workers} worker(s) with {share}, {len(units)} units of work"))
+        self._note(self.cluster.describe(len(units)))
         queue = UnitQueue(units)
         write_text(probe.path, probe.content)
         try:

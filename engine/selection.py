@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from transfergrid.config import GridConfig, ModelConfig, closest_hint
@@ -15,7 +15,7 @@ Name = TypeVar("Name", str, int)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Narrowing:
-    """What a user asked for; an empty tuple asks for all."""
+    """What a user asked for; an empty tuple asks for all, a name given twice counts once."""
 
     models: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
@@ -27,6 +27,11 @@ class Narrowing:
     """``base`` or ``task-lang``."""
     targets: tuple[str, ...] = ()
     """``task-lang``."""
+
+    def __post_init__(self) -> None:
+        """Drop repeated names, so that nothing is done twice."""
+        for each in fields(self):
+            object.__setattr__(self, each.name, tuple(dict.fromkeys(getattr(self, each.name))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +105,4 @@ def _chosen(kind: str, asked: Sequence[Name], accepted: Sequence[Name]) -> Seque
         if name not in accepted:
             hint = closest_hint(name, [str(word) for word in accepted])
             raise UserError(f"unknown {kind} {name!r}; expected one of {list(accepted)}{hint}")
-    return tuple(dict.fromkeys(asked)) or accepted
+    return asked or accepted

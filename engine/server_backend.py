@@ -120,7 +120,7 @@ def _check_model(config: GridConfig, request: EvalRequest, facts: ServerFacts, u
     """See that the server's model is one of the configuration's, is asked for, and has the same weights."""
     known = {model.name: model for model in config.models}
     asked = request.narrowing.models or tuple(known)
-    if facts.model not in known or facts.model not in asked or len(set(request.narrowing.models)) > 1:
+    if facts.model not in known or facts.model not in asked or len(request.narrowing.models) > 1:
         raise UserError(
             f"the server at {url} holds {facts.model!r}, asked for are {list(asked)}; start 'grid serve --model' with "
             "one of them, or name the server's with --model"

@@ -155,7 +155,7 @@ def find_sources(
     if request.foreign is None:
         selection = select(config, narrowing)
         return selection, own_places(run, selection)
-    models = tuple(dict.fromkeys(narrowing.models)) or tuple(model.name for model in config.models)
+    models = narrowing.models or tuple(model.name for model in config.models)
     places = foreign_places(request.foreign, models, config.grid.cells)
     cells = tuple(dict.fromkeys(place.cell for place in places))
     seeds = tuple(dict.fromkeys(place.seed for place in places))

@@ -132,9 +132,7 @@ class _Driver:
 
     def run(self, units: list[Unit[TrainingJob]]) -> list[TrainingResult]:
         self._jobs = {job.name: job for job in self.task.pending}
-        shape = self.cluster.shape
-        share = f"{shape.n_gpus} GPU(s)" if shape.n_gpus else f"{shape.n_cpus} CPU(s)"
-        self._note(f"{self.cluster.name}: {shape.n_workers} worker(s) with {share}, {len(units)} units of work")
+        self._note(self.cluster.describe(len(units)))
         probe, queue = make_probe(self.task.run.root), UnitQueue(units)
         setup = TrainingSetup(absolute_models(self.task.config), self.task.run.root.resolve())
         write_text(probe.path, probe.content)
