@@ -10,12 +10,12 @@ import polars as pl
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from transfergrid.analysis.summary import summary, table_view
-from transfergrid.analysis.tables import TABLE_NAMES, AnalysisTables, Progress, build_tables
-from transfergrid.analysis.views import MatrixView, hierarchy_rows, hierarchy_view
-from transfergrid.benchmarks.files import write_atomically, write_text
-from transfergrid.config import AnalysisConfig, GridConfig, closest_hint
+from transfergrid.analysis.tables.build import TABLE_NAMES, AnalysisTables, Progress, build_tables
+from transfergrid.analysis.terminal.hierarchy import MatrixView, hierarchy_rows, hierarchy_view
+from transfergrid.analysis.terminal.summary import summary, table_view
+from transfergrid.config.settings import AnalysisConfig, GridConfig, closest_hint
 from transfergrid.grid import RunFolder, UserError
+from transfergrid.store.files import write_atomically, write_text
 
 MATRIX, HIERARCHY = "matrix", "hierarchy"
 """Two ways to look at tables: language x language in colour, and rankings with their intervals."""

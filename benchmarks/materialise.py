@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from transfergrid.benchmarks.alignment import Questions, check_task, common_ids
-from transfergrid.benchmarks.files import hash_files, hash_json, hash_text, telling_of_the_disk, write_json, write_text
 from transfergrid.benchmarks.rows import SPLITS, HubPin, RowSource, Split
 from transfergrid.benchmarks.tasks import Question, RowError, Task, get_task
-from transfergrid.config import GridConfig
+from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
+from transfergrid.store.files import hash_files, hash_json, hash_text, telling_of_the_disk, write_json, write_text
 
 MANIFEST = "manifest.json"
 SHOWN_FAULTS = 20

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import polars as pl
 
 from transfergrid.benchmarks.spec import HubSpec, TaskSpec
-from transfergrid.config import DataConfig
+from transfergrid.config.settings import DataConfig
 from transfergrid.grid import LANGUAGES, TASKS, UserError
 
 Split = Literal["train", "test"]

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from transfergrid.benchmarks.config_file import describe_faults
-from transfergrid.benchmarks.yaml_text import parse_yaml
+from transfergrid.config.file import describe_faults
+from transfergrid.config.yaml_text import parse_yaml
 from transfergrid.grid import UserError
 
 Metric = Literal["acc", "acc_norm"]

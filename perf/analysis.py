@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from transfergrid.benchmarks.scores import SCORE_SCHEMA
-from transfergrid.config import PAPER_MODELS
+from transfergrid.config.settings import PAPER_MODELS
 from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Grid, RunFolder
+from transfergrid.store.scores import SCORE_SCHEMA
 
 N_ITEMS = 400
 N_CHOICES = 4
@@ -102,7 +102,7 @@ def _answers(noise: np.ndarray, abilities: np.ndarray, generator: np.random.Gene
 
 def write_table(run: RunFolder, n_models: int) -> int:
     """Write a made-up table in the release's columns and import it; returns the number of its rows."""
-    from transfergrid.analysis.imports import import_donors
+    from transfergrid.analysis.imports.donors import import_donors
 
     generator = np.random.default_rng(0)
     names = [
@@ -122,7 +122,7 @@ def write_table(run: RunFolder, n_models: int) -> int:
 
 def published_table(names: list, deltas: np.ndarray, generator: np.random.Generator) -> pl.DataFrame:
     """Return a table in the release's columns from (model, source, target) names and deltas in pp."""
-    from transfergrid.analysis.models import size_b_of
+    from transfergrid.analysis.transfer.model_traits import size_b_of
     from transfergrid.grid import regime_of
 
     base = generator.uniform(0.3, 0.5, len(names))

@@ -17,10 +17,10 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from transfergrid.analysis.observations import PAIR, ItemBlock
-from transfergrid.analysis.recommend import recommend_from
-from transfergrid.analysis.transfer import Transfer, regime_expr
-from transfergrid.config import AnalysisConfig
+from transfergrid.analysis.terminal.recommendation import recommend_from
+from transfergrid.analysis.transfer.pairing import PAIR, ItemBlock
+from transfergrid.analysis.transfer.table import Transfer, regime_expr
+from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import LANGUAGES, TASKS, Cell
 
 FloatArray = npt.NDArray[np.float64]

@@ -21,9 +21,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from transfergrid.config import BUNDLED_MODEL, Dtype
-from transfergrid.engine.devices import resolve_dtype
-from transfergrid.engine.models import resolve_model
+from transfergrid.config.settings import BUNDLED_MODEL, Dtype
+from transfergrid.engine.models.device import resolve_dtype
+from transfergrid.engine.models.resolve import resolve_model
 from transfergrid.perf.engine_sides import FEW_ADAPTERS
 from transfergrid.perf.workload import Workload, make_adapters
 

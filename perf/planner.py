@@ -16,8 +16,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from transfergrid.engine.planner import Plan, PlanLimits, plan_items
-from transfergrid.engine.protocol import TokenisedItem
+from transfergrid.engine.interfaces import TokenisedItem
+from transfergrid.engine.planning.planner import Plan, PlanLimits, plan_items
 
 N_CELLS, N_ITEMS, N_CHOICES = 44, 400, 4
 N_RUNS = 3

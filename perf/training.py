@@ -23,9 +23,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from transfergrid.config import BUNDLED_MODEL, Dtype, TrainingConfig
-from transfergrid.engine.devices import resolve_dtype
-from transfergrid.engine.models import load_tokenizer, read_model_facts, resolve_model
+from transfergrid.config.settings import BUNDLED_MODEL, Dtype, TrainingConfig
+from transfergrid.engine.models.device import resolve_dtype
+from transfergrid.engine.models.resolve import load_tokenizer, read_model_facts, resolve_model
 from transfergrid.grid import TASKS
 from transfergrid.perf.engine_sides import gemm_rate
 from transfergrid.perf.training_sides import BATCH, TrainingWorkload

@@ -21,15 +21,15 @@ from transformers import TrainerCallback
 
 from transfergrid.benchmarks.rows import read_jsonl
 from transfergrid.benchmarks.tasks import get_task
-from transfergrid.config import Dtype, LoraConfig, ModelConfig, TrainingConfig
-from transfergrid.engine.devices import device_type
-from transfergrid.engine.models import load_tokenizer
+from transfergrid.config.settings import Dtype, LoraConfig, ModelConfig, TrainingConfig
+from transfergrid.engine.models.device import device_type
+from transfergrid.engine.models.resolve import load_tokenizer
 from transfergrid.grid import Cell
 from transfergrid.trainers.adapter_training import BatchShape, make_trainer
 from transfergrid.trainers.base_model import LoadedBase, attached_adapter, load_base
 from transfergrid.trainers.examples import IGNORED, ExampleSettings, TrainingExample, build_examples
 from transfergrid.trainers.jobs import CellData, ResolvedModel, TrainingJob
-from transfergrid.trainers.memory import peak_memory_gib, reset_peak_memory
+from transfergrid.trainers.sft.memory import peak_memory_gib, reset_peak_memory
 
 SEED, BATCH = 17, 8
 RELEASE_BATCH = 2

@@ -10,16 +10,11 @@ import numpy as np
 from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.tasks import get_task
-from transfergrid.config import Dtype
-from transfergrid.engine.adapters import (
-    WEIGHTS_FILE,
-    check_adapter,
-    make_null_adapter,
-    read_linear_shapes,
-)
-from transfergrid.engine.models import load_tokenizer
-from transfergrid.engine.protocol import Adapter, TokenisedItem
-from transfergrid.engine.tokenisation import TokenisationSettings, render_contexts, tokenise_items
+from transfergrid.config.settings import Dtype
+from transfergrid.engine.adapters.check import WEIGHTS_FILE, check_adapter, make_null_adapter, read_linear_shapes
+from transfergrid.engine.interfaces import Adapter, TokenisedItem
+from transfergrid.engine.models.resolve import load_tokenizer
+from transfergrid.engine.planning.tokenisation import TokenisationSettings, render_contexts, tokenise_items
 
 TASKS = ("arc_challenge", "truthfulqa", "global_mmlu")
 RANK = 32

@@ -16,10 +16,10 @@ import polars as pl
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.analysis.imports.test_lm_eval import scores, write_results
 from tests.analysis.synthetic import MODELS, cells, item_rows, published_table, write_run
-from tests.analysis.test_lm_eval_files import scores, write_results
 from transfergrid.analysis.analyze import SHOWN_NAMES
-from transfergrid.analysis.tables import TABLE_NAMES
+from transfergrid.analysis.tables.build import TABLE_NAMES
 from transfergrid.cli import main
 
 FAST = "models: [Llama-3.2-1B-Instruct, Qwen2.5-7B-Instruct]\ntasks: [arc_challenge, global_mmlu]\nlanguages: [de, en, fr]\nseeds: [17, 42]\nanalysis: {bootstrap_resamples: 100, permutations: 99}\n"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from transfergrid.benchmarks.config_text import render_reference
 from transfergrid.cli import main
+from transfergrid.config.text import render_reference
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])

@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from transfergrid.benchmarks.config_file import load_config
-from transfergrid.benchmarks.config_text import PRESETS, ensure_preset
 from transfergrid.cli import main
-from transfergrid.cli.quickstart import STEPS
+from transfergrid.commands.quickstart import STEPS
+from transfergrid.config.file import load_config
+from transfergrid.config.text import PRESETS, ensure_preset
 
 TINY = """
 models: [{{path: {model}, name: tiny}}]

@@ -14,16 +14,16 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from transfergrid.benchmarks.files import hash_files, sync_folder, write_json
-from transfergrid.config import GridConfig
-from transfergrid.engine.adapters import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
-from transfergrid.engine.protocol import AdapterError
-from transfergrid.engine.run_key import changed_parts
+from transfergrid.config.settings import GridConfig
+from transfergrid.engine.adapters.check import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
+from transfergrid.engine.interfaces import AdapterError
 from transfergrid.grid import RunFolder, UserError
+from transfergrid.store.files import hash_files, sync_folder, write_json
+from transfergrid.store.key import changed_parts
+from transfergrid.store.provenance import git_state, package_versions
 from transfergrid.trainers.adapter_training import TrainedAdapter
 from transfergrid.trainers.base_model import LoadedBase
 from transfergrid.trainers.jobs import TrainingJob
-from transfergrid.trainers.provenance import git_state, package_versions
 
 _SHOWN_KEYS = 3
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transfergrid.config import GridConfig, TrainingConfig
+from transfergrid.config.settings import GridConfig, TrainingConfig
 from transfergrid.grid import UserError
 from transfergrid.trainers.base_model import LoadedBase, attached_adapter
 from transfergrid.trainers.events import AdapterStarted, BatchHalved, TrainingEvents
 from transfergrid.trainers.jobs import CellData, TrainingJob
-from transfergrid.trainers.memory import is_out_of_memory, peak_memory_gib, reset_peak_memory
+from transfergrid.trainers.sft.memory import is_out_of_memory, peak_memory_gib, reset_peak_memory
 
 SaveAdapter = Callable[[Any, "TrainedAdapter"], None]
 """Called with the peft model, its best weights in place, and the record of the training."""
@@ -114,7 +114,7 @@ def _train_once(  # noqa: PLR0913 - everything an attempt needs
     save: SaveAdapter,
 ) -> TrainedAdapter:
     """Train with one batch shape."""
-    from transfergrid.trainers.progress import BestWeights, ProgressCallback
+    from transfergrid.trainers.sft.callback import BestWeights, ProgressCallback
 
     start = time.perf_counter()
     reset_peak_memory(base.device)
@@ -161,7 +161,7 @@ def make_trainer(
     from transformers import PrinterCallback
     from trl import SFTConfig
 
-    from transfergrid.trainers.sft import AdapterTrainer
+    from transfergrid.trainers.sft.trainer import AdapterTrainer
 
     schedules = {"constant": "constant_with_warmup"}
     arguments = SFTConfig(

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transfergrid.config import LoraConfig, TrainingConfig
-from transfergrid.engine.devices import device_type, resolve_dtype
+from transfergrid.config.settings import LoraConfig, TrainingConfig
+from transfergrid.engine.models.device import device_type, resolve_dtype
 from transfergrid.grid import UserError
-from transfergrid.trainers.fused_lora import fuse_lora_layers
+from transfergrid.trainers.sft.fused_lora import fuse_lora_layers
 
 NOT_THE_DECODER = "vision"
 """Part of the names of layers that never get LoRA: image encoders of multimodal models."""

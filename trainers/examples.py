@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from transfergrid.benchmarks.files import hash_json
 from transfergrid.benchmarks.items import Item
-from transfergrid.engine.tokenisation import TokenisationSettings, render_contexts
+from transfergrid.engine.planning.tokenisation import TokenisationSettings, render_contexts
 from transfergrid.grid import UserError
+from transfergrid.store.files import hash_json
 
 IGNORED = -100
 """Label of a token that is read but not learnt."""

@@ -10,11 +10,11 @@ from typing import Any
 
 from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.tasks import get_task
-from transfergrid.config import GridConfig, ModelConfig
-from transfergrid.engine.adapters import plan_linear_shapes, read_linear_shapes
-from transfergrid.engine.devices import resolve_dtype
-from transfergrid.engine.models import load_tokenizer, model_revision, resolve_model
-from transfergrid.engine.selection import Selection
+from transfergrid.config.selection import Selection
+from transfergrid.config.settings import GridConfig, ModelConfig
+from transfergrid.engine.adapters.check import plan_linear_shapes, read_linear_shapes
+from transfergrid.engine.models.device import resolve_dtype
+from transfergrid.engine.models.resolve import load_tokenizer, model_revision, resolve_model
 from transfergrid.grid import Cell, RunFolder, UserError
 from transfergrid.trainers.examples import (
     ExampleSettings,

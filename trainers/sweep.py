@@ -13,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from transfergrid.benchmarks.materialise import ensure_data
-from transfergrid.config import GridConfig
-from transfergrid.engine.protocol import AdapterError
-from transfergrid.engine.run_lock import hold_run_folder
-from transfergrid.engine.selection import Selection
+from transfergrid.config.selection import Selection
+from transfergrid.config.settings import GridConfig
+from transfergrid.engine.interfaces import AdapterError
 from transfergrid.grid import RunFolder, UserError
+from transfergrid.interrupts import deferred_interrupt
+from transfergrid.store.lock import hold_run_folder
 from transfergrid.trainers.adapter_folder import (
     failure_file,
     is_finished,
@@ -38,7 +39,6 @@ from transfergrid.trainers.events import (
     TrainingEvents,
     ignore_events,
 )
-from transfergrid.trainers.interrupts import deferred_interrupt
 from transfergrid.trainers.jobs import TrainingJob, prepare_jobs
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transfergrid.config import closest_hint
+from transfergrid.config.settings import closest_hint
 from transfergrid.grid import UserError
 
 _PACKAGES = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}

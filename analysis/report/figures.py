@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from transfergrid.analysis.report.matrix import colour_limit
-from transfergrid.analysis.tables import AnalysisTables
-from transfergrid.analysis.wording import level
-from transfergrid.benchmarks.files import write_atomically
-from transfergrid.config import AnalysisConfig
+from transfergrid.analysis.tables.build import AnalysisTables
+from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
+from transfergrid.store.files import write_atomically
+from transfergrid.wording import level
 
 GAIN, MIDDLE, LOSS = "#1258ad", "#f4f4f1", "#943f00"
 """The page's colours in its light scheme: a higher score, no change, a lower score."""

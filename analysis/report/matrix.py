@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 from scipy import special
 
-from transfergrid.analysis.observations import PAIR, SOURCE, TARGET
-from transfergrid.analysis.significance import holds_fdr
-from transfergrid.config import AnalysisConfig
+from transfergrid.analysis.statistics.significance import holds_fdr
+from transfergrid.analysis.transfer.pairing import PAIR, SOURCE, TARGET
+from transfergrid.config.settings import AnalysisConfig
 
 ALL_MODELS = "all models"
 """Name of the view that averages over models."""

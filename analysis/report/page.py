@@ -13,15 +13,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.text import Text
 
-from transfergrid.analysis.regimes import SEEDS_ONLY, seeds_only
-from transfergrid.analysis.report.manifest import ManifestPart, read_run_manifest
+from transfergrid.analysis.report.origins import ManifestPart, read_run_manifest
 from transfergrid.analysis.report.payload import page_data, script_json
-from transfergrid.analysis.report.words import REGIME_WORDS, findings, headline, interval, key_figures, percent, pp
-from transfergrid.analysis.store import read_noise_floor
-from transfergrid.analysis.tables import AnalysisTables, Progress, build_tables
-from transfergrid.benchmarks.files import write_text
-from transfergrid.config import AnalysisConfig, GridConfig
+from transfergrid.analysis.report.sentences import REGIME_WORDS, findings, headline, interval, key_figures, percent, pp
+from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
+from transfergrid.analysis.tables.regimes import SEEDS_ONLY, seeds_only
+from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import RunFolder, UserError
+from transfergrid.store.files import write_text
+from transfergrid.store.imported import read_noise_floor
 
 SCRIPTS = ("base.js", "matrix.js", "charts.js", "sections.js")
 """Parts of the page's script, in their order."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import polars as pl
 
-from transfergrid.analysis.languages import FEATURE_SETS
 from transfergrid.analysis.report.matrix import DIGITS, matrix_data
-from transfergrid.analysis.tables import AnalysisTables
-from transfergrid.config import AnalysisConfig
+from transfergrid.analysis.tables.build import AnalysisTables
+from transfergrid.analysis.transfer.languages import FEATURE_SETS
+from transfergrid.config.settings import AnalysisConfig
 
 _REGIMES = (
     "regime by group n n_tested mean_pp mean_pp_low mean_pp_high median_pp win_rate win_rate_low win_rate_high "

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from transfergrid.analysis.languages import language_family
-from transfergrid.analysis.models import traits_frame
-from transfergrid.analysis.transfer import regime_expr
-from transfergrid.benchmarks.scores import SCORE_SCHEMA
+from transfergrid.analysis.transfer.languages import language_family
+from transfergrid.analysis.transfer.model_traits import traits_frame
+from transfergrid.analysis.transfer.table import regime_expr
 from transfergrid.grid import Cell, RunFolder
+from transfergrid.store.scores import SCORE_SCHEMA
 
 TASKS = ("arc_challenge", "global_mmlu")
 LANGUAGES = ("de", "en", "fr")

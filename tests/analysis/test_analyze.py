@@ -19,12 +19,12 @@ from tests.analysis.synthetic import (
     write_run,
 )
 from transfergrid.analysis.analyze import AnalysisReport, analyze
-from transfergrid.analysis.imports import import_donors
-from transfergrid.analysis.store import NOISE_FLOOR_SCHEMA
-from transfergrid.analysis.tables import TABLE_NAMES, AnalysisTables, build_tables, tables_from
-from transfergrid.analysis.transfer import Transfer
-from transfergrid.config import AnalysisConfig, GridConfig, ModelConfig
+from transfergrid.analysis.imports.donors import import_donors
+from transfergrid.analysis.tables.build import TABLE_NAMES, AnalysisTables, build_tables, tables_from
+from transfergrid.analysis.transfer.table import Transfer
+from transfergrid.config.settings import AnalysisConfig, GridConfig, ModelConfig
 from transfergrid.grid import RunFolder, UserError
+from transfergrid.store.imported import NOISE_FLOOR_SCHEMA
 
 FAST = GridConfig(
     models=MODELS,

@@ -13,7 +13,7 @@ from rich.console import Console
 from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.materialise import DataManifest, ensure_data, materialise, read_manifest
 from transfergrid.benchmarks.tasks import get_task
-from transfergrid.config import DataConfig, GridConfig
+from transfergrid.config.settings import DataConfig, GridConfig
 from transfergrid.grid import LANGUAGES, TASKS, UserError
 
 

@@ -12,7 +12,7 @@ import pytest
 from transfergrid.benchmarks.rows import HubPin, RowSource, read_jsonl, read_split
 from transfergrid.benchmarks.spec import HubSpec, RowsSpec
 from transfergrid.benchmarks.tasks import get_task
-from transfergrid.config import DataConfig
+from transfergrid.config.settings import DataConfig
 from transfergrid.grid import UserError
 
 ROWS = [{"id": "q1", "endings": ["x", "y"], "label": "0"}, {"id": "q2", "endings": ["x", "y"], "label": "1"}]

@@ -144,7 +144,7 @@ def test_an_unknown_task_is_named_with_what_is_known() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_a_builtin_task_can_be_written_as_a_custom_yaml(name: str, tmp_path: Path) -> None:
     from transfergrid.benchmarks.rows import RowSource
-    from transfergrid.config import DataConfig
+    from transfergrid.config.settings import DataConfig
 
     path = tmp_path / "mine.yaml"
     text = (BENCHMARKS / f"{name}.yaml").read_text(encoding="utf-8")

@@ -19,11 +19,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from transfergrid.engine.adapters import adapter_modules
-from transfergrid.engine.protocol import Adapter
-from transfergrid.engine.server_guard import GuardMiddleware, GuardSetup
-from transfergrid.engine.server_wire import SCORE_PATH
-from transfergrid.engine.steps import unpack_step
+from transfergrid.engine.adapters.check import adapter_modules
+from transfergrid.engine.interfaces import Adapter
+from transfergrid.engine.planning.packing import unpack_step
+from transfergrid.engine.server.guard import GuardMiddleware, GuardSetup
+from transfergrid.engine.server.wire import SCORE_PATH
 
 LIMITS = {"max_step_tokens": 64, "max_step_sequences": 16, "n_blocks": 64, "block_size": 16}
 VOCABULARY = 320

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from tests.engine.sweeps import FakeBackend, small_config
-from transfergrid.config import EngineConfig, PromptConfig
-from transfergrid.engine import model_scoring, sweep
-from transfergrid.engine.fake import hashed_loglikelihood
-from transfergrid.engine.models import read_model_facts
-from transfergrid.engine.protocol import Adapter, TokenisedItem
-from transfergrid.engine.store_writer import StoreWriter
+from transfergrid.config.settings import EngineConfig, PromptConfig
+from transfergrid.engine.evaluation import score_model as model_scoring
+from transfergrid.engine.evaluation import sweep
+from transfergrid.engine.interfaces import Adapter, TokenisedItem
+from transfergrid.engine.models.resolve import read_model_facts
+from transfergrid.engine.scorers.fake import hashed_loglikelihood
 from transfergrid.grid import RunFolder
+from transfergrid.store.score_writer import StoreWriter
 
 LANGUAGES = ("de", "en", "hi")
 

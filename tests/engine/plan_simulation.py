@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from transfergrid.engine.planner import Plan, Step
-from transfergrid.engine.protocol import ItemLoglikelihoods, TokenisedItem
+from transfergrid.engine.interfaces import ItemLoglikelihoods, TokenisedItem
+from transfergrid.engine.planning.planner import Plan, Step
 
 Prefix = tuple[int, ...]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.engine.sweeps import FakeBackend
-from transfergrid.engine.backends import MultiLora
-from transfergrid.engine.fake import FakeScorer, hashed_loglikelihood
-from transfergrid.engine.protocol import Adapter, Scorer, TokenisedItem
+from transfergrid.engine.interfaces import Adapter, Scorer, TokenisedItem
+from transfergrid.engine.scorers.fake import FakeScorer, hashed_loglikelihood
+from transfergrid.engine.scorers.multi_lora import MultiLora
 from transfergrid.grid import UserError
 
 

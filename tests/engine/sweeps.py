@@ -12,10 +12,10 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import load_file, save_file
 
-from transfergrid.config import DataConfig, GridConfig, ModelConfig
-from transfergrid.engine.adapters import CONFIG_FILE, WEIGHTS_FILE, check_adapter, read_linear_shapes
-from transfergrid.engine.fake import FakeScorer, ScoreFunction, hashed_loglikelihood
-from transfergrid.engine.protocol import Adapter
+from transfergrid.config.settings import DataConfig, GridConfig, ModelConfig
+from transfergrid.engine.adapters.check import CONFIG_FILE, WEIGHTS_FILE, check_adapter, read_linear_shapes
+from transfergrid.engine.interfaces import Adapter
+from transfergrid.engine.scorers.fake import FakeScorer, ScoreFunction, hashed_loglikelihood
 from transfergrid.grid import RunFolder
 
 TASKS = ("arc_challenge", "global_mmlu")

@@ -9,8 +9,8 @@ import pytest
 
 from tests.engine.tokenizers import STYLES
 from tests.parity.harness import CELLS, load_cell, run_harness
-from transfergrid.engine.protocol import TokenisedItem
-from transfergrid.engine.tokenisation import TokenisationSettings, tokenise_items
+from transfergrid.engine.interfaces import TokenisedItem
+from transfergrid.engine.planning.tokenisation import TokenisationSettings, tokenise_items
 
 N_ITEMS = 32
 Tokens = tuple[int, ...]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainers.small_grid import make_config, sweep
-from transfergrid.config import GridConfig
+from transfergrid.config.settings import GridConfig
 from transfergrid.grid import RunFolder
 
 

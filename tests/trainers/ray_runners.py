@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transfergrid.trainers.events import StepDone
-from transfergrid.trainers.ray_training import TrainingRunner, TrainingSetup, TrainingUnit
+from transfergrid.trainers.on_cluster import TrainingRunner, TrainingSetup, TrainingUnit
 
 
 class DeadlyRunner(TrainingRunner):

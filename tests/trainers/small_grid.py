@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transfergrid.benchmarks.files import hash_files
 from transfergrid.benchmarks.materialise import ensure_data
-from transfergrid.config import GridConfig
-from transfergrid.engine.selection import Narrowing, Selection, select
+from transfergrid.config.selection import Narrowing, Selection, select
+from transfergrid.config.settings import GridConfig
 from transfergrid.grid import TASKS, Cell, RunFolder
+from transfergrid.store.files import hash_files
 from transfergrid.trainers.adapter_training import TrainedAdapter, train_adapter
 from transfergrid.trainers.base_model import LoadedBase
 from transfergrid.trainers.events import ignore_events

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from tests.models import edit_json, make_tiny_model
 from tests.trainers.small_grid import make_config, make_jobs, train_weights
-from transfergrid.config import GridConfig
+from transfergrid.config.settings import GridConfig
 from transfergrid.grid import TASKS, UserError
 from transfergrid.trainers import adapter_training
 from transfergrid.trainers.adapter_training import BatchShape

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from transfergrid.config import LoraConfig, TrainingConfig
+from transfergrid.config.settings import LoraConfig, TrainingConfig
 from transfergrid.grid import UserError
 from transfergrid.trainers.base_model import attached_adapter, expected_keys, load_base
 

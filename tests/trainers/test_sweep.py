@@ -11,9 +11,9 @@ import torch
 from tests.hub import use_local_hub
 from tests.models import edit_json, make_tiny_model
 from tests.trainers.small_grid import ENGLISH, SPANISH, adapter, everything, make_config, sweep, weights_hash
-from transfergrid.config import GridConfig, ModelConfig
-from transfergrid.engine.adapters import check_adapter, find_adapters, read_linear_shapes
-from transfergrid.engine.selection import Narrowing, select
+from transfergrid.config.selection import Narrowing, select
+from transfergrid.config.settings import GridConfig, ModelConfig
+from transfergrid.engine.adapters.check import check_adapter, find_adapters, read_linear_shapes
 from transfergrid.grid import RunFolder, UserError
 from transfergrid.trainers.events import AdapterFailed, AdapterFinished, SweepStarted
 from transfergrid.trainers.sweep import plan_training, train_adapters
@@ -128,7 +128,7 @@ def test_settings_that_do_not_decide_the_weights_may_change(tiny_llama: Path, fi
 
 @pytest.fixture
 def bfloat16_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transfergrid.engine.devices.has_native_bfloat16", lambda _: True)
+    monkeypatch.setattr("transfergrid.engine.models.device.has_native_bfloat16", lambda _: True)
 
 
 @pytest.mark.usefixtures("bfloat16_machine")
@@ -148,7 +148,7 @@ def test_adapters_of_another_number_format_are_not_mixed(tiny_llama: Path, finis
 def test_auto_stands_for_a_number_format(
     tiny_llama: Path, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transfergrid.engine.devices.has_native_bfloat16", lambda _: False)
+    monkeypatch.setattr("transfergrid.engine.models.device.has_native_bfloat16", lambda _: False)
     auto = make_config(tiny_llama, dtype="auto")
     assert len(sweep(auto, finished).kept) == 2
     # records of earlier versions hold the word itself in the key, and the number format beside it
@@ -158,7 +158,7 @@ def test_auto_stands_for_a_number_format(
         key = json.loads(path.read_text(encoding="utf-8"))["key"]
         edit_json(path, key={**key, "training": {**key["training"], "dtype": "auto"}})
     assert len(sweep(auto, run).kept) == 2
-    monkeypatch.setattr("transfergrid.engine.devices.has_native_bfloat16", lambda _: True)
+    monkeypatch.setattr("transfergrid.engine.models.device.has_native_bfloat16", lambda _: True)
     with pytest.raises(UserError, match=r"\(training\.dtype: 'float32' -> 'bfloat16'\); training\.dtype auto means"):
         sweep(auto, run)
 

@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from tests.trainers.small_grid import ENGLISH, SPANISH, adapter, everything, make_config, sweep, weights_hash
-from transfergrid.config import GridConfig
-from transfergrid.engine.run_lock import hold_run_folder
+from transfergrid.config.settings import GridConfig
 from transfergrid.grid import RunFolder, UserError
+from transfergrid.store.lock import hold_run_folder
 from transfergrid.trainers import adapter_folder
 from transfergrid.trainers.sweep import plan_training
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.trainers.small_grid import make_config, make_jobs
-from transfergrid.engine.unit_host import ModelRefusedError
-from transfergrid.engine.units import Unit
-from transfergrid.trainers.ray_training import TrainingRunner, TrainingSetup, pack_unit
+from transfergrid.engine.cluster.host import ModelRefusedError
+from transfergrid.engine.cluster.units import Unit
+from transfergrid.trainers.on_cluster import TrainingRunner, TrainingSetup, pack_unit
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ from transfergrid.trainers.ray_training import TrainingRunner, TrainingSetup, pa
 def test_a_worker_that_would_train_otherwise_refuses(
     changes: dict[str, Any], dtype: str, message: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transfergrid.engine.devices.has_native_bfloat16", lambda _: True)
+    monkeypatch.setattr("transfergrid.engine.models.device.has_native_bfloat16", lambda _: True)
     monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
     jobs = tuple(make_jobs(make_config(tiny_llama), tmp_path))
     runner = TrainingRunner(TrainingSetup(make_config(tiny_llama, **changes), tmp_path), "worker-1")

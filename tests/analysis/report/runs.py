@@ -10,13 +10,13 @@ import numpy as np
 import polars as pl
 
 from tests.analysis.synthetic import MODELS, item_row, item_rows, write_run
-from transfergrid.analysis.report.manifest import read_run_manifest
+from transfergrid.analysis.report.origins import read_run_manifest
 from transfergrid.analysis.report.page import PageContent, render_page
-from transfergrid.analysis.store import read_noise_floor
-from transfergrid.analysis.tables import build_tables
-from transfergrid.benchmarks.scores import SCORE_SCHEMA
-from transfergrid.config import AnalysisConfig
+from transfergrid.analysis.tables.build import build_tables
+from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Cell, RunFolder
+from transfergrid.store.imported import read_noise_floor
+from transfergrid.store.scores import SCORE_SCHEMA
 
 FAST = AnalysisConfig(bootstrap_resamples=100, permutations=99)
 DE, EN = Cell("arc_challenge", "de"), Cell("arc_challenge", "en")

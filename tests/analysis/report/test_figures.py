@@ -17,7 +17,7 @@ from transfergrid.analysis.report.figures import (
     mean_matrix,
     write_figures,
 )
-from transfergrid.analysis.tables import AnalysisTables, build_tables
+from transfergrid.analysis.tables.build import AnalysisTables, build_tables
 
 STYLE = Path(__file__).parents[3] / "analysis" / "report" / "style.css"
 

@@ -7,8 +7,8 @@ import pytest
 from tests.analysis.report.runs import DE, EN, TOO_LONG, UNSCORED, place_of, random_deltas, write_holed_run
 from tests.analysis.synthetic import MODELS, cells, transfer_rows
 from transfergrid.analysis.report.matrix import ALL_MODELS, NOT_THERE, colour_limit, half_width, matrix_data
-from transfergrid.analysis.transfer import read_transfer
-from transfergrid.config import AnalysisConfig
+from transfergrid.analysis.transfer.table import read_transfer
+from transfergrid.config.settings import AnalysisConfig
 
 SETTINGS = AnalysisConfig()
 

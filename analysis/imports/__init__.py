@@ -1,0 +1,1 @@
+"""Results from elsewhere, read into a run folder."""

@@ -1,0 +1,172 @@
+"""Brings the study's published table of results into a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+from rich.text import Text
+
+from transfergrid.analysis.transfer.table import KEY, regime_expr
+from transfergrid.grid import Cell, RunFolder, UserError
+from transfergrid.store.files import write_atomically
+from transfergrid.store.imported import IMPORTED_SCHEMA, SE_OF_SEEDS, refuse_duplicates
+
+NORM_TASKS = ("arc_challenge", "hellaswag")
+"""Tasks whose score is acc_norm; the others' is acc."""
+
+_RENAMED = {
+    "model_name": "model",
+    "model_size": "size_b",
+    "fine_tuned_dataset": "source_task",
+    "fine_tuned_language": "source_language",
+    "eval_dataset": "target_task",
+    "eval_language": "target_language",
+}
+_PLAIN = {
+    "adapter_score": "score_mean",
+    "base_score": "score_base_mean",
+    "delta_pp": "delta_score_mean",
+    "delta_sd_pp": "delta_score_std",
+    "se_pp": "delta_score_se",
+}
+_NORM = {
+    "adapter_score": "score_norm_mean",
+    "base_score": "score_norm_base_mean",
+    "delta_pp": "delta_score_norm_mean",
+    "delta_sd_pp": "delta_score_norm_std",
+    "se_pp": "delta_score_norm_se",
+}
+_TEXTS = ("model_name", "fine_tuned_dataset", "fine_tuned_language", "eval_dataset", "eval_language", "regime")
+_NUMBERS = ("model_size", *_PLAIN.values(), *_NORM.values(), "n_seeds")
+
+_DELTA_TOLERANCE_PP = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import brought in."""
+
+    path: Path
+    """File or folder that was written."""
+    n_rows: int
+    what: str
+    """What a row is."""
+    models: tuple[str, ...]
+    n_sources: int
+    n_targets: int
+    remarks: tuple[str, ...] = field(default=())
+
+    def __rich__(self) -> Text:
+        """Say what was brought in."""
+        lines = [
+            f"{self.n_rows} {self.what} of {_count(len(self.models), 'model')}, {_count(self.n_sources, 'source')} and "
+            f"{_count(self.n_targets, 'target')}, written to {self.path}",
+            *self.remarks,
+        ]
+        return Text("\n".join(lines))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def import_donors(csv: Path, run: RunFolder) -> ImportReport:
+    """Read the study's table of results into ``imported/donors.parquet``; a second import replaces the first.
+
+    The score of a cell is acc_norm for ARC and HellaSwag (the table's ``norm`` columns) and acc elsewhere.
+
+    Args:
+        csv: Table with the release's columns: scores in 0..1, deltas in pp, one row per (model, source, target).
+        run: The run's folder.
+
+    Raises:
+        UserError: If the file cannot be read or has no rows, lacks a column or a name, has a (model, source, target)
+            twice, or a row's regime or delta contradicts its cells or scores.
+    """
+    raw = _read_csv(csv)
+    _check_columns(csv, raw)
+    table = _convert(csv, raw)
+    refuse_duplicates(table, list(KEY), f"table {str(csv)!r}")
+    _check_rows(csv, table)
+    path = run.imported / "donors.parquet"
+    imported = table.select(IMPORTED_SCHEMA.names()).sort(KEY)
+    write_atomically(path, imported.write_parquet)
+    return summarise_import(path, imported, "aggregates")
+
+
+def summarise_import(path: Path, table: pl.DataFrame, what: str, remarks: tuple[str, ...] = ()) -> ImportReport:
+    """Count what a table of imported rows holds."""
+    adapters = table.filter(pl.col("source_task").is_not_null())
+    return ImportReport(
+        path,
+        table.height,
+        what,
+        tuple(table["model"].unique().sort()),
+        adapters.select("source_task", "source_language").n_unique(),
+        table.select("target_task", "target_language").n_unique(),
+        remarks,
+    )
+
+
+def _read_csv(csv: Path) -> pl.DataFrame:
+    try:
+        return pl.read_csv(csv, infer_schema_length=None, null_values=["", "NaN", "nan", "NA"])
+    except FileNotFoundError as error:
+        raise UserError(f"no table at {str(csv)!r}; give the path of the downloaded CSV file") from error
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{str(csv)!r} cannot be read as CSV: {error}") from error
+
+
+def _check_columns(csv: Path, raw: pl.DataFrame) -> None:
+    wanted = [*_TEXTS, *_NUMBERS]
+    if missing := [name for name in wanted if name not in raw.columns]:
+        raise UserError(f"{str(csv)!r} has no column {missing[0]!r}; expected the columns {wanted}")
+    if raw.is_empty():
+        raise UserError(f"{str(csv)!r} has a header and no rows; give the whole table of the release")
+    for name in _NUMBERS:
+        if not raw[name].dtype.is_numeric() and raw[name].null_count() < raw.height:
+            raise UserError(f"column {name!r} of {str(csv)!r} holds {raw[name].dtype}; expected numbers")
+    if raw.select(pl.any_horizontal(pl.col(_TEXTS).is_null()).any()).item():
+        row = raw.with_row_index("line", offset=2).filter(pl.any_horizontal(pl.col(_TEXTS).is_null()))["line"][0]
+        raise UserError(f"line {row} of {str(csv)!r} lacks a name; expected {list(_TEXTS)} in every row")
+
+
+def _convert(csv: Path, raw: pl.DataFrame) -> pl.DataFrame:
+    norm = pl.col("eval_dataset").is_in(NORM_TASKS)
+    return raw.with_columns(pl.col(_TEXTS).cast(pl.String), pl.col(_NUMBERS).cast(pl.Float64)).select(
+        *(pl.col(old).alias(new) for old, new in _RENAMED.items()),
+        *(pl.when(norm).then(pl.col(_NORM[name])).otherwise(pl.col(_PLAIN[name])).alias(name) for name in _PLAIN),
+        "regime",
+        pl.col("n_seeds").cast(pl.Int64),
+        seed=pl.lit(None, dtype=pl.Int64),
+        se_origin=pl.lit(SE_OF_SEEDS),
+        primary_metric=pl.when(norm).then(pl.lit("acc_norm")).otherwise(pl.lit("acc")),
+        origin=pl.lit(csv.name),
+    )
+
+
+def _check_rows(csv: Path, table: pl.DataFrame) -> None:
+    cells = table.select(pl.col("source_task", "target_task"), pl.col("source_language", "target_language")).unique()
+    for source_task, target_task, source_language, target_language in cells.iter_rows():
+        Cell(source_task, source_language)
+        Cell(target_task, target_language)
+    wrong = table.with_columns(expected=regime_expr()).filter(pl.col("regime") != pl.col("expected"))
+    if wrong.height:
+        row = wrong.row(0, named=True)
+        raise UserError(f"{_row_name(csv, row)} says regime {row['regime']!r}; its cells make it {row['expected']!r}")
+    computed = 100 * (pl.col("adapter_score") - pl.col("base_score"))
+    off = table.with_columns(computed=computed).filter(
+        (pl.col("computed") - pl.col("delta_pp")).abs() > _DELTA_TOLERANCE_PP
+    )
+    if off.height:
+        row = off.row(0, named=True)
+        raise UserError(
+            f"{_row_name(csv, row)} says delta {row['delta_pp']:.4f} pp; its scores make it {row['computed']:.4f} pp"
+        )
+
+
+def _row_name(csv: Path, row: dict[str, object]) -> str:
+    source, target = (f"{row[f'{side}_task']}-{row[f'{side}_language']}" for side in ("source", "target"))
+    return f"{str(csv)!r}: row {row['model']!r}, {source!r} to {target!r}"

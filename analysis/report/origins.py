@@ -1,0 +1,219 @@
+"""What a run folder records of where its numbers come from, for the last section of the page."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import yaml
+
+from transfergrid.analysis.report.sentences import count as counted
+from transfergrid.benchmarks.materialise import read_manifest
+from transfergrid.config.settings import GridConfig
+from transfergrid.grid import RunFolder
+from transfergrid.store.files import hash_files
+from transfergrid.store.imported import score_parts
+
+ANALYSIS_PACKAGES = ("transfergrid", "polars", "numpy", "scipy", "statsmodels", "lang2vec")
+RECORD_FILE = "training.json"
+"""Record in an adapter's folder."""
+
+_FOOTER = "transfergrid"
+_SHORT_HASH = 16
+_NOT_KEPT = "not recorded in this run"
+
+Facts = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestPart:
+    """One block of the manifest: facts, then perhaps a table."""
+
+    title: str
+    facts: Facts
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    text: str = ""
+    """Preformatted text, such as the configuration."""
+
+
+def read_run_manifest(run: RunFolder, config: GridConfig | None = None) -> list[ManifestPart]:
+    """Return what a run folder says about configuration, versions, data, scores, adapters and imports.
+
+    Args:
+        run: The run's folder; what is not there is left out, what cannot be read is counted.
+        config: The configuration of the analysis; None: the defaults.
+    """
+    parts = [_report_part(run), _config_part(config), _data_part(run), *_score_parts(run), *_adapter_parts(run)]
+    return [*parts, *_import_parts(run)]
+
+
+def _report_part(run: RunFolder) -> ManifestPart:
+    versions = {"python": platform.python_version(), **dict(_installed(ANALYSIS_PACKAGES))}
+    facts = [
+        ("run folder", run.root.resolve().name),
+        ("made", datetime.now(UTC).isoformat(timespec="seconds")),
+        ("versions", _listed(versions)),
+    ]
+    return ManifestPart(title="This page", facts=facts)
+
+
+def _installed(names: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for name in names:
+        try:
+            yield name, importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+
+
+def _config_part(config: GridConfig | None) -> ManifestPart:
+    if config is None:
+        facts = [("configuration", "none was given: the analysis' defaults, and the cells that are there")]
+        return ManifestPart(title="Configuration", facts=facts)
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    return ManifestPart(title="Configuration", facts=[("resolved", "every setting, defaults included")], text=text)
+
+
+def _data_part(run: RunFolder) -> ManifestPart:
+    manifest = read_manifest(run.data)
+    if manifest is None:
+        return ManifestPart(title="Data", facts=[("items", _NOT_KEPT)])
+    facts = [
+        ("source", manifest.source),
+        ("languages", " ".join(manifest.languages)),
+        *((f"{task}", _listed(counts)) for task, counts in manifest.counts.items()),
+        *((f"{task} revision", revision) for task, revision in manifest.revisions.items()),
+        *((f"{task} ids left out", str(count)) for task, count in manifest.dropped.items() if count),
+        ("request hash", manifest.request_hash),
+        *(("remark", remark) for remark in manifest.remarks),
+    ]
+    rows = tuple((cell, digest) for cell, digest in sorted(manifest.hashes.items()))
+    return ManifestPart(title="Data", facts=facts, columns=("cell", "SHA-256 of its files"), rows=rows)
+
+
+def _score_parts(run: RunFolder) -> Iterator[ManifestPart]:
+    footers = [(path, _footer(path)) for path in score_parts(run)]
+    if not footers:
+        return
+    known = [footer for _, footer in footers if footer is not None]
+    keys: Counter[str] = Counter(_shared_key(footer) for footer in known)
+    facts = [("files", f"{len(footers)}, {len(footers) - len(known)} without a record of how they were scored")]
+    rows = []
+    for key, count in keys.most_common():
+        model, parts = json.loads(key)
+        rows.append((model, str(count), _listed(_flatten(parts))))
+    yield ManifestPart(
+        title="Scores", facts=facts, columns=("model", "files", "what decided the numbers"), rows=tuple(rows)
+    )
+    yield ManifestPart(
+        title="Score files",
+        facts=[("names", "hold a checksum of the content where this project wrote them")],
+        columns=("file", "cells"),
+        rows=tuple((path.name, "-" if footer is None else str(len(footer["cells"]))) for path, footer in footers),
+    )
+
+
+def _footer(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(pl.read_parquet_metadata(path)[_FOOTER])
+        return found if {"origin", "key_parts", "cells"} <= found.keys() else None
+    except (OSError, ValueError, KeyError, AttributeError, pl.exceptions.PolarsError):
+        return None
+
+
+def _shared_key(footer: Mapping[str, Any]) -> str:
+    """Return the model and what decided its numbers, without the adapter, as sorted JSON."""
+    parts = {name: value for name, value in footer["key_parts"].items() if name != "adapter"}
+    return json.dumps([footer["origin"][0], parts], sort_keys=True)
+
+
+def _adapter_parts(run: RunFolder) -> Iterator[ManifestPart]:
+    paths = sorted(run.adapters.glob(f"*/*/*/{RECORD_FILE}"))
+    records = [record for path in paths if (record := _read_json(path)) is not None]
+    if not paths:
+        return
+    facts = [
+        ("adapters", f"{len(records)}" + (f", {len(paths) - len(records)} unreadable" * (len(records) < len(paths))))
+    ]
+    for name in ("versions", "git", "base", "resolved"):
+        for text, count in Counter(_record_text(record, name) for record in records).most_common():
+            facts.append((name, f"{text} ({counted(count, 'adapter')})"))
+    for section in ("lora", "training"):
+        for text, count in Counter(_listed(record.get("config", {}).get(section)) for record in records).items():
+            facts.append((section, f"{text} ({counted(count, 'adapter')})"))
+    columns = ("model", "seed", "cell", "train items", "best epoch", "validation loss", "content hash")
+    yield ManifestPart(title="Adapters", facts=facts, columns=columns, rows=tuple(map(_adapter_row, records)))
+
+
+def _record_text(record: Mapping[str, Any], name: str) -> str:
+    value = record.get(name)
+    if name == "resolved" and isinstance(value, Mapping):
+        value = {key: each for key, each in value.items() if key in ("dtype", "device", "max_length")}
+    return _listed(value)
+
+
+def _adapter_row(record: Mapping[str, Any]) -> tuple[str, ...]:
+    loss = record.get("best_validation_loss")
+    return (
+        str(record.get("model", "-")),
+        str(record.get("seed", "-")),
+        str(record.get("cell", "-")),
+        str(record.get("data", {}).get("n_train", "-")),
+        str(record.get("best_epoch", "-")),
+        f"{loss:.4f}" if isinstance(loss, float) else "-",
+        str(record.get("content_hash", "-"))[:_SHORT_HASH],
+    )
+
+
+def _import_parts(run: RunFolder) -> Iterator[ManifestPart]:
+    paths = sorted(run.imported.glob("*.parquet"))
+    if paths:
+        rows = tuple((path.name, str(_height(path)), hash_files([path])) for path in paths)
+        yield ManifestPart(
+            title="Imported tables",
+            facts=[("origin", _listed(_origins(paths)))],
+            columns=("file", "rows", "SHA-256"),
+            rows=rows,
+        )
+
+
+def _height(path: Path) -> int:
+    return int(pl.scan_parquet(path).select(pl.len()).collect().item())
+
+
+def _origins(paths: Sequence[Path]) -> list[str]:
+    return sorted({origin for path in paths for origin in pl.read_parquet(path, columns=["origin"])["origin"].unique()})
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _flatten(parts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in parts.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {each}" for name, each in _flatten(value).items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return _NOT_KEPT if value is None else str(value)

@@ -1,0 +1,1 @@
+"""Formulas: intervals, tests, shrinkage, variance components. No tables."""

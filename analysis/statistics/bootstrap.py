@@ -1,0 +1,197 @@
+"""The cluster bootstrap: sources, targets, models and items are resampled as wholes, never single rows.
+
+Every row of a transfer table shares its source, its target and its items with many others, so rows are not
+independent. Each factor is resampled by itself and a row's weight is the product of its levels' counts (the
+pigeonhole bootstrap of Owen 2007); item counts enter every row's delta. Random numbers are drawn per factor from
+generators that depend on the seed and the factor's name only, so neither the order of rows nor that of calls matters.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from transfergrid.analysis.transfer.pairing import PAIR, ItemBlock
+from transfergrid.config.settings import AnalysisConfig
+
+FloatArray = npt.NDArray[np.float64]
+DrawArray = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.intp]
+
+FACTORS = {
+    "models": ("model",),
+    "sources": ("source_task", "source_language"),
+    "targets": ("target_task", "target_language"),
+}
+"""Factors whose levels can be resampled, with the columns that name a level."""
+
+MIN_VALID_SHARE = 0.9
+"""An interval needs this share of resamples in which the group is not empty."""
+
+DRAW_DECIMALS = 4
+"""Digits of a resampled delta or score in pp that float32 sums hold: -1 must count as harm, and equal ones must tie."""
+
+_CHUNK_ELEMENTS = 4_000_000
+
+
+class Interval(NamedTuple):
+    """Lower and upper end per group, shape [G]; NaN: too few resamples in which the group is not empty."""
+
+    low: FloatArray
+    high: FloatArray
+
+
+def level_counts(name: str, n_levels: int, *, n_resamples: int, seed: int) -> DrawArray:
+    """Return how often every level is drawn, shape [B, n_levels]; every row sums to n_levels.
+
+    Args:
+        name: Name of what is resampled; the same name, size and seed give the same counts.
+        n_levels: Number of levels.
+        n_resamples: Number of resamples B.
+        seed: Seed of all random numbers.
+    """
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    counts = generator.multinomial(n_levels, np.full(n_levels, 1 / max(n_levels, 1)), size=n_resamples)
+    return counts.astype(np.float32)
+
+
+def resample_deltas(rows: pl.DataFrame, items: Sequence[ItemBlock], settings: AnalysisConfig) -> DrawArray:
+    """Return every row's delta on resampled items, in pp.
+
+    Args:
+        rows: N rows of the transfer table; a null ``delta_pp`` is NaN.
+        items: Item-wise differences; rows without any keep their delta.
+        settings: Number of resamples B and seed.
+
+    Returns:
+        Shape [N, B]; [N, 1] where no row has items, so that nothing is resampled.
+    """
+    deltas = rows["delta_pp"].cast(pl.Float32).fill_null(np.nan).to_numpy()[:, None]
+    if not items:
+        return deltas
+    resampled = np.repeat(deltas, settings.bootstrap_resamples, axis=1)
+    index = rows.select("model", *PAIR).with_row_index("row")
+    for block in items:
+        found = block.keys.with_row_index("place").join(index, on=["model", *PAIR], how="inner", validate="1:1")
+        places, into = found["place"].to_numpy(), found["row"].to_numpy()
+        counts = level_counts(
+            f"items of {block.task}",
+            len(block.item_ids),
+            n_resamples=settings.bootstrap_resamples,
+            seed=settings.seed,
+        )
+        shifted = deltas[into] + _item_shift(block.differences[places], block.scored[places], counts)
+        resampled[into] = shifted.round(DRAW_DECIMALS)
+    return resampled
+
+
+def _item_shift(differences: DrawArray, scored: npt.NDArray[np.bool_], counts: DrawArray) -> DrawArray:
+    """Return shape [n, B]: 100 x (mean difference of the items drawn - mean difference of all items)."""
+    mean = differences.sum(axis=1) / np.maximum(scored.sum(axis=1), 1)
+    total = differences @ counts.T
+    if scored.all():
+        weight: DrawArray | np.float32 = np.float32(scored.shape[1])
+    else:
+        weight = np.maximum(scored.astype(np.float32) @ counts.T, 1.0)
+    shift: DrawArray = np.float32(100) * (total / weight - mean[:, None].astype(np.float32))
+    return shift
+
+
+class Draws(NamedTuple):
+    """Some resamples of a table of N rows."""
+
+    weights: DrawArray
+    """Shape [N, C]: how often a row is in a resample."""
+    deltas: DrawArray
+    """Shape [N, C]: the row's delta in pp on the resampled items."""
+
+
+class ClusterBootstrap:
+    """Seeded resamples of some rows of a transfer table."""
+
+    def __init__(self, rows: pl.DataFrame, deltas: DrawArray, settings: AnalysisConfig) -> None:
+        """Prepare the resamples.
+
+        Args:
+            rows: N rows with model, source and target.
+            deltas: Shape [N, B] or [N, 1], see `resample_deltas`; no NaN.
+            settings: Number of resamples B and seed.
+        """
+        self._settings = settings
+        self.deltas = deltas
+        self.levels = {name: level_codes(rows, columns) for name, columns in FACTORS.items()}
+
+    @property
+    def has_items(self) -> bool:
+        """Whether items are resampled too."""
+        return bool(self.deltas.shape[1] > 1)
+
+    @property
+    def n_resamples(self) -> int:
+        """Number of resamples B."""
+        return self._settings.bootstrap_resamples
+
+    def counts(self, factor: str) -> DrawArray:
+        """Return shape [B, levels]: how often every level of a factor is drawn."""
+        n_levels = int(self.levels[factor].max(initial=-1)) + 1
+        return level_counts(factor, n_levels, n_resamples=self.n_resamples, seed=self._settings.seed)
+
+    def draws(self, factors: Sequence[str]) -> Iterator[Draws]:
+        """Yield all resamples in chunks.
+
+        Args:
+            factors: Names from `FACTORS` to resample, besides the items.
+        """
+        counts = [self.counts(factor) for factor in factors]
+        n_rows = len(self.deltas)
+        chunk = max(1, _CHUNK_ELEMENTS // max(n_rows, 1))
+        for start in range(0, self.n_resamples, chunk):
+            part = slice(start, min(start + chunk, self.n_resamples))
+            weights = np.ones((n_rows, part.stop - part.start), dtype=np.float32)
+            for factor, table in zip(factors, counts, strict=True):
+                weights *= table[part].T[self.levels[factor]]
+            deltas = self.deltas[:, part] if self.has_items else np.broadcast_to(self.deltas, weights.shape)
+            yield Draws(weights, deltas)
+
+
+def level_codes(rows: pl.DataFrame, columns: Sequence[str]) -> IntArray:
+    """Return the level of every row, codes 0.. in the order of the levels' names, shape [N]."""
+    ranks = rows.select(pl.struct(columns).rank("dense") - 1).to_series()
+    return ranks.to_numpy().astype(np.intp)
+
+
+def count_levels(codes: IntArray) -> int:
+    """Return how many different codes occur."""
+    return int(np.count_nonzero(np.bincount(codes)))
+
+
+def centred_interval(
+    draws: npt.NDArray[np.floating], estimates: npt.NDArray[np.floating], confidence: float
+) -> Interval:
+    """Return percentile intervals, moved so that the resamples' mean lies on the estimate.
+
+    Resampling items adds noise to every delta, which pushes rates of wins and harms up in every resample; the width
+    of the percentile interval is kept and this shift taken out.
+
+    Args:
+        draws: Shape [G, B]; NaN: the group was empty in that resample.
+        estimates: Shape [G].
+        confidence: Level, 0..1.
+    """
+    valid = np.isfinite(draws)
+    enough = valid.mean(axis=1) >= MIN_VALID_SHARE
+    low, high = np.full(len(draws), np.nan), np.full(len(draws), np.nan)
+    tail = (1 - confidence) / 2
+    complete = np.flatnonzero(valid.all(axis=1))
+    values = draws[complete].astype(np.float64)
+    shift = np.asarray(estimates)[complete] - values.mean(axis=1)
+    low[complete], high[complete] = np.quantile(values, [tail, 1 - tail], axis=1) + shift
+    for row in np.flatnonzero(enough & ~valid.all(axis=1)):
+        known = draws[row][valid[row]].astype(np.float64)
+        low[row], high[row] = np.quantile(known, [tail, 1 - tail]) + (estimates[row] - known.mean())
+    return Interval(low, high)

@@ -1,0 +1,160 @@
+"""Statistics of groups of rows, with their cluster bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy import special
+
+from transfergrid.analysis.statistics.bootstrap import (
+    FACTORS,
+    MIN_VALID_SHARE,
+    ClusterBootstrap,
+    Interval,
+    centred_interval,
+    count_levels,
+    level_codes,
+)
+from transfergrid.analysis.statistics.group_draws import Group, resample_groups
+from transfergrid.config.settings import AnalysisConfig
+from transfergrid.grid import Regime
+
+FloatArray = npt.NDArray[np.float64]
+DrawArray = npt.NDArray[np.float32]
+
+
+class Estimates(NamedTuple):
+    """Statistics of G groups, each shape [G]; rates in 0..1."""
+
+    mean_pp: FloatArray
+    median_pp: FloatArray
+    win_rate: FloatArray
+    harm_rate: FloatArray
+
+
+class Intervals(NamedTuple):
+    """Intervals of the same statistics, and why a group has none."""
+
+    mean_pp: Interval
+    median_pp: Interval
+    win_rate: Interval
+    harm_rate: Interval
+    reasons: list[str | None]
+    """Shape [G]; null: the group has its intervals."""
+    resampled: list[str]
+    """Shape [G]: the factors behind the intervals, such as ``items, sources, targets``."""
+
+
+def estimate(deltas: FloatArray, groups: Sequence[Group], harm_threshold_pp: float) -> Estimates:
+    """Return every group's statistics; no group may be empty.
+
+    Args:
+        deltas: Shape [N], in pp.
+        groups: G groups of those rows.
+        harm_threshold_pp: A delta at or below this counts as harm.
+    """
+    parts = [deltas[group.index] for group in groups]
+    return Estimates(
+        np.array([part.mean() for part in parts]),
+        np.array([np.median(part) for part in parts]),
+        np.array([(part > 0).mean() for part in parts]),
+        np.array([(part <= harm_threshold_pp).mean() for part in parts]),
+    )
+
+
+def interval_factors(codes: dict[str, npt.NDArray[np.intp]], group: Group) -> tuple[str, ...]:
+    """Return what to resample for a group: sources and targets, as far as the group has more than one.
+
+    On the diagonal (MT-ML) source and target are one cell, which is resampled once.
+
+    Args:
+        codes: Levels of ``sources`` and ``targets``, shape [N] each.
+        group: Rows of that table.
+    """
+    several = [name for name in ("sources", "targets") if count_levels(codes[name][group.index]) > 1]
+    return tuple(several[:1] if group.regime == Regime.MT_ML else several)
+
+
+def intervals(rows: pl.DataFrame, draws: DrawArray, groups: Sequence[Group], settings: AnalysisConfig) -> Intervals:
+    """Return every group's intervals.
+
+    Args:
+        rows: N rows of the transfer table, ``delta_pp`` without nulls.
+        draws: Shape [N, B] or [N, 1], see `resample_deltas`.
+        groups: G groups, none empty.
+        settings: Level, resamples, seed and harm threshold.
+    """
+    low, high = np.full((4, len(groups)), np.nan), np.full((4, len(groups)), np.nan)
+    codes = {name: level_codes(rows, FACTORS[name]) for name in ("sources", "targets")}
+    factors = [interval_factors(codes, group) for group in groups]
+    has_items = draws.shape[1] > 1
+    for chosen in sorted(set(factors)):
+        if not chosen and not has_items:
+            continue
+        places = [place for place, each in enumerate(factors) if each == chosen]
+        part = _subset(rows, draws, [groups[place] for place in places], settings)
+        for field, found in enumerate(_part_intervals(part, chosen, settings)):
+            low[field, places], high[field, places] = found
+    mean, median, win, harm = (Interval(low[field], high[field]) for field in range(4))
+    resampled = [("items",) * has_items + chosen for chosen in factors]
+    reasons = [_reason(each, bool(there)) for each, there in zip(resampled, np.isfinite(low[0]), strict=True)]
+    return Intervals(mean, median, win, harm, reasons, [", ".join(each) for each in resampled])
+
+
+class _Part(NamedTuple):
+    deltas: FloatArray
+    bootstrap: ClusterBootstrap
+    groups: list[Group]
+
+
+def _subset(rows: pl.DataFrame, draws: DrawArray, groups: list[Group], settings: AnalysisConfig) -> _Part:
+    kept = np.unique(np.concatenate([group.index for group in groups]))
+    part = rows[kept]
+    return _Part(
+        part["delta_pp"].to_numpy(),
+        ClusterBootstrap(part, draws[kept], settings),
+        [Group(group.regime, group.by, group.name, np.searchsorted(kept, group.index)) for group in groups],
+    )
+
+
+def _part_intervals(part: _Part, factors: Sequence[str], settings: AnalysisConfig) -> list[Interval]:
+    draws = resample_groups(
+        part.bootstrap, part.deltas, part.groups, factors=factors, harm_pp=settings.harm_threshold_pp
+    )
+    found = estimate(part.deltas, part.groups, settings.harm_threshold_pp)
+    mean = centred_interval(draws.mean_pp, found.mean_pp, settings.confidence)
+    win = centred_interval(draws.win_rate, found.win_rate, settings.confidence)
+    harm = centred_interval(draws.harm_rate, found.harm_rate, settings.confidence)
+    median = _median_interval(draws.below_median, part.deltas, part.groups, settings.confidence)
+    return [mean, median, _clip(win), _clip(harm)]
+
+
+def _clip(interval: Interval) -> Interval:
+    return Interval(np.clip(interval.low, 0, 1), np.clip(interval.high, 0, 1))
+
+
+def _median_interval(
+    below: npt.NDArray[np.float32], deltas: FloatArray, groups: Sequence[Group], confidence: float
+) -> Interval:
+    """Invert the spread of the share below the median (Woodruff 1952): quantiles at 0.5 -/+ z * se."""
+    low, high = np.full(len(groups), np.nan), np.full(len(groups), np.nan)
+    z = float(special.ndtri(1 - (1 - confidence) / 2))
+    for row, group in enumerate(groups):
+        valid = below[row][np.isfinite(below[row])]
+        if len(valid) >= MIN_VALID_SHARE * below.shape[1]:
+            width = z * float(valid.std(dtype=np.float64))
+            ends = np.clip([0.5 - width, 0.5 + width], 0, 1)
+            low[row], high[row] = np.quantile(deltas[group.index], ends)
+    return Interval(low, high)
+
+
+def _reason(resampled: tuple[str, ...], has_interval: bool) -> str | None:
+    if has_interval:
+        return None
+    if not resampled:
+        return "no interval: one source and one target, and no items to resample"
+    return "no interval: the group is empty in more than 10 % of the resamples; too few sources or targets"

@@ -1,0 +1,1 @@
+"""The tables of ``grid analyze``, one file a table."""

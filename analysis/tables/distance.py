@@ -1,0 +1,226 @@
+"""Does transfer fall with linguistic distance? URIEL distances against MT-CL deltas, with a Mantel test."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from math import factorial
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from transfergrid.analysis.statistics.significance import t_test_p
+from transfergrid.analysis.transfer.languages import FEATURE_SETS, UnknownLanguageError, cosine_distance, uriel_vector
+from transfergrid.config.settings import AnalysisConfig
+from transfergrid.grid import Regime
+
+FloatArray = npt.NDArray[np.float64]
+
+MIN_LANGUAGES = 3
+
+_SUMMARY_SCHEMA = {
+    "features": pl.String,
+    "method": pl.String,
+    "n_languages": pl.Int64,
+    "n_pairs": pl.Int64,
+    "correlation": pl.Float64,
+    "naive_p": pl.Float64,
+    "mantel_p": pl.Float64,
+    "n_permutations": pl.Int64,
+    "reason": pl.String,
+}
+
+
+class DistanceTables(NamedTuple):
+    """Distances of ordered language pairs beside their mean delta, and the correlations."""
+
+    pairs: pl.DataFrame
+    summary: pl.DataFrame
+
+
+def ranks(values: FloatArray) -> FloatArray:
+    """Return average ranks from 1, shape [N]."""
+    found: FloatArray = pl.Series(values).rank("average").cast(pl.Float64).to_numpy()
+    return found
+
+
+def correlation_p(correlation: float, n: int) -> float:
+    """Return the two-sided p of a correlation of n independent pairs (t with n - 2 degrees of freedom)."""
+    if n < 3:
+        return float("nan")
+    if abs(correlation) >= 1:
+        return 0.0
+    statistic = correlation * np.sqrt((n - 2) / (1 - correlation**2))
+    return float(t_test_p(np.array([statistic]), np.array([n - 2.0]))[0])
+
+
+class Mantel(NamedTuple):
+    """A correlation of two matrices and its permutation p."""
+
+    correlation: float
+    p: float
+    n_permutations: int
+
+
+def mantel(distances: FloatArray, values: FloatArray, *, n_permutations: int, seed: int) -> Mantel:
+    """Return Pearson's correlation of two matrices off the diagonal, with a two-sided permutation p.
+
+    Languages of ``distances`` are permuted, rows and columns together, which keeps the dependence of pairs that
+    share a language. All permutations are used where there are no more than asked for.
+
+    Args:
+        distances: Shape [L, L].
+        values: Shape [L, L]; NaN off the diagonal: left out, with the cells that fall on it.
+        n_permutations: Number of random permutations.
+        seed: Seed of the permutations.
+
+    Source:
+        Mantel 1967; p = (1 + hits) / (1 + permutations), exact share where all are used.
+    """
+    size = len(distances)
+    there = ~np.isnan(values) & ~np.eye(size, dtype=bool)
+    rows, columns = np.nonzero(there)
+    wanted = values[rows, columns]
+    observed = _pearson(distances[rows, columns][None, :], wanted)[0]
+    exact = size <= 12 and factorial(size) <= n_permutations
+    if exact:
+        orders = np.array(list(permutations(range(size))))
+    else:
+        generator = np.random.default_rng(seed)
+        orders = generator.permuted(np.tile(np.arange(size), (n_permutations, 1)), axis=1)
+    permuted = _pearson(distances[orders[:, rows], orders[:, columns]], wanted)
+    hits = int((np.abs(permuted) >= abs(observed) - 1e-12).sum())
+    p = hits / len(orders) if exact else (1 + hits) / (1 + len(orders))
+    return Mantel(float(observed), p, len(orders))
+
+
+def _pearson(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Correlate every row of ``first``, shape [P, N], with ``second``, shape [N]; NaN where one does not vary."""
+    centred = first - first.mean(axis=1, keepdims=True)
+    other = second - second.mean()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found: FloatArray = centred @ other / (np.linalg.norm(centred, axis=1) * np.linalg.norm(other))
+    return found
+
+
+def distance_tables(rows: pl.DataFrame, settings: AnalysisConfig) -> DistanceTables:
+    """Correlate URIEL distances with the mean MT-CL delta of ordered language pairs.
+
+    Args:
+        rows: Transfer table.
+        settings: Permutations and their seed.
+
+    Returns:
+        ``pairs``: one row per ordered pair with ``mean_pp`` and a distance per feature set (null: URIEL lacks a
+        language). ``summary``: one row per feature set and method.
+    """
+    deltas = (
+        rows.filter((pl.col("regime") == Regime.MT_CL.value) & pl.col("delta_pp").is_not_null())
+        .group_by("source_language", "target_language", maintain_order=True)
+        .agg(n=pl.len().cast(pl.Int64), mean_pp=pl.col("delta_pp").mean())
+        .sort("source_language", "target_language")
+    )
+    languages = sorted({*deltas["source_language"], *deltas["target_language"]})
+    pairs, records = deltas, []
+    for features in FEATURE_SETS:
+        vectors, missing = _vectors(languages, features)
+        known = _Distances(tuple(vectors), _distance_matrix(list(vectors.values())))
+        pairs = pairs.join(_pair_frame(known, features), on=["source_language", "target_language"], how="left")
+        records += _correlate(pairs, features, known, _note(missing), settings)
+    return DistanceTables(
+        pairs.sort("source_language", "target_language"), pl.DataFrame(records, schema=_SUMMARY_SCHEMA)
+    )
+
+
+def _vectors(languages: list[str], features: str) -> tuple[dict[str, FloatArray], list[str]]:
+    vectors, missing = {}, []
+    for language in languages:
+        try:
+            vectors[language] = uriel_vector(language, features)
+        except UnknownLanguageError:
+            missing.append(language)
+    return vectors, missing
+
+
+class _Distances(NamedTuple):
+    languages: tuple[str, ...]
+    matrix: FloatArray
+
+
+def _note(missing: list[str]) -> str | None:
+    return f"URIEL has no vector for {missing}" if missing else None
+
+
+def _distance_matrix(vectors: list[FloatArray]) -> FloatArray:
+    return np.array([[cosine_distance(first, second) for second in vectors] for first in vectors]).reshape(
+        len(vectors), len(vectors)
+    )
+
+
+def _pair_frame(known: _Distances, features: str) -> pl.DataFrame:
+    size = len(known.languages)
+    sources, targets = np.nonzero(~np.eye(size, dtype=bool))
+    names = np.array(known.languages, dtype=object)
+    return pl.DataFrame(
+        {
+            "source_language": pl.Series(names[sources].tolist(), dtype=pl.String),
+            "target_language": pl.Series(names[targets].tolist(), dtype=pl.String),
+            f"{features}_distance": known.matrix[sources, targets],
+        }
+    )
+
+
+def _correlate(
+    pairs: pl.DataFrame, features: str, known: _Distances, note: str | None, settings: AnalysisConfig
+) -> list[dict[str, object]]:
+    column = f"{features}_distance"
+    usable = pairs.filter(pl.col(column).is_not_null())
+    languages = {*usable["source_language"], *usable["target_language"]}
+    base = {"features": features, "n_languages": len(languages), "n_pairs": usable.height}
+    failure = _cannot(usable, column, len(languages))
+    if failure is not None:
+        return [{**base, "method": method, "reason": failure} for method in ("spearman", "pearson")]
+    records: list[dict[str, object]] = []
+    for method in ("spearman", "pearson"):
+        distances, values = _matrices(usable, column, known, rank=method == "spearman")
+        found = mantel(distances, values, n_permutations=settings.permutations, seed=settings.seed)
+        records.append(
+            {
+                **base,
+                "method": method,
+                "correlation": found.correlation,
+                "naive_p": correlation_p(found.correlation, usable.height),
+                "mantel_p": found.p,
+                "n_permutations": found.n_permutations,
+                "reason": note,
+            }
+        )
+    return records
+
+
+def _cannot(usable: pl.DataFrame, column: str, n_languages: int) -> str | None:
+    if n_languages < MIN_LANGUAGES:
+        return f"{n_languages} languages with MT-CL deltas and vectors; at least {MIN_LANGUAGES} are needed"
+    if usable["mean_pp"].n_unique() < 2 or usable[column].n_unique() < 2:
+        return "deltas or distances do not vary, so there is no correlation"
+    return None
+
+
+def _matrices(usable: pl.DataFrame, column: str, known: _Distances, *, rank: bool) -> tuple[FloatArray, FloatArray]:
+    """Return distances and mean deltas as matrices; ranks among the usable pairs where asked."""
+    place = {language: index for index, language in enumerate(known.languages)}
+    rows = np.array([place[name] for name in usable["source_language"]])
+    columns = np.array([place[name] for name in usable["target_language"]])
+    deltas = usable["mean_pp"].to_numpy()
+    values = np.full(known.matrix.shape, np.nan)
+    values[rows, columns] = ranks(deltas) if rank else deltas
+    return (_ranks_among(usable[column].to_numpy(), known.matrix) if rank else known.matrix), values
+
+
+def _ranks_among(reference: FloatArray, values: FloatArray) -> FloatArray:
+    """Return the average rank every value has or would have among the reference values."""
+    ordered = np.sort(reference)
+    below, up_to = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
+    found: FloatArray = (below + up_to + 1) / 2
+    return found

@@ -1,0 +1,75 @@
+"""Who meets whom: donor x recipient means of languages, language families and tasks."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from transfergrid.analysis.tables.regimes import EVERY_REGIME, in_regime
+from transfergrid.analysis.tables.roles import ONE_MODEL
+from transfergrid.grid import Regime
+
+
+def matrix_table(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return donor x recipient means: one row per (unit, regime, source, target).
+
+    Units are languages, language families and tasks. Columns ``mean_pp`` (mean over models of the model's mean
+    delta), ``se_pp`` (across models, null for one), ``n`` (rows), ``n_models`` and ``reason``.
+
+    Args:
+        rows: Transfer table.
+    """
+    there = rows.filter(pl.col("delta_pp").is_not_null())
+    frames = [
+        _matrix(there.filter(in_regime(regime)), unit).select(
+            pl.lit(unit).alias("unit"), pl.lit(regime).alias("regime"), *_COLUMNS
+        )
+        for unit in ("language", "language_family", "task")
+        for regime in EVERY_REGIME
+    ]
+    return pl.concat(frames)
+
+
+def language_matrix_table(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return every task's language x language means over MT-CL: one row per (task, source, target).
+
+    Args:
+        rows: Transfer table.
+
+    Returns:
+        Columns as in `matrix_table`, with ``task`` in place of unit and regime.
+    """
+    there = rows.filter(pl.col("delta_pp").is_not_null() & in_regime(Regime.MT_CL.value))
+    frames = [
+        _matrix(there.filter(target_task=task), "language").select(pl.lit(task).alias("task"), *_COLUMNS)
+        for task in there["target_task"].unique().sort()
+    ]
+    empty = pl.DataFrame(schema={"task": pl.String, **_COLUMNS})
+    return pl.concat([empty, *frames])
+
+
+_COLUMNS = {
+    "source": pl.String,
+    "target": pl.String,
+    "n": pl.Int64,
+    "n_models": pl.Int64,
+    "mean_pp": pl.Float64,
+    "se_pp": pl.Float64,
+    "reason": pl.String,
+}
+
+
+def _matrix(part: pl.DataFrame, unit: str) -> pl.DataFrame:
+    by_model = part.group_by("model", source=f"source_{unit}", target=f"target_{unit}", maintain_order=True).agg(
+        mean=pl.col("delta_pp").mean(), n=pl.len()
+    )
+    return (
+        by_model.group_by("source", "target", maintain_order=True)
+        .agg(
+            n=pl.col("n").sum().cast(pl.Int64),
+            n_models=pl.len().cast(pl.Int64),
+            mean_pp=pl.col("mean").mean(),
+            se_pp=pl.col("mean").std() / pl.len().sqrt(),
+        )
+        .with_columns(reason=pl.when(pl.col("n_models") < 2).then(pl.lit(ONE_MODEL)))
+        .sort("source", "target")
+    )

@@ -1,0 +1,187 @@
+"""Where the variance of transfer comes from: model, source and target, nested as published and crossed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy import special
+
+from transfergrid.analysis.statistics.bootstrap import count_levels, level_codes
+from transfergrid.analysis.statistics.reml import FitError, RemlFit, fit_reml, same_grouping
+from transfergrid.analysis.tables.regimes import EVERY_REGIME, in_regime
+from transfergrid.config.settings import AnalysisConfig
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
+
+NESTED, CROSSED, PARTS = "nested", "crossed", "crossed, task and language"
+"""Names of the three fits."""
+
+RESIDUAL = "residual"
+METHOD = "REML, Wald intervals on the log scale (shares: logit scale)"
+SINGULAR = "estimated as zero: a singular fit, so no interval; the other components still hold"
+
+_CELLS: dict[str, tuple[str, ...]] = {
+    "model": ("model",),
+    "source": ("source_task", "source_language"),
+    "target": ("target_task", "target_language"),
+}
+_PARTS: dict[str, tuple[str, ...]] = {
+    "model": ("model",),
+    "source task": ("source_task",),
+    "source language": ("source_language",),
+    "target task": ("target_task",),
+    "target language": ("target_language",),
+    "source cell": ("source_task", "source_language"),
+    "target cell": ("target_task", "target_language"),
+}
+
+_SCHEMA = {
+    "fit": pl.String,
+    "regime": pl.String,
+    "component": pl.String,
+    "n_rows": pl.Int64,
+    "n_levels": pl.Int64,
+    "variance_pp2": pl.Float64,
+    "variance_pp2_low": pl.Float64,
+    "variance_pp2_high": pl.Float64,
+    "share": pl.Float64,
+    "share_low": pl.Float64,
+    "share_high": pl.Float64,
+    "mean_pp": pl.Float64,
+    "mean_se_pp": pl.Float64,
+    "confidence": pl.Float64,
+    "method": pl.String,
+    "reason": pl.String,
+}
+
+
+class _Dropped(NamedTuple):
+    component: str
+    reason: str
+
+
+def variance_table(rows: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
+    """Return the variance components of ``delta_pp`` in every regime, for the three fits.
+
+    ``nested``: groups are models, source and target cells vary within each model (statsmodels' MixedLM with
+    ``groups=model, re_formula="1"`` and two variance components, as in the study's release). ``crossed``: model,
+    source and target are three crossed factors. The third fit splits source and target into task, language and
+    the rest of the cell.
+
+    Args:
+        rows: Transfer table.
+        settings: Level of the intervals.
+
+    Returns:
+        One row per (fit, regime, component); what cannot be estimated is null with a reason.
+    """
+    there = rows.filter(pl.col("delta_pp").is_not_null())
+    return pl.concat(
+        _fit_rows(fit, regime, there.filter(in_regime(regime)), settings)
+        for fit in (NESTED, CROSSED, PARTS)
+        for regime in EVERY_REGIME
+    )
+
+
+def _fit_rows(fit: str, regime: str, part: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
+    try:
+        codes, dropped = _usable(part, _PARTS if fit == PARTS else _CELLS, nested=fit == NESTED)
+        found = _fit(fit, part, codes)
+    except FitError as error:
+        return _frame(fit, regime, part.height, [{"component": "all", "reason": str(error)}])
+    left_out = [{"component": name, "reason": why} for name, why in dropped]
+    return _frame(fit, regime, part.height, [*_records(found, codes, settings), *left_out])
+
+
+def _frame(fit: str, regime: str, n_rows: int, records: Sequence[Mapping[str, object]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [{"fit": fit, "regime": regime, "n_rows": n_rows, "method": METHOD, **record} for record in records],
+        schema=_SCHEMA,
+    )
+
+
+def _usable(
+    part: pl.DataFrame, columns: Mapping[str, tuple[str, ...]], *, nested: bool
+) -> tuple[dict[str, IntArray], list[_Dropped]]:
+    """Return the components that can be told apart, and why the others cannot."""
+    if part.height < 3:
+        raise FitError(f"{part.height} rows are too few for a mixed model")
+    kept: dict[str, IntArray] = {}
+    dropped = []
+    groups = level_codes(part, ("model",)) * part.height if nested else 0
+    for name, keys in columns.items():
+        codes = level_codes(part, keys)
+        reason = _why_not(part.height, codes + (groups if name != "model" else 0), kept, codes)
+        if reason is None:
+            kept[name] = codes
+        else:
+            dropped.append(_Dropped(name, reason))
+    if not kept:
+        raise FitError("no factor has two levels that recur, so there is nothing to decompose")
+    return kept, dropped
+
+
+def _why_not(n_rows: int, levels: IntArray, kept: Mapping[str, IntArray], codes: IntArray) -> str | None:
+    n_levels = count_levels(levels)
+    if count_levels(codes) < 2:
+        return "one level only: its variance cannot be told from the mean"
+    if n_levels == n_rows:
+        return "one row per level: it cannot be told from the residual"
+    twin = next((name for name, other in kept.items() if same_grouping(codes, other)), None)
+    return None if twin is None else f"groups the rows as {twin!r} does: the two cannot be told apart"
+
+
+def _fit(fit: str, part: pl.DataFrame, codes: Mapping[str, IntArray]) -> RemlFit:
+    blocks = level_codes(part, ("model",)) if fit == NESTED else None
+    return fit_reml(part["delta_pp"].to_numpy(), codes, blocks=blocks)
+
+
+def _records(found: RemlFit, codes: Mapping[str, IntArray], settings: AnalysisConfig) -> Iterator[dict[str, object]]:
+    ends = variance_intervals(found, settings.confidence)
+    total = float(found.variances.sum())
+    for place, name in enumerate((*found.names, RESIDUAL)):
+        variance = float(found.variances[place])
+        limits = [float(value) if np.isfinite(value) else None for value in ends[place]]
+        yield {
+            "component": name,
+            "n_levels": found.n_rows if name == RESIDUAL else count_levels(codes[name]),
+            "variance_pp2": variance,
+            "variance_pp2_low": limits[0],
+            "variance_pp2_high": limits[1],
+            "share": variance / total,
+            "share_low": limits[2],
+            "share_high": limits[3],
+            "mean_pp": float(found.fixed[0]),
+            "mean_se_pp": float(found.fixed_se[0]),
+            "confidence": settings.confidence,
+            "reason": SINGULAR if variance == 0 else None,
+        }
+
+
+def variance_intervals(found: RemlFit, confidence: float) -> FloatArray:
+    """Return shape [K + 1, 4]: low and high of every variance, low and high of its share; NaN at zero.
+
+    Asymptotic: the inverse of the expected REML information gives standard errors; intervals are symmetric on the
+    log scale of a variance and on the logit scale of a share. Components at zero are left out of the information.
+    """
+    inside = np.flatnonzero(found.variances > 0)
+    variances = found.variances[inside]
+    covariance = np.linalg.pinv(found.information[np.ix_(inside, inside)])
+    z = float(special.ndtri(1 - (1 - confidence) / 2))
+    errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    shares = variances / variances.sum()
+    jacobian = (np.eye(len(inside)) - shares[:, None]) / variances.sum()
+    share_errors = np.sqrt(np.maximum(np.diag(jacobian @ covariance @ jacobian.T), 0.0))
+    log_width = z * errors / variances
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        logit, logit_width = special.logit(shares), z * share_errors / (shares * (1 - shares))
+        widening = np.exp(log_width)
+    ends = np.full((len(found.variances), 4), np.nan)
+    ends[inside, 0], ends[inside, 1] = variances / widening, variances * widening
+    ends[inside, 2], ends[inside, 3] = special.expit(logit - logit_width), special.expit(logit + logit_width)
+    return ends

@@ -1,0 +1,157 @@
+"""Two views for a terminal: language x language matrices in colour, and rankings with their rank intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from transfergrid.analysis.tables.roles import ROLES, UNIT_REGIMES
+from transfergrid.analysis.terminal.colours import diverging_style, strong_limit
+
+_CELL_WIDTH = 6
+_PLURALS = {"language": "languages", "language_family": "language families", "task": "tasks", "cell": "cells"}
+_ENDS = 5
+"""Of a ranking longer than `_LONG`, so many from each end are shown."""
+_LONG = 15
+_BAR_WIDTH = 14
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixView:
+    """Every task's donor x recipient matrix of languages; as many columns side by side as the terminal takes."""
+
+    matrices: pl.DataFrame
+    """Table of `language_matrix_table`."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield one matrix per task, in blocks of columns that fit."""
+        if self.matrices.is_empty():
+            yield Text("matrix: no MT-CL deltas, so there are no language pairs")
+            return
+        limit = strong_limit(self.matrices["mean_pp"].to_list())
+        for (task,), part in self.matrices.partition_by("task", as_dict=True, maintain_order=True).items():
+            yield Text(f"{task} (mean MT-CL delta in pp; row: source, column: target)", style="bold")
+            yield from _matrix_blocks(part, limit, options.max_width)
+        yield Text(
+            f"Blue helps, orange harms, strongest colour from {limit:.1f} pp; '.': no delta. "
+            "Standard errors: --csv or --json."
+        )
+
+
+def _matrix_blocks(part: pl.DataFrame, limit: float, width: int) -> Iterator[RenderableType]:
+    values = {(source, target): mean for source, target, mean in part.select("source", "target", "mean_pp").iter_rows()}
+    sources, targets = (sorted(part[side].unique()) for side in ("source", "target"))
+    label = max(map(len, [*sources, *targets])) + 1
+    cell = max(_CELL_WIDTH, label)
+    n_fit = max((width - label) // cell, 1)
+    for start in range(0, len(targets), n_fit):
+        block = targets[start : start + n_fit]
+        lines = [Text(" " * label + "".join(f"{target:>{cell}}" for target in block))]
+        lines += [_matrix_line(source, block, values, limit=limit, widths=(label, cell)) for source in sources]
+        yield Group(*lines, Text(""))
+
+
+def _matrix_line(
+    source: str,
+    targets: Sequence[str],
+    values: Mapping[tuple[str, str], float],
+    *,
+    limit: float,
+    widths: tuple[int, int],
+) -> Text:
+    line = Text(f"{source:<{widths[0]}}", no_wrap=True)
+    for target in targets:
+        value = values.get((source, target))
+        if value is None:
+            line.append(f"{'.':>{widths[1]}}")
+        else:
+            line.append(f"{value:>+{widths[1]}.1f}", style=diverging_style(value, limit))
+    return line
+
+
+def hierarchy_rows(roles: pl.DataFrame) -> pl.DataFrame:
+    """Return the rankings over all models, best first within each."""
+    order = {unit: place for place, unit in enumerate(UNIT_REGIMES)}
+    ranked = roles.filter(pl.col("models_by") == "all")
+    return ranked.sort(
+        pl.col("unit").replace_strict(order, return_dtype=pl.Int64), "role", "regime", "rank", "name"
+    ).drop("models_by", "models")
+
+
+def hierarchy_view(roles: pl.DataFrame) -> RenderableType:
+    """Return donors and recipients of every unit in the study's regime for it, with a bar over their rank interval."""
+    parts: list[RenderableType] = []
+    for unit, regimes in UNIT_REGIMES.items():
+        for role in ROLES:
+            part = roles.filter(role=role, unit=unit, regime=regimes[0], models_by="all").sort("rank", "name")
+            if part.height:
+                parts.append(_ranking(part, f"{_PLURALS[unit]} as {role}s, {regimes[0]}"))
+    if not parts:
+        return Text("hierarchy: no transfer rows, so there is nothing to rank")
+    note = (
+        "score: mean over models of the mean delta; +/-: standard error across models; bar: ranks that the cluster "
+        "bootstrap's interval covers, o the rank. Where bars overlap the order is not settled."
+    )
+    return Group(*parts, Text(note))
+
+
+def _ranking(part: pl.DataFrame, title: str) -> RenderableType:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        padding=(0, 1, 0, 0),
+    )
+    for name in ("rank", "name", "score pp", "+/-", "harm %", "ranks", "", "label"):
+        table.add_column(name, justify="left" if name in ("name", "", "label") else "right", no_wrap=name != "name")
+    rows = list(part.iter_rows(named=True))
+    long = len(rows) > _LONG
+    for row in rows[:_ENDS] if long else rows:
+        table.add_row(*_ranking_cells(row, len(rows)))
+    if long:
+        table.add_row("...", f"{len(rows) - 2 * _ENDS} more")
+        for row in rows[-_ENDS:]:
+            table.add_row(*_ranking_cells(row, len(rows)))
+    reasons = part["reason"].drop_nulls().unique().sort().to_list()
+    return Group(table, Text("\n".join([*reasons, ""])))
+
+
+def _ranking_cells(row: Mapping[str, Any], n_ranked: int) -> list[RenderableType]:
+    error = "-" if row["se_pp"] is None else f"{row['se_pp']:.2f}"
+    known = row["rank_low"] is not None
+    return [
+        str(row["rank"]),
+        Text(row["name"]),
+        f"{row['score_pp']:+.2f}",
+        error,
+        f"{100 * row['harm_rate']:.1f}",
+        f"{row['rank_low']}-{row['rank_high']}" if known else "-",
+        rank_bar(row["rank"], row["rank_low"], row["rank_high"], n_ranked=n_ranked) if known else "",
+        row["label"] or "",
+    ]
+
+
+def rank_bar(rank: int, low: int, high: int, *, n_ranked: int) -> str:
+    """Return a line of text with a bar from the lowest to the highest rank and ``o`` at the rank itself.
+
+    One character per rank, fewer where there are more ranks than the line is long.
+    """
+    width = min(n_ranked, _BAR_WIDTH)
+
+    def place(each: int) -> int:
+        return round((each - 1) * (width - 1) / max(n_ranked - 1, 1))
+
+    line = [" "] * width
+    line[place(low) : place(high) + 1] = "-" * (place(high) + 1 - place(low))
+    line[place(rank)] = "o"
+    return "".join(line)

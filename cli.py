@@ -1,0 +1,81 @@
+"""The command line: every command parses, calls one function and prints what it returns."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from transfergrid import __version__
+from transfergrid.commands import analyze as results
+from transfergrid.commands import evaluate as run
+from transfergrid.commands import init as prepare
+from transfergrid.commands import quickstart, report, serve
+from transfergrid.grid import UserError
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+class GridGroup(click.Group):
+    """Shows a UserError as one sentence with exit status 1; every other exception keeps its traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in the order of a run, not of the alphabet."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, turning failures a user can fix into a message."""
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            click.echo(f"grid: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("grid: interrupted; the same command goes on where it stopped", err=True)
+            sys.exit(130)
+
+
+@click.group(cls=GridGroup, context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="grid")
+def main() -> None:
+    """Train one LoRA adapter per (task, language) cell, score all of them on all cells, see who helps whom.
+
+    \b
+    A run, step by step:
+      grid init             write a commented grid.yaml
+      grid plan             what would run and what it costs
+      grid data             fetch and check the items
+      grid train-adapters   one adapter per source cell
+      grid eval             base and every adapter on every target cell
+      grid analyze          who helps whom, how surely, at what risk
+      grid report           the same as one HTML page
+
+    \b
+    Beside it:
+      grid quickstart       all of the above on the bundled model and items, in minutes
+      grid recommend        sources that help one target cell
+      grid import           results from elsewhere, to analyze like a run's own
+      grid serve            keep a model running for 'grid eval --server'
+      grid doctor           what of this machine serves training and scoring
+    """
+
+
+for _command in (
+    prepare.init,
+    prepare.plan,
+    prepare.data,
+    prepare.doctor,
+    run.train_adapters_command,
+    run.evaluate_command,
+    results.analyze_command,
+    report.report,
+    results.recommend_command,
+    results.import_group,
+    quickstart.quickstart,
+    serve.serve,
+):
+    main.add_command(_command)
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,0 @@
-"""``python -m transfergrid.cli``: the same as ``grid``."""
-
-from transfergrid.cli import main
-
-main()

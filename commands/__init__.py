@@ -1,0 +1,1 @@
+"""One file per command of ``grid``, and the options and output they share."""

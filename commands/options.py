@@ -1,0 +1,218 @@
+"""Options and output that several commands share."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from transfergrid.config.file import load_config
+from transfergrid.config.settings import GridConfig
+from transfergrid.grid import RunFolder, UserError
+
+if TYPE_CHECKING:
+    from transfergrid.engine.evaluation.sweep import EvalRequest
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("grid.yaml"),
+    show_default=True,
+    help="Configuration; 'grid init' writes one.",
+)
+run_option = click.option(
+    "--run",
+    "run_dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("runs/main"),
+    show_default=True,
+    help="Folder of the run: data, adapters, scores, tables, report.",
+)
+
+
+def make_console() -> Console:
+    """Return the one console; outside a terminal it is 100 columns wide unless COLUMNS says otherwise."""
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, width=100)
+    return console
+
+
+def print_result(console: Console, result: Any, *, as_json: bool) -> None:
+    """Print a report for a reader, or its ``as_json`` for a program."""
+    if as_json:
+        click.echo(json.dumps(result.as_json(), ensure_ascii=False, indent=2))
+    else:
+        console.print(result)
+
+
+def with_config(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its configuration and run folder from --config and --run."""
+
+    @config_option
+    @run_option
+    @functools.wraps(command)
+    def wrapped(config_path: Path, run_dir: Path, **options: Any) -> None:
+        command(load_config(config_path), RunFolder(run_dir), **options)
+
+    return wrapped
+
+
+def with_optional_config(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its run folder, and the configuration where there is one; a file that was named must exist."""
+
+    @click.option(
+        "--config",
+        "config_path",
+        type=click.Path(dir_okay=False, path_type=Path),
+        default=None,
+        help="Configuration; default: grid.yaml where there is one, else default settings and whatever the run holds.",
+    )
+    @run_option
+    @functools.wraps(command)
+    def wrapped(config_path: Path | None, run_dir: Path, **options: Any) -> None:
+        usual = Path("grid.yaml")
+        path = config_path or (usual if usual.exists() else None)
+        command(load_config(path) if path is not None else None, RunFolder(run_dir), **options)
+
+    return wrapped
+
+
+def output_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --json and --csv, as ``output``; None: a table for a reader."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+    @click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of tables.")
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, as_json: bool, as_csv: bool, **options: Any) -> None:
+        if as_json and as_csv:
+            raise UserError("--json and --csv are two forms of one output; give one of them")
+        command(*arguments, output="json" if as_json else "csv" if as_csv else None, **options)
+
+    return wrapped
+
+
+def print_output(console: Console, result: Any, output: str | None) -> None:
+    """Print a report for a reader, or its JSON or CSV for a program."""
+    if output == "json":
+        click.echo(result.to_json())
+    elif output == "csv":
+        click.echo(result.to_csv(), nl=False)
+    else:
+        console.print(result)
+
+
+def narrowing_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --model, --task, --language and --seed, each repeatable; no option asks for all."""
+    for name, kind, text in reversed(
+        (
+            ("--model", str, "Only this model, by its name in the configuration; repeatable."),
+            ("--task", str, "Only cells of this task; repeatable."),
+            ("--language", str, "Only cells of this language; repeatable."),
+            ("--seed", int, "Only this training seed; repeatable."),
+        )
+    ):
+        command = click.option(name, f"{name[2:]}s", type=kind, multiple=True, help=text)(command)
+    return command
+
+
+def ray_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --ray and --ray-workers; it gets ``cluster``, what was said of it, or None without --ray."""
+
+    @click.option(
+        "--ray",
+        "ray_address",
+        is_flag=False,
+        flag_value="auto",
+        metavar="[ADDRESS]",
+        help="Spread the work over a Ray cluster: the one at ADDRESS, else at RAY_ADDRESS, else a local one ('local').",
+    )
+    @click.option(
+        "--ray-workers",
+        type=click.IntRange(min=1),
+        help="Workers of the cluster; default: one per GPU, without GPUs one per machine.",
+    )
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, ray_address: str | None, ray_workers: int | None, **options: Any) -> None:
+        from transfergrid.engine.cluster.ray_cluster import ClusterOptions
+
+        cluster = None if ray_address is None else ClusterOptions(address=ray_address, n_workers=ray_workers)
+        if cluster is None and ray_workers is not None:
+            raise UserError(f"--ray-workers {ray_workers} is about a cluster; give --ray too")
+        command(*arguments, cluster=cluster, **options)
+
+    return wrapped
+
+
+def pair_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --source and --target, each repeatable, and adapters from elsewhere."""
+    for option in reversed(
+        (
+            click.option(
+                "--source", "sources", multiple=True, help="Only this source: 'base' or 'task-lang'; repeatable."
+            ),
+            click.option("--target", "targets", multiple=True, help="Only this target cell, 'task-lang'; repeatable."),
+            click.option(
+                "--adapters",
+                "adapter_folder",
+                type=click.Path(exists=True, file_okay=False, path_type=Path),
+                help="Score the peft adapters in this folder in place of the run's own.",
+            ),
+            click.option(
+                "--adapter-pattern",
+                default="{task}-{language}",
+                show_default=True,
+                help="How folders in --adapters are named; also {seed} and {model}.",
+            ),
+            click.option(
+                "--adapter-table",
+                type=click.Path(exists=True, dir_okay=False, path_type=Path),
+                help="CSV with path, task, language and perhaps seed, model, in place of the pattern.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def make_request(
+    adapter_folder: Path | None, adapter_pattern: str, adapter_table: Path | None, **options: Any
+) -> EvalRequest:
+    """Put the options of ``grid eval`` and ``grid plan`` into one record.
+
+    Raises:
+        UserError: If names of adapters from elsewhere are explained, but no folder of theirs is given.
+    """
+    from transfergrid.config.selection import Narrowing
+    from transfergrid.engine.adapters.places import DEFAULT_PATTERN, ForeignAdapters
+    from transfergrid.engine.evaluation.sweep import EvalRequest
+
+    kinds = ("models", "seeds", "tasks", "languages", "sources", "targets")
+    narrowing = Narrowing(**{kind: options.pop(kind) for kind in kinds})
+    foreign = None
+    if adapter_folder is not None:
+        foreign = ForeignAdapters(folder=adapter_folder, pattern=adapter_pattern, table=adapter_table)
+    elif adapter_table is not None:
+        raise UserError(f"--adapter-table {str(adapter_table)!r} is about adapters from elsewhere; give --adapters too")
+    elif adapter_pattern != DEFAULT_PATTERN:
+        raise UserError(f"--adapter-pattern {adapter_pattern!r} is about adapters from elsewhere; give --adapters too")
+    return EvalRequest(narrowing=narrowing, foreign=foreign, **options)
+
+
+def show_estimate(config: GridConfig, run: RunFolder, request: EvalRequest, *, as_json: bool) -> None:
+    """Print what a request comes to; exit status 1 if a model is not to be had."""
+    from transfergrid.engine.work.estimate import estimate
+
+    console = make_console()
+    with Console(stderr=True).status("tokenising"):
+        found = estimate(config, run, request)
+    print_result(console, found, as_json=as_json)
+    sys.exit(1 if found.unavailable else 0)

@@ -1,0 +1,48 @@
+"""``quickstart``: a whole run on what is installed with the project, one command after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from transfergrid.commands import analyze as results
+from transfergrid.commands import evaluate as run
+from transfergrid.commands import init as prepare
+from transfergrid.commands import report
+from transfergrid.config.text import ensure_preset
+
+STEPS: tuple[tuple[click.Command, tuple[str, ...]], ...] = (
+    (prepare.data, ()),
+    (run.train_adapters_command, ()),
+    (run.evaluate_command, ("multi_lora", "noise_floor")),
+    (results.analyze_command, ()),
+    (report.report, ()),
+)
+"""The commands of a run in their order, each with its switches."""
+
+
+@click.command()
+@click.option("--full", is_flag=True, help="All 44 cells instead of 2 tasks x 3 languages.")
+@click.pass_context
+def quickstart(context: click.Context, full: bool) -> None:
+    """Do a whole run on the bundled model and items: train, score, analyse, report.
+
+    No network and no GPU are needed. The bundled model is built once, in ~/.cache/transfergrid or the
+    folder that the environment variable TRANSFERGRID_CACHE names. What runs is written to quickstart.yaml
+    (quickstart-full.yaml) and is yours to change; results go to runs/quickstart (runs/quickstart-full).
+    Stopped at any moment, the same command goes on; run again, it only shows what is there.
+
+    \b
+    Examples:
+      grid quickstart
+      grid quickstart --full
+    """
+    preset = "quickstart-full" if full else "quickstart"
+    config_path, run_dir = Path(f"{preset}.yaml"), Path("runs") / preset
+    ensure_preset(config_path, preset)
+    for number, (command, switches) in enumerate(STEPS, start=1):
+        words = [f"grid {command.name}", *(f"--{switch.replace('_', '-')}" for switch in switches)]
+        line = " ".join([*words, "--config", str(config_path), "--run", str(run_dir)])
+        click.secho(f"[{number}/{len(STEPS)}] {line}", bold=True)
+        context.invoke(command, config_path=config_path, run_dir=run_dir, **dict.fromkeys(switches, True))

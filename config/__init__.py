@@ -1,0 +1,1 @@
+"""What a user says: settings, their file, the narrowing of a command."""

@@ -1,0 +1,108 @@
+"""Which part of the grid a command is about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TypeVar
+
+from transfergrid.config.settings import GridConfig, ModelConfig, closest_hint
+from transfergrid.engine.work.failures import Failure
+from transfergrid.grid import BASE, BASELINE_NAME, Cell, Source, UserError
+
+Name = TypeVar("Name", str, int)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Narrowing:
+    """What a user asked for; an empty tuple asks for all, a name given twice counts once."""
+
+    models: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    tasks: tuple[str, ...] = ()
+    """Tasks of sources and targets."""
+    languages: tuple[str, ...] = ()
+    """Languages of sources and targets."""
+    sources: tuple[str, ...] = ()
+    """``base`` or ``task-lang``."""
+    targets: tuple[str, ...] = ()
+    """``task-lang``."""
+
+    def __post_init__(self) -> None:
+        """Drop repeated names, so that nothing is done twice."""
+        for each in fields(self):
+            object.__setattr__(self, each.name, tuple(dict.fromkeys(getattr(self, each.name))))
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Models, seeds, sources and targets of one command."""
+
+    models: tuple[ModelConfig, ...]
+    seeds: tuple[int, ...]
+    sources: tuple[Source, ...]
+    targets: tuple[Cell, ...]
+
+    @property
+    def source_cells(self) -> tuple[Cell, ...]:
+        """Cells of the sources that are adapters."""
+        return tuple(source.cell for source in self.sources if source.cell is not None)
+
+    @property
+    def has_base(self) -> bool:
+        """Whether the base model is among the sources."""
+        return any(source.is_base for source in self.sources)
+
+    def covers(self, failure: Failure) -> bool:
+        """Whether a failure is about something that is asked for."""
+        return (
+            failure.model in [model.name for model in self.models]
+            and (failure.seed is None or failure.seed in self.seeds)
+            and (failure.source is None or failure.source in [source.name for source in self.sources])
+            and (failure.target is None or failure.target in [target.name for target in self.targets])
+        )
+
+
+def select(config: GridConfig, narrowing: Narrowing, *, foreign_cells: Sequence[Cell] | None = None) -> Selection:
+    """Narrow a configuration's grid.
+
+    Args:
+        config: Names all models, seeds and cells.
+        narrowing: What is asked for.
+        foreign_cells: Source cells in place of the configuration's, for adapters from elsewhere.
+
+    Raises:
+        UserError: If a name is not part of the configuration, or nothing is left.
+    """
+    tasks = _chosen("task", narrowing.tasks, config.tasks)
+    languages = _chosen("language", narrowing.languages, config.languages)
+    names = _chosen("model", narrowing.models, [model.name for model in config.models])
+    cells = config.grid.cells
+    source_cells = cells if foreign_cells is None else tuple(foreign_cells)
+    targets = _chosen("target", narrowing.targets, [cell.name for cell in cells])
+    sources = _chosen("source", narrowing.sources, [BASELINE_NAME, *(cell.name for cell in source_cells)])
+
+    def is_kept(cell: Cell) -> bool:
+        return (not narrowing.tasks or cell.task in tasks) and (not narrowing.languages or cell.language in languages)
+
+    selection = Selection(
+        models=tuple(model for model in config.models if model.name in names),
+        seeds=tuple(_chosen("seed", narrowing.seeds, config.seeds)),
+        sources=tuple(
+            source
+            for source in (BASE, *(Source(cell) for cell in source_cells if is_kept(cell)))
+            if source.name in sources
+        ),
+        targets=tuple(cell for cell in cells if is_kept(cell) and cell.name in targets),
+    )
+    if not selection.sources or not selection.targets:
+        raise UserError("--task and --language leave no source or no target of those named; drop one of the options")
+    return selection
+
+
+def _chosen(kind: str, asked: Sequence[Name], accepted: Sequence[Name]) -> Sequence[Name]:
+    for name in asked:
+        if name not in accepted:
+            hint = closest_hint(name, [str(word) for word in accepted])
+            raise UserError(f"unknown {kind} {name!r}; expected one of {list(accepted)}{hint}")
+    return asked or accepted

@@ -1,0 +1,188 @@
+"""Where adapters lie: in the run's own folder, or in a folder of adapters that somebody else trained."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from transfergrid.config.selection import Selection
+from transfergrid.engine.adapters.check import find_adapters
+from transfergrid.grid import Cell, RunFolder, UserError
+
+DEFAULT_PATTERN = "{task}-{language}"
+UNKNOWN_SEED = 0
+"""Training seed of foreign adapters whose names do not say one."""
+
+_COLUMNS = ("path", "task", "language")  # of a table; these a row must fill
+_FIELDS = {
+    "model": r"[A-Za-z0-9._-]+",
+    "seed": r"\d+",
+    "task": r"[a-z][a-z0-9_]*",
+    "language": r"[a-z]{2,3}(?:_[a-z0-9]{2,8})?",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterPlace:
+    """One adapter's folder and what it was trained on."""
+
+    model: str
+    """The configuration's name of its base."""
+    seed: int
+    cell: Cell
+    path: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignAdapters:
+    """A folder of adapters and how their source cells are known."""
+
+    folder: Path
+    pattern: str = DEFAULT_PATTERN
+    """End of an adapter's path, with ``{task}``, ``{language}`` and perhaps ``{seed}``, ``{model}``."""
+    table: Path | None = None
+    """CSV file with the columns path, task, language and perhaps seed, model; used instead of the pattern."""
+
+
+def own_places(run: RunFolder, selection: Selection) -> tuple[AdapterPlace, ...]:
+    """Return where ``grid train-adapters`` puts the adapters of a selection, whether they are there or not."""
+    return tuple(
+        AdapterPlace(model.name, seed, cell, run.adapter(model.name, seed, cell))
+        for model in selection.models
+        for seed in selection.seeds
+        for cell in selection.source_cells
+    )
+
+
+def foreign_places(
+    foreign: ForeignAdapters, models: Sequence[str], known: Collection[Cell] = ()
+) -> tuple[AdapterPlace, ...]:
+    """Find the adapters of a folder and name their source cells.
+
+    Args:
+        foreign: The folder, and the pattern or table.
+        models: Names of the models that are scored; adapters of others are left out.
+        known: Cells of the configuration; a name that can be read in several ways is taken to be one of these.
+
+    Raises:
+        UserError: If there is no adapter, a source cell cannot be told, two adapters have the same one, or it is not
+            said which of several models they belong to.
+    """
+    rows = (
+        _from_pattern(foreign, models, known) if foreign.table is None else _from_table(foreign.folder, foreign.table)
+    )
+    places: dict[tuple[str, int, Cell], AdapterPlace] = {}
+    for path, fields in rows:
+        model = fields.get("model") or _only_model(models, path)
+        seed = fields.get("seed") or str(UNKNOWN_SEED)
+        if not seed.isdecimal():
+            raise UserError(f"adapter {str(path)!r} has seed {seed!r}; expected a whole number")
+        place = AdapterPlace(model, int(seed), Cell(fields["task"], fields["language"]), path)
+        key = (place.model, place.seed, place.cell)
+        if key in places:
+            raise UserError(
+                f"{str(places[key].path)!r} and {str(path)!r} are both {place.cell.name} s{place.seed} of "
+                f"{place.model!r}; tell them apart by {{seed}} or a table"
+            )
+        if model in models:
+            places[key] = place
+    return tuple(places.values())
+
+
+def _only_model(models: Sequence[str], path: Path) -> str:
+    if len(models) != 1:
+        raise UserError(
+            f"adapter {str(path)!r} could belong to any of the models {list(models)}; name one with --model, or use "
+            "{model} in the pattern"
+        )
+    return models[0]
+
+
+def _from_pattern(
+    foreign: ForeignAdapters, models: Sequence[str], known: Collection[Cell]
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    literals, names = _split_pattern(foreign.pattern)
+    n_folders = 1 + sum(literal.count("/") for literal in literals)
+    found = find_adapters(foreign.folder)
+    for path in found:
+        if not set(found).isdisjoint(path.parents):  # a checkpoint inside an adapter's folder
+            continue
+        relative = path.relative_to(foreign.folder).as_posix()
+        end = "/".join(relative.split("/")[-n_folders:])
+        readings = list(_read_name(end, literals, names))
+        if not readings:
+            raise UserError(
+                f"adapter folder {relative!r} does not end in {foreign.pattern!r}; give --adapter-pattern or "
+                "--adapter-table"
+            )
+        yield path, _only_reading(readings, relative, models, known)
+
+
+def _split_pattern(pattern: str) -> tuple[list[str], list[str]]:
+    """Return a naming pattern's literal pieces and the names of the fields between them."""
+    names = re.findall(r"\{(.*?)\}", pattern)
+    unknown = sorted(set(names) - set(_FIELDS))
+    if unknown or not {"task", "language"} <= set(names) or len(names) != len(set(names)):
+        raise UserError(
+            f"adapter pattern {pattern!r} is not usable; expected {{task}} and {{language}}, and perhaps {{seed}} and "
+            "{model}, each once"
+        )
+    return re.split(r"\{.*?\}", pattern), names
+
+
+def _read_name(name: str, literals: Sequence[str], fields: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield every way to read a name as literal, field, literal, ..., literal."""
+    if not fields:
+        if name == literals[0]:
+            yield {}
+        return
+    if not name.startswith(literals[0]):
+        return
+    rest = name[len(literals[0]) :]
+    for end in range(1, len(rest) + 1):
+        if re.fullmatch(_FIELDS[fields[0]], rest[:end]):
+            for others in _read_name(rest[end:], literals[1:], fields[1:]):
+                yield {fields[0]: rest[:end], **others}
+
+
+def _only_reading(
+    readings: Sequence[dict[str, str]], name: str, models: Sequence[str], known: Collection[Cell]
+) -> dict[str, str]:
+    """Return the one way to read a name, or the one of several whose cell the configuration has."""
+    if len(readings) == 1:
+        return readings[0]
+    likely = [reading for reading in readings if Cell(reading["task"], reading["language"]) in known]
+    if len(likely) > 1:
+        likely = [reading for reading in likely if reading.get("model") in (None, *models)]
+    if len(likely) != 1:
+        ways = " or ".join(" ".join(f"{field}={text}" for field, text in reading.items()) for reading in readings[:3])
+        raise UserError(
+            f"adapter folder {name!r} can be read as {ways}, and not exactly one of these is a cell of the "
+            "configuration; say which it is with --adapter-table"
+        )
+    return likely[0]
+
+
+def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    try:
+        with table.open(encoding="utf-8", newline="") as handle:
+            reader = csv.DictReader(handle)
+            columns = sorted(reader.fieldnames or ())
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"adapter table {str(table)!r} cannot be read: {error}") from error
+    if not rows or not set(_COLUMNS) <= set(columns):
+        raise UserError(
+            f"adapter table {str(table)!r} has the columns {columns}; expected path, task, language and perhaps seed, "
+            "model, and at least one row"
+        )
+    for line, row in rows:
+        if empty := [column for column in _COLUMNS if not (row[column] or "").strip()]:
+            raise UserError(
+                f"adapter table {str(table)!r}, line {line}: {empty[0]} is empty; expected path, task and language in "
+                "every row"
+            )
+        yield folder / row["path"], row

@@ -1,0 +1,1 @@
+"""``grid eval``: the sweep over models, sources and targets, and what it reports."""

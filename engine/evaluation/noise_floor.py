@@ -1,0 +1,205 @@
+"""The resolution of every delta: how many predictions change when nothing but the order of the arithmetic does.
+
+The base is scored a second time through an adapter with B = 0, with the items the other way round and in smaller steps,
+and compared with its scores in the store.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import polars as pl
+
+from transfergrid.engine.adapters.check import check_adapter, make_null_adapter, read_linear_shapes
+from transfergrid.engine.evaluation.item_scores import pick_choice
+from transfergrid.engine.interfaces import Adapter, Prepared, Scorer
+from transfergrid.engine.planning.planner import PlanLimits
+from transfergrid.engine.work.jobs import BaseModel
+from transfergrid.engine.work.targets import Target, TokenisedTarget
+from transfergrid.grid import BASE, Cell, RunFolder
+from transfergrid.store.files import write_atomically
+from transfergrid.store.score_store import FinishedCell, Origin, ScoreStore
+
+NOISE_FLOOR_SCHEMA = pl.Schema(
+    {
+        "model": pl.String(),
+        "target_task": pl.String(),
+        "target_language": pl.String(),
+        "n_items": pl.Int64(),
+        "n_flips": pl.Int64(),  # predictions by the target's primary metric that differ
+        "n_flips_acc": pl.Int64(),  # predictions by acc that differ
+        "max_abs_diff_nats": pl.Float64(),
+    }
+)
+"""One row per (model, target)."""
+
+NULL_RANK = 8
+"""Rank of the adapter with B = 0."""
+
+_METADATA = "transfergrid"
+
+
+@runtime_checkable
+class Replanning(Protocol):
+    """A scorer whose steps can be made smaller."""
+
+    @property
+    def limits(self) -> PlanLimits:
+        """What one step holds."""
+        ...
+
+    def prepare(self, items: Any, *, token_budget: int | None = None) -> Prepared:
+        """Plan items for steps of at most so many tokens."""
+        ...
+
+
+def has_noise_floor(run: RunFolder, base: BaseModel, targets: Iterable[Target]) -> bool:
+    """Whether the noise floor of all targets is stored for what decides the base's numbers today."""
+    _, stored = _read(run, base.name)
+    key = base.key(None)
+    return all(stored.get(target.cell.name) == key.digest(target.items_hash) for target in targets)
+
+
+def drop_stale_noise_floor(
+    run: RunFolder, base: BaseModel, targets: Iterable[Target], finished: Mapping[tuple[Origin, Cell], FinishedCell]
+) -> int:
+    """Forget what was measured with another setup than the base's scores have, or would get today.
+
+    Args:
+        run: The run folder.
+        base: The model.
+        targets: Those that are asked for; of others the scores in the store decide.
+        finished: The store's cells.
+
+    Returns:
+        Number of targets whose rows were dropped.
+    """
+    table, stored = _read(run, base.name)
+    kept, keys = _current(table, stored, _valid_keys(base, targets, finished))
+    n_dropped = table.height - kept.height
+    if n_dropped and kept.height:
+        _write(run, base.name, kept, keys)
+    elif n_dropped:
+        _path(run, base.name).unlink()
+    return n_dropped
+
+
+def measure_noise_floor(
+    run: RunFolder, base: BaseModel, targets: Mapping[Cell, TokenisedTarget], scorer: Scorer
+) -> pl.DataFrame:
+    """Score the base again and store the flips of every target whose base scores are in the store.
+
+    Returns:
+        The stored table, with earlier targets whose key is still today's.
+
+    Raises:
+        AdapterError: If no null adapter can be made for this base.
+    """
+    finished = ScoreStore(run.scores).scan(repair=False).finished()
+    origin = Origin(base.name, None, BASE)
+    valid = _valid_keys(base, (target.target for target in targets.values()), finished)
+    earlier, keys = _current(*_read(run, base.name), valid)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        null = check_adapter(
+            make_null_adapter(base.folder, Path(folder) / "null", rank=NULL_RANK),
+            read_linear_shapes(base.folder),
+            name=f"null-{base.name}",
+        )
+        for cell, target in targets.items():
+            if (origin, cell) in finished:
+                stored = _stored_sums(finished[origin, cell], cell)
+                rows.append(_compare(base.name, target, stored, _score_again(scorer, target, null)))
+                keys[cell.name] = base.key(None).digest(target.target.items_hash)
+    frame = pl.DataFrame(rows, schema=NOISE_FLOOR_SCHEMA, orient="row")
+    kept = earlier.join(frame, on=["model", "target_task", "target_language"], how="anti")
+    table = pl.concat([kept, frame]).sort("target_task", "target_language")
+    _write(run, base.name, table, keys)
+    return table
+
+
+def _score_again(scorer: Scorer, target: TokenisedTarget, null: Adapter) -> dict[str, tuple[float, ...]]:
+    """Return the log-likelihoods by item id."""
+    items = target.scorable[::-1]
+    if not items:
+        return {}
+    if isinstance(scorer, Replanning):
+        prepared = scorer.prepare(items, token_budget=max(1, scorer.limits.max_step_tokens // 2))
+    else:
+        prepared = scorer.prepare(items)
+    return {items[result.index].item_id: result.loglikelihoods_nats for result in scorer.score(prepared, null)}
+
+
+def _stored_sums(cell: FinishedCell, target: Cell) -> dict[str, tuple[float, ...]]:
+    rows = pl.read_parquet(cell.part.path).filter(
+        pl.col("target_task") == target.task,
+        pl.col("target_language") == target.language,
+        pl.col("loglikelihoods_nats").is_not_null(),
+    )
+    return {item_id: tuple(sums) for item_id, sums in rows.select("item_id", "loglikelihoods_nats").iter_rows()}
+
+
+def _compare(
+    model: str,
+    target: TokenisedTarget,
+    first: Mapping[str, tuple[float, ...]],
+    second: Mapping[str, tuple[float, ...]],
+) -> tuple[Any, ...]:
+    """Return one row of the table, over the items that are scored both times."""
+    items = {item.item_id: item for item in target.target.items}
+    both = [i for i in first if i in second and all(map(math.isfinite, second[i]))]
+    flips_acc = [pick_choice(first[i]) != pick_choice(second[i]) for i in both]
+    flips_norm = [
+        pick_choice(first[i], items[i].choice_chars) != pick_choice(second[i], items[i].choice_chars) for i in both
+    ]
+    flips = flips_norm if target.target.primary_metric == "acc_norm" else flips_acc
+    largest = max((abs(a - b) for i in both for a, b in zip(first[i], second[i], strict=True)), default=0.0)
+    cell = target.target.cell
+    return model, cell.task, cell.language, len(both), sum(flips), sum(flips_acc), largest
+
+
+def _valid_keys(
+    base: BaseModel, targets: Iterable[Target], finished: Mapping[tuple[Origin, Cell], FinishedCell]
+) -> dict[str, set[str]]:
+    """Return by target the keys that a noise floor may have: that of the base's stored scores, and today's."""
+    valid: dict[str, set[str]] = {}
+    for (origin, cell), found in finished.items():
+        if origin == Origin(base.name, None, BASE):
+            valid.setdefault(cell.name, set()).add(found.record.run_key)
+    for target in targets:
+        valid.setdefault(target.cell.name, set()).add(base.key(None).digest(target.items_hash))
+    return valid
+
+
+def _current(
+    table: pl.DataFrame, keys: Mapping[str, str], valid: Mapping[str, set[str]]
+) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return the rows of a table, and their keys, whose key is valid."""
+    kept = {name: key for name, key in keys.items() if key in valid.get(name, ())}
+    name = pl.concat_str("target_task", "target_language", separator="-")
+    return table.filter(name.is_in(list(kept))), kept
+
+
+def _path(run: RunFolder, model: str) -> Path:
+    return run.noise_floor / f"{model}.parquet"
+
+
+def _read(run: RunFolder, model: str) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return a model's table and the run key by target; nothing where there is none or it is not whole."""
+    try:
+        content = _path(run, model).read_bytes()
+        keys = json.loads(pl.read_parquet_metadata(io.BytesIO(content))[_METADATA])
+        return pl.read_parquet(io.BytesIO(content)), keys
+    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError):
+        return pl.DataFrame(schema=NOISE_FLOOR_SCHEMA), {}
+
+
+def _write(run: RunFolder, model: str, table: pl.DataFrame, keys: Mapping[str, str]) -> None:
+    metadata = {_METADATA: json.dumps(dict(keys))}
+    write_atomically(_path(run, model), lambda temporary: table.write_parquet(temporary, metadata=metadata))

@@ -1,0 +1,119 @@
+"""One base model in memory and the loop over its sources; where the results go is the caller's business."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+from transfergrid.engine.evaluation.events import (
+    CellFinished,
+    Failed,
+    ModelOpened,
+    OnEvent,
+    SourceFinished,
+    SourceStarted,
+)
+from transfergrid.engine.evaluation.score_cell import CellScorer
+from transfergrid.engine.interfaces import AdapterError, EngineLostError, Scorer, ScoringError
+from transfergrid.engine.models.resolve import load_tokenizer
+from transfergrid.engine.scorers.multi_lora import Backend
+from transfergrid.engine.work.failures import Failure
+from transfergrid.engine.work.jobs import BaseModel, SourceJob
+from transfergrid.engine.work.targets import Target, TokenisedTarget, tokenise_targets
+from transfergrid.grid import Cell
+from transfergrid.store.score_store import Origin
+from transfergrid.store.score_writer import StoreWriter
+
+MAX_BROKEN_SOURCES = 3
+"""Adapters in a row that fail in a way nobody foresaw, before the engine is taken to be broken."""
+
+MIN_MODEL_LEN = 64
+"""Shortest longest sequence an engine is started for, in tokens; its own probe needs some."""
+
+
+@dataclass(slots=True)
+class OpenModel:
+    """A base model that is loaded, and its targets as it reads them."""
+
+    base: BaseModel
+    tokenised: Mapping[Cell, TokenisedTarget]
+    scorer: Scorer
+    tell: OnEvent
+    _cells: CellScorer = field(init=False)
+    _n_broken: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        """Keep the plans of the targets for all sources."""
+        self._cells = CellScorer(self.scorer, self.tokenised, self.tell)
+
+    def score_sources(self, jobs: Sequence[SourceJob], writer: StoreWriter) -> None:
+        """Score sources one after another; those that fail are told of, and the others go on.
+
+        Raises:
+            EngineLostError: If the engine is gone.
+            Exception: What the engine raised, for the base, or after some adapters in a row failed unforeseen.
+        """
+        for job, following in zip_longest(jobs, jobs[1:]):
+            self.tell(SourceStarted(job.origin, len(job.targets)))
+            if following is not None and following.adapter is not None:
+                self.scorer.prefetch(following.adapter)
+            self._score_source(job, writer)
+            self.tell(SourceFinished(job.origin))
+
+    def _score_source(self, job: SourceJob, writer: StoreWriter) -> None:
+        for target in job.targets:
+            try:
+                scored = self._cells.score(job.origin, job.adapter, job.key, target)
+            except AdapterError as error:
+                self._fail(job.origin, str(error))
+                return
+            except ScoringError as error:
+                self._fail(job.origin, str(error), target)
+                continue
+            except EngineLostError:
+                raise
+            except Exception as error:
+                self._n_broken += 1
+                if job.adapter is None or self._n_broken >= MAX_BROKEN_SOURCES:
+                    raise
+                self._fail(job.origin, f"{type(error).__name__}: {error}")
+                return
+            writer.submit(scored)
+            self.tell(CellFinished(job.origin, scored.record))
+        self._n_broken = 0
+
+    def _fail(self, origin: Origin, reason: str, target: Cell | None = None) -> None:
+        self.tell(Failed(source_failure(origin, reason, target)))
+
+
+def open_model(
+    base: BaseModel, targets: Mapping[Cell, Target], *, backend: Backend, max_rank: int, tell: OnEvent
+) -> OpenModel:
+    """Load a base model.
+
+    Args:
+        base: The model.
+        targets: All targets of the request, finished or not, so that the engine's size stays the same.
+        backend: The engine.
+        max_rank: Largest rank of the adapters to come.
+        tell: Told what happens.
+    """
+    started = time.perf_counter()
+    tokenised = tokenise_targets(targets.values(), load_tokenizer(base.folder), base.tokenisation)
+    longest = max(MIN_MODEL_LEN, *(target.longest_tokens for target in tokenised.values()))
+    scorer = backend.open(base.folder, longest_tokens=longest, max_rank=max_rank)
+    tell(ModelOpened(base.name, time.perf_counter() - started))
+    return OpenModel(base, tokenised, scorer, tell)
+
+
+def source_failure(origin: Origin, reason: str, target: Cell | None = None) -> Failure:
+    """Return the failure of a source, on one target or on all."""
+    return Failure(
+        model=origin.model,
+        seed=origin.seed,
+        source=origin.source.name,
+        target=None if target is None else target.name,
+        reason=reason,
+    )

@@ -1,0 +1,221 @@
+"""What stands in the store at the end of a sweep: baselines, mean deltas, what is missing and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import polars as pl
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from transfergrid.config.selection import Selection
+from transfergrid.engine.work.failures import Failure, describe_failures, read_failures
+from transfergrid.grid import Cell, Regime, RunFolder
+from transfergrid.store.score_store import CellRecord, Origin, ScoreStore
+from transfergrid.store.scores import SCORE_SCHEMA
+
+SHOWN_FAULTS = 30
+
+_TARGET = ("model", "target_task", "target_language")
+_SOURCE = ("seed", "source_task", "source_language")
+_IS_BASE = pl.col("source_task").is_null()
+
+
+class Totals(NamedTuple):
+    """What one run of the sweep did."""
+
+    n_cells: int = 0
+    n_items: int = 0
+    n_computed_tokens: int = 0
+    n_repeated_tokens: int = 0
+    scoring_s: float = 0.0
+    wall_s: float = 0.0
+
+    def plus(self, record: CellRecord) -> Totals:
+        """Return the totals with one more cell."""
+        return self._replace(
+            n_cells=self.n_cells + 1,
+            n_items=self.n_items + record.n_items,
+            n_computed_tokens=self.n_computed_tokens + record.n_computed_tokens,
+            n_repeated_tokens=self.n_repeated_tokens + record.n_repeated_tokens,
+            scoring_s=self.scoring_s + record.wall_s,
+        )
+
+    @property
+    def saved_share(self) -> float:
+        """Share of the repeated tokens that sharing did not compute; 0 where nothing was scored."""
+        return 1 - self.n_computed_tokens / self.n_repeated_tokens if self.n_repeated_tokens else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationReport:
+    """The end of a sweep."""
+
+    totals: Totals
+    n_cells: int
+    """(source, target) pairs that were asked for and whose source is usable."""
+    n_finished: int
+    """Pairs of these that are in the store now."""
+    baselines: pl.DataFrame
+    """model, target_task, target_language, n_items, n_unscored, score (0..1, null: nothing scored)."""
+    deltas: pl.DataFrame
+    """model, regime, n_pairs, mean_delta_pp over pairs with a baseline."""
+    failures: tuple[Failure, ...]
+    unscored: pl.DataFrame
+    """model, target_task, target_language, item_id, unscored_reason, n_sources."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything that was asked for is there."""
+        return self.n_finished == self.n_cells and not self.failures and self.unscored.is_empty()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report for a program."""
+        return {
+            "is_complete": self.is_complete,
+            "n_cells": self.n_cells,
+            "n_finished": self.n_finished,
+            **self.totals._asdict(),
+            "baselines": self.baselines.to_dicts(),
+            "deltas": self.deltas.to_dicts(),
+            "failures": [{"what": failure.what, "reason": failure.reason} for failure in self.failures],
+            "unscored": self.unscored.to_dicts(),
+        }
+
+    def __rich__(self) -> RenderableType:
+        """Render as tables, one of baselines per model, then what is missing."""
+        models = self.baselines["model"].unique(maintain_order=True).to_list()
+        parts: list[RenderableType] = [_baseline_table(self.baselines, model) for model in models]
+        if not self.deltas.is_empty():
+            parts.append(_delta_table(self.deltas))
+        return Group(*parts, Text(self._closing_line()), *map(Text, self._fault_lines()))
+
+    def _closing_line(self) -> str:
+        totals = self.totals
+        line = f"{self.n_finished:,} of {self.n_cells:,} cells are in the store; this run scored {totals.n_cells:,} "
+        line += f"({totals.n_items:,} items) in {totals.wall_s:,.1f} s"
+        if totals.n_cells and totals.scoring_s > 0:
+            line += (
+                f", {totals.n_items / totals.scoring_s:,.1f} items/s; {totals.n_computed_tokens:,} tokens computed, "
+                f"{totals.n_repeated_tokens:,} without sharing ({totals.saved_share:.0%} saved)"
+            )
+        return line
+
+    def _fault_lines(self) -> list[str]:
+        failed = describe_failures(self.failures)
+        lines = failed + [
+            f"not scored: {row['model']} {row['target_task']}-{row['target_language']} item {row['item_id']!r} "
+            f"({row['n_sources']} source(s)): {row['unscored_reason']}"
+            for row in self.unscored.head(SHOWN_FAULTS).iter_rows(named=True)
+        ]
+        hidden = len(failed) + self.unscored.height - SHOWN_FAULTS
+        return lines if hidden <= 0 else [*lines[:SHOWN_FAULTS], f"and {hidden} more; all with --json"]
+
+
+def summarise(
+    run: RunFolder, selection: Selection, pairs: Sequence[tuple[Origin, Cell]], totals: Totals
+) -> EvaluationReport:
+    """Read the store and sum up what was asked for.
+
+    Args:
+        run: The run folder.
+        selection: What was asked for.
+        pairs: Every (source, target) whose source is usable.
+        totals: What this run did.
+    """
+    store = ScoreStore(run.scores)
+    scan = store.scan(repair=False)
+    finished = scan.finished()
+    origins = {origin for origin, _ in pairs}
+    paths = [part.path for part in scan.parts if part.origin in origins]
+    targets = pl.DataFrame(
+        [(cell.task, cell.language) for cell in selection.targets],
+        schema={"target_task": pl.String, "target_language": pl.String},
+        orient="row",
+    )
+    rows = pl.scan_parquet(paths) if paths else pl.LazyFrame(schema=SCORE_SCHEMA)
+    rows = rows.join(targets.lazy(), on=["target_task", "target_language"], how="semi")
+    scores = score_cells(rows).collect()
+    baselines = scores.filter(_IS_BASE).select(*_TARGET, "n_items", "n_unscored", "score")
+    return EvaluationReport(
+        totals=totals,
+        n_cells=len(pairs),
+        n_finished=sum(pair in finished for pair in pairs),
+        baselines=baselines.sort(_TARGET),
+        deltas=mean_deltas(scores),
+        failures=tuple(failure for failure in read_failures(run.scores) if selection.covers(failure)),
+        unscored=_unscored(rows).collect(),
+    )
+
+
+def score_cells(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Return one row per (model, source, target): items, unscored items and the score by the primary metric."""
+    picked = pl.when(pl.col("primary_metric") == "acc_norm").then("pred_norm").otherwise("pred")
+    return (
+        rows.group_by(*_TARGET, *_SOURCE)
+        .agg(
+            n_items=pl.len(),
+            n_unscored=picked.is_null().sum(),
+            score=(picked == pl.col("gold")).mean(),  # null where not scored, left out of the mean
+        )
+        .sort(*_TARGET, *_SOURCE, nulls_last=False)
+    )
+
+
+def mean_deltas(scores: pl.DataFrame) -> pl.DataFrame:
+    """Return the mean delta in percentage points per model and regime, over pairs that have a baseline."""
+    same_task = pl.col("source_task") == pl.col("target_task")
+    same_language = pl.col("source_language") == pl.col("target_language")
+    regime = (
+        pl.when(same_task & same_language)
+        .then(pl.lit(Regime.MT_ML.value))
+        .when(same_task)
+        .then(pl.lit(Regime.MT_CL.value))
+        .when(same_language)
+        .then(pl.lit(Regime.CT_ML.value))
+        .otherwise(pl.lit(Regime.CT_CL.value))
+    )
+    order = pl.Enum([entry.value for entry in Regime])
+    baselines = scores.filter(_IS_BASE).select(*_TARGET, base_score="score")
+    return (
+        scores.filter(~_IS_BASE)
+        .join(baselines, on=_TARGET, validate="m:1")
+        .with_columns(delta_pp=100 * (pl.col("score") - pl.col("base_score")), regime=regime.cast(order))
+        .drop_nulls("delta_pp")
+        .group_by("model", "regime")
+        .agg(n_pairs=pl.len(), mean_delta_pp=pl.col("delta_pp").mean())
+        .sort("model", "regime")
+        .with_columns(pl.col("regime").cast(pl.String))
+    )
+
+
+def _unscored(rows: pl.LazyFrame) -> pl.LazyFrame:
+    keys = (*_TARGET, "item_id", "unscored_reason")
+    return rows.filter(pl.col("unscored_reason").is_not_null()).group_by(keys).agg(n_sources=pl.len()).sort(keys)
+
+
+def _baseline_table(baselines: pl.DataFrame, model: str) -> Table:
+    rows = baselines.filter(pl.col("model") == model)
+    languages = rows["target_language"].unique().sort().to_list()
+    scores = {(row["target_task"], row["target_language"]): row["score"] for row in rows.iter_rows(named=True)}
+    table = Table(title=f"Baseline of {escape(model)}, score in %")
+    table.add_column("task")
+    for language in languages:
+        table.add_column(Text(language), justify="right")
+    for task in rows["target_task"].unique().sort().to_list():
+        values = (scores.get((task, language)) for language in languages)
+        table.add_row(Text(task), *("-" if value is None else f"{100 * value:.1f}" for value in values))
+    return table
+
+
+def _delta_table(deltas: pl.DataFrame) -> Table:
+    table = Table(title="Mean delta per regime")
+    for name, justify in (("model", "left"), ("regime", "left"), ("pairs", "right"), ("mean delta pp", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for row in deltas.iter_rows(named=True):
+        table.add_row(Text(row["model"]), row["regime"], f"{row['n_pairs']:,}", f"{row['mean_delta_pp']:+.2f}")
+    return table

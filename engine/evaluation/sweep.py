@@ -1,0 +1,297 @@
+"""The sweep: base and adapters of every model on every target cell that is not in the store yet."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from transfergrid.benchmarks.materialise import ensure_data
+from transfergrid.config.selection import Narrowing, Selection, select
+from transfergrid.config.settings import GridConfig
+from transfergrid.engine.adapters.places import AdapterPlace, ForeignAdapters, foreign_places, own_places
+from transfergrid.engine.evaluation.events import (
+    CellFinished,
+    Event,
+    Failed,
+    Notice,
+    OnEvent,
+    SweepStarted,
+    ignore_events,
+)
+from transfergrid.engine.evaluation.noise_floor import (
+    NULL_RANK,
+    drop_stale_noise_floor,
+    has_noise_floor,
+    measure_noise_floor,
+)
+from transfergrid.engine.evaluation.score_model import OpenModel, open_model
+from transfergrid.engine.evaluation.summary import EvaluationReport, Totals, summarise
+from transfergrid.engine.interfaces import AdapterError, ScoringError
+from transfergrid.engine.scorers.multi_lora import Backend
+from transfergrid.engine.work.failures import Failure, FailureLog
+from transfergrid.engine.work.jobs import ModelJobs, find_jobs, resolve_base
+from transfergrid.engine.work.stale_cells import evict_cells, find_stale_cells, refuse_stale_cells
+from transfergrid.engine.work.targets import Target, load_target
+from transfergrid.grid import Cell, RunFolder, UserError
+from transfergrid.store.lock import hold_run_folder
+from transfergrid.store.score_store import ASIDE, FinishedCell, Origin, Part, ScoreStore, unwritable
+from transfergrid.store.score_writer import StoreWriter
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalRequest:
+    """What ``grid eval`` is asked for."""
+
+    narrowing: Narrowing = field(default_factory=Narrowing)
+    foreign: ForeignAdapters | None = None
+    """Adapters from elsewhere in place of the run's own."""
+    force: bool = False
+    """Score again what is finished."""
+    noise_floor: bool = False
+    """Score the base a second time, another way round, and count the flips."""
+
+
+class Work(NamedTuple):
+    """What a request comes to."""
+
+    selection: Selection
+    models: tuple[ModelJobs, ...]
+    """Usable sources with all targets that were asked for."""
+    failures: tuple[Failure, ...]
+    targets: Mapping[Cell, Target]
+
+    def pairs(self) -> list[tuple[Origin, Cell]]:
+        """Return every (source, target) of the usable sources."""
+        return [(job.origin, target) for jobs in self.models for job in jobs.jobs for target in job.targets]
+
+
+class ModelTask(NamedTuple):
+    """What is left to score of one model."""
+
+    jobs: ModelJobs
+    max_rank: int
+    """Largest rank of all its adapters, finished or not, so that the engine's size stays the same."""
+    noise_floor: bool
+
+
+class Task(NamedTuple):
+    """What is left to score, and where it goes."""
+
+    config: GridConfig
+    run: RunFolder
+    backend: Backend
+    store: ScoreStore
+    targets: Mapping[Cell, Target]
+    models: tuple[ModelTask, ...]
+    tell: OnEvent
+
+
+Execute = Callable[[Task], None]
+"""Scores what is left: in this process, or on a cluster."""
+
+
+def evaluate(
+    config: GridConfig,
+    run: RunFolder,
+    request: EvalRequest,
+    *,
+    backend: Backend,
+    on_event: OnEvent = ignore_events,
+    execute: Execute | None = None,
+) -> EvaluationReport:
+    """Score what is asked for and is not in the store.
+
+    Args:
+        config: The configuration.
+        run: The run folder; only one process may score into it.
+        request: What to score.
+        backend: The engine.
+        on_event: Told what happens.
+        execute: Does the scoring; None is this process.
+
+    Raises:
+        UserError: If the run folder is in use, nothing of the request is in the grid, or finished cells were scored
+            with another setup.
+    """
+    with hold_run_folder(run.root, "grid eval"):
+        started = time.perf_counter()
+        work = find_work(config, run, request, backend)
+        sweep = _Sweep(run, backend, on_event)
+        try:
+            sweep.begin(work, force=request.force)
+            task = Task(config, run, backend, sweep.store, work.targets, sweep.left(work, request), sweep.tell)
+            (execute or score_here)(task)
+        except OSError as error:
+            if error.errno not in _UNWRITABLE:
+                raise
+            raise unwritable(run.scores, error) from error
+        totals = sweep.totals._replace(wall_s=time.perf_counter() - started)
+        return summarise(run, work.selection, work.pairs(), totals)
+
+
+def find_work(config: GridConfig, run: RunFolder, request: EvalRequest, backend: Backend) -> Work:
+    """Find targets, base models and adapters of a request; loads no model.
+
+    Raises:
+        UserError: If the data has faults, or a name is not part of the grid.
+    """
+    selection, places = find_sources(config, run, request)
+    ensure_data(config, run.data)
+    targets = {cell: load_target(config, run.data, cell) for cell in selection.targets}
+    models, failures = [], []
+    for model in selection.models:
+        try:
+            base = resolve_base(config, model, backend)
+        except UserError as error:
+            failures.append(Failure(model=model.name, reason=str(error)))
+            continue
+        jobs, faults = find_jobs(base, places, selection, backend)
+        models.append(jobs)
+        failures += faults
+    return Work(selection, tuple(models), tuple(failures), targets)
+
+
+def find_sources(
+    config: GridConfig, run: RunFolder, request: EvalRequest
+) -> tuple[Selection, tuple[AdapterPlace, ...]]:
+    """Return the selection and where its adapters should be.
+
+    Raises:
+        UserError: If a name is not part of the grid, or adapters from elsewhere cannot be told apart.
+    """
+    narrowing = request.narrowing
+    if request.foreign is None:
+        selection = select(config, narrowing)
+        return selection, own_places(run, selection)
+    models = narrowing.models or tuple(model.name for model in config.models)
+    places = foreign_places(request.foreign, models, config.grid.cells)
+    cells = tuple(dict.fromkeys(place.cell for place in places))
+    seeds = tuple(dict.fromkeys(place.seed for place in places))
+    selection = select(config.model_copy(update={"seeds": seeds}), narrowing, foreign_cells=cells)
+    kept = (p for p in places if p.cell in selection.source_cells and p.seed in selection.seeds)
+    return selection, tuple(kept)
+
+
+class _Sweep:
+    """One run of the sweep: the store, the failures and the totals."""
+
+    def __init__(self, run: RunFolder, backend: Backend, on_event: OnEvent) -> None:
+        self.totals = Totals()
+        self.store = ScoreStore(run.scores)
+        self._run = run
+        self._way = backend.key_parts()["way"]
+        self._on_event = on_event
+        self._failures = FailureLog(run.scores)
+
+    def tell(self, event: Event) -> None:
+        """Keep count of an event and pass it on."""
+        if isinstance(event, CellFinished):
+            self.totals = self.totals.plus(event.record)
+        elif isinstance(event, Failed):
+            self._failures.add(event.failure)
+        self._on_event(event)
+
+    def begin(self, work: Work, *, force: bool) -> None:
+        """Repair the store, refuse what does not fit into it, and note what cannot be scored."""
+        scan = self.store.scan()
+        for path, reason in scan.set_aside:
+            aside = str(path.parent / ASIDE)
+            self.tell(Notice(f"{reason}; it is moved to {aside!r} and its cells are scored again"))
+        pairs = frozenset(work.pairs())
+        items_hashes = {cell: target.items_hash for cell, target in work.targets.items()}
+        refuse_stale_cells(find_stale_cells(scan.parts, work.models, items_hashes), pairs, force=force)
+        if n_evicted := evict_cells(self.store, scan.parts, pairs, all_cells=force):
+            self.tell(Notice(f"{n_evicted} cell(s) are scored again; their old parts moved to {ASIDE!r}"))
+        n_other_way = sum(pair in pairs and _way(cell.part) != self._way for pair, cell in scan.finished().items())
+        if n_other_way and not force:
+            kept = f"{n_other_way} cell(s) were not scored {self._way} and are kept"
+            self.tell(Notice(f"{kept}; --force scores them again"))
+        self._failures.drop(work.selection.covers)
+        for failure in work.failures:
+            self.tell(Failed(failure))
+
+    def left(self, work: Work, request: EvalRequest) -> tuple[ModelTask, ...]:
+        """Return what is left to score, and tell of it."""
+        finished = self.store.scan().finished()
+        self._drop_stale_noise_floors(work, finished)
+        remaining = [jobs.without(finished) for jobs in work.models]
+        pairs = work.pairs()
+        n_sources = sum(len(jobs.jobs) for jobs in work.models)
+        self.tell(
+            SweepStarted(
+                n_sources=n_sources,
+                n_sources_finished=n_sources - sum(len(jobs.jobs) for jobs in remaining),
+                n_cells=len(pairs),
+                n_finished=sum(pair in finished for pair in pairs),
+                n_items=sum(len(work.targets[t].items) for jobs in remaining for job in jobs.jobs for t in job.targets),
+            )
+        )
+        return tuple(
+            ModelTask(left, max(NULL_RANK, every.max_rank), self._wants_noise_floor(every, work, request))
+            for every, left in zip(work.models, remaining, strict=True)
+        )
+
+    def _drop_stale_noise_floors(self, work: Work, finished: Mapping[tuple[Origin, Cell], FinishedCell]) -> None:
+        """Keep the analysis from reading flips of another setup beside the scores of this one."""
+        for jobs in work.models:
+            name = jobs.base.name
+            if n_dropped := drop_stale_noise_floor(self._run, jobs.base, work.targets.values(), finished):
+                what = (
+                    f"{name}: the noise floor of {n_dropped} target(s) was measured with another setup and is dropped"
+                )
+                self.tell(Notice(f"{what}; --noise-floor measures it again"))
+
+    def _wants_noise_floor(self, jobs: ModelJobs, work: Work, request: EvalRequest) -> bool:
+        return request.noise_floor and not has_noise_floor(self._run, jobs.base, work.targets.values())
+
+
+def score_here(task: Task) -> None:
+    """Score model after model in this process.
+
+    Raises:
+        Exception: What the engine raised while it loaded the only model, or once it is taken to be broken.
+    """
+    for model in task.models:
+        if model.jobs.jobs or model.noise_floor:
+            _score_model(model, task)
+
+
+def _score_model(model: ModelTask, task: Task) -> None:
+    """Score one model's sources; a model that cannot be loaded is noted where there are others to go on with."""
+    base = model.jobs.base
+    try:
+        opened = open_model(base, task.targets, backend=task.backend, max_rank=model.max_rank, tell=task.tell)
+    except UserError as error:
+        task.tell(Failed(Failure(model=base.name, reason=str(error))))
+        return
+    except Exception as error:
+        if len(task.models) == 1:
+            raise
+        task.tell(Failed(Failure(model=base.name, reason=f"{type(error).__name__}: {error}")))
+        return
+    try:
+        with StoreWriter(task.store) as writer:
+            opened.score_sources(model.jobs.jobs, writer)
+        if model.noise_floor:
+            _measure_noise_floor(opened, task)
+    finally:
+        opened.scorer.close()
+
+
+def _measure_noise_floor(model: OpenModel, task: Task) -> None:
+    name = model.base.name
+    task.tell(Notice(f"{name}: scoring the base again for the noise floor"))
+    try:
+        measure_noise_floor(task.run, model.base, model.tokenised, model.scorer)
+    except (AdapterError, ScoringError) as error:
+        task.tell(Failed(Failure(model=name, reason=f"noise floor: {error}")))
+
+
+def _way(part: Part) -> str | None:
+    engine = part.key_parts.get("engine", {})
+    return engine.get("way") if isinstance(engine, Mapping) else None

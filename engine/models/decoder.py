@@ -1,0 +1,140 @@
+"""The decoder of a model: its configuration with nothing left out, and how to serve it without an image encoder.
+
+A published configuration may leave out whatever equals transformers' defaults, and a model of text and images keeps
+its decoder's configuration and weights under names of their own. vLLM would start such a model with its processor of
+images; here it is given the decoder's configuration, and the weights by the decoder's names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transfergrid.engine.models.bundled import cache_folder
+from transfergrid.grid import UserError
+from transfergrid.store.files import hash_json, write_json
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """The decoder of a kind of model that takes more than text."""
+
+    model_type: str
+    """Of the decoder's own configuration."""
+    architecture: str
+    """The class that holds the decoder alone."""
+    module: str
+    """Where vLLM keeps that class."""
+
+
+TEXT_PARTS: Mapping[str, TextPart] = {
+    "gemma3": TextPart("gemma3_text", "Gemma3ForCausalLM", "vllm.model_executor.models.gemma3"),
+}
+"""By ``model_type``: models of which the decoder is served and the rest is not loaded."""
+
+
+class PeftNames(NamedTuple):
+    """How peft names the layers of a model's decoder."""
+
+    prefix: str
+    """Before ``layers.``"""
+    excluded: str | None
+    """Pattern of the layers of the model's other parts; None: it has none."""
+
+
+_PEFT_PREFIX = "base_model.model.model."
+_RENAMED = {"model.language_model.": "model.", "language_model.model.": "model.", "language_model.lm_head.": "lm_head."}
+_NOT_LOADED = ("model.vision_tower.", "vision_tower.", "model.multi_modal_projector.", "multi_modal_projector.")
+_OTHER_INPUTS = ("vision_config", "audio_config")
+_OUTER_KEYS = ("quantization_config", "tie_word_embeddings")  # written beside the decoder's configuration, meant for it
+_GENERATION = "generation_config.json"
+
+
+def read_decoder_config(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a model's decoder, what it leaves out filled in as transformers does.
+
+    Args:
+        folder: Holds ``config.json``; nothing else is read.
+
+    Raises:
+        UserError: If ``config.json`` cannot be read, or the model takes more than text and its decoder is not served.
+    """
+    config, part = _read_config(folder)
+    if part is not None:
+        config = {"model_type": part.model_type, **config.get("text_config", {})}
+    elif others := [key for key in _OTHER_INPUTS if key in config]:
+        raise UserError(
+            f"model {str(folder)!r} is a {config.get('model_type')!r} with {others[0]!r}, which takes more than text; "
+            f"expected a text model, or one of {sorted(TEXT_PARTS)}, whose text part is served"
+        )
+    return {key: value for key, value in _completed(config, folder).items() if value is not None}
+
+
+def peft_names(folder: Path) -> PeftNames:
+    """Return how peft names the layers of a model's decoder."""
+    _, part = _read_config(folder)
+    return PeftNames(_PEFT_PREFIX, None) if part is None else PeftNames(f"{_PEFT_PREFIX}language_model.", ".*vision.*")
+
+
+def text_arguments(folder: Path) -> dict[str, str]:
+    """Return the vLLM arguments that let it see the decoder only; none for a model of text alone.
+
+    The decoder's configuration is written to the cache, once per content.
+    """
+    config, part = _read_config(folder)
+    if part is None:
+        return {}
+    outer = {key: config[key] for key in _OUTER_KEYS if key in config}
+    text = {**config.get("text_config", {}), **outer, "model_type": part.model_type}
+    text["architectures"] = [part.architecture]
+    path = folder / _GENERATION
+    generation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    target = cache_folder() / "text-parts" / hash_json([text, generation])[:16]
+    if not (target / "config.json").is_file():
+        if generation is not None:
+            write_json(target / _GENERATION, generation)
+        write_json(target / "config.json", text)  # last: whoever finds it finds all
+    return {"hf_config_path": str(target)}
+
+
+def name_decoder_weights() -> None:
+    """Let vLLM's decoders take weights and adapters by the names of the whole model; other parts are not loaded."""
+    import importlib
+
+    from vllm.model_executor.models.utils import WeightsMapper
+
+    mapper = WeightsMapper(orig_to_new_prefix={**_RENAMED, **dict.fromkeys(_NOT_LOADED)})
+    for part in TEXT_PARTS.values():
+        decoder = getattr(importlib.import_module(part.module), part.architecture)
+        decoder.hf_to_vllm_mapper = mapper | decoder.hf_to_vllm_mapper
+
+
+def _read_config(folder: Path) -> tuple[dict[str, Any], TextPart | None]:
+    """Return a model's configuration as it is written, and which part of it is served if not all."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return config, TEXT_PARTS.get(config.get("model_type"))
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"config.json in {str(folder)!r} cannot be read: {error}; expected one saved by transformers"
+        ) from error
+
+
+def _completed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a configuration as transformers completes it; as it is for kinds of models that transformers lacks."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING
+
+    if config.get("model_type") not in CONFIG_MAPPING:
+        return config
+    try:
+        completed: dict[str, Any] = CONFIG_MAPPING[config["model_type"]].from_dict(config).to_dict()
+    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"config.json in {str(folder)!r} is refused by transformers: {reason}; expected one saved by transformers"
+        ) from error
+    return completed

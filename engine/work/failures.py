@@ -1,0 +1,82 @@
+"""What could not be scored, and why: kept in the store until another attempt succeeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from transfergrid.store.files import write_json
+
+FAILURES_FILE = "failures.json"
+NAMED_TOGETHER = 3
+"""Sources that failed for the same reason and are named; more of them are counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A model, source or cell that could not be scored."""
+
+    model: str
+    reason: str
+    seed: int | None = None
+    source: str | None = None
+    """``base`` or ``task-lang``; None: the whole model."""
+    target: str | None = None
+    """``task-lang``; None: all targets of the source."""
+
+    @property
+    def what(self) -> str:
+        """Name of what failed."""
+        seed = "" if self.seed is None else f" s{self.seed}"
+        source = "" if self.source is None else f" {self.source}"
+        return f"{self.model}{seed}{source}" + ("" if self.target is None else f" on {self.target}")
+
+
+def describe_failures(failures: Iterable[Failure]) -> list[str]:
+    """Return a line for every failure; sources of one model and seed that failed for the same reason share one."""
+    groups: dict[tuple[object, ...], list[Failure]] = {}
+    for failure in failures:
+        alone = None if failure.target is None and failure.source is not None else failure.what
+        groups.setdefault((failure.model, failure.seed, failure.reason, alone), []).append(failure)
+    lines: list[str] = []
+    for group in groups.values():
+        if len(group) <= NAMED_TOGETHER:
+            lines += [f"failed: {failure.what}: {failure.reason}" for failure in group]
+            continue
+        names = ", ".join(str(failure.source) for failure in group[:NAMED_TOGETHER])
+        whole = replace(group[0], source=None).what
+        lines.append(f"failed: {whole}, {len(group)} sources ({names}, ...): {group[0].reason}")
+    return lines
+
+
+class FailureLog:
+    """The failures of a store, in one JSON file that is written at every change."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FAILURES_FILE
+        self._failures = read_failures(folder)
+
+    def drop(self, is_retried: Callable[[Failure], bool]) -> None:
+        """Forget the failures of what is tried again."""
+        kept = [failure for failure in self._failures if not is_retried(failure)]
+        if kept != self._failures:
+            self._failures = kept
+            self._write()
+
+    def add(self, failure: Failure) -> None:
+        """Keep one more failure."""
+        self._failures.append(failure)
+        self._write()
+
+    def _write(self) -> None:
+        write_json(self._path, [asdict(failure) for failure in self._failures])
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """Return the failures kept in a store's folder; none where the file is missing or not readable."""
+    try:
+        return [Failure(**entry) for entry in json.loads((folder / FAILURES_FILE).read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError):
+        return []

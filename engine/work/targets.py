@@ -1,0 +1,89 @@
+"""Target cells of one model: their items, tokenised once, and what identifies them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transfergrid.benchmarks.cells import load_items
+from transfergrid.benchmarks.items import Item
+from transfergrid.benchmarks.tasks import get_task
+from transfergrid.config.settings import GridConfig
+from transfergrid.engine.evaluation.item_scores import PrimaryMetric
+from transfergrid.engine.interfaces import TokenisedItem
+from transfergrid.engine.planning.tokenisation import (
+    TokenisationCounts,
+    TokenisationSettings,
+    TokenisedItems,
+    Unscorable,
+    tokenise_items,
+)
+from transfergrid.grid import Cell
+from transfergrid.store.files import hash_json
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One target cell as it is asked, the same for all models."""
+
+    cell: Cell
+    items: tuple[Item, ...]
+    primary_metric: PrimaryMetric
+    items_hash: str
+    """Hash of ids, prompts, choices and golds."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedTarget:
+    """One target cell as one model reads it."""
+
+    target: Target
+    scorable: tuple[TokenisedItem, ...]
+    positions: tuple[int, ...]
+    """Position of each scorable item among the target's items."""
+    unscorable: dict[int, str]
+    """Reason by position of the items that are not scored."""
+    counts: TokenisationCounts
+
+    @property
+    def longest_tokens(self) -> int:
+        """Longest sequence of inputs, in tokens; 0 without scorable items."""
+        return max((len(item.context) + max(map(len, item.continuations)) - 1 for item in self.scorable), default=0)
+
+
+def load_target(config: GridConfig, data_folder: Path, cell: Cell) -> Target:
+    """Load the test items of a cell in the format that is scored.
+
+    Raises:
+        UserError: If the rows are not there.
+    """
+    task = get_task(cell.task, config.custom_tasks)
+    name = config.prompts.eval_format
+    items = load_items(data_folder, task, cell.language, "test", name)
+    metric = task.formats[name].primary_metric
+    content = [[item.item_id, item.context, item.choices, item.gold, item.delimiter] for item in items]
+    return Target(cell, tuple(items), metric, hash_json([metric, content]))
+
+
+def tokenise_targets(
+    targets: Iterable[Target], tokenizer: Any, settings: TokenisationSettings
+) -> dict[Cell, TokenisedTarget]:
+    """Tokenise target cells for one model.
+
+    Raises:
+        UserError: If a chat template is asked for and the tokenizer has none.
+    """
+    return {target.cell: _split(target, tokenise_items(tokenizer, target.items, settings)) for target in targets}
+
+
+def _split(target: Target, tokenised: TokenisedItems) -> TokenisedTarget:
+    scorable = {at: result for at, result in enumerate(tokenised.results) if isinstance(result, TokenisedItem)}
+    return TokenisedTarget(
+        target=target,
+        scorable=tuple(scorable.values()),
+        positions=tuple(scorable),
+        unscorable={at: r.reason for at, r in enumerate(tokenised.results) if isinstance(r, Unscorable)},
+        counts=tokenised.counts,
+    )

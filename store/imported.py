@@ -1,0 +1,149 @@
+"""Reads what a run scored or imported: parts of the results store, the noise floor, imported aggregates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import polars as pl
+
+from transfergrid.grid import RunFolder, UserError
+from transfergrid.store.scores import SCORE_SCHEMA
+
+NOISE_FLOOR_SCHEMA = pl.Schema(
+    {
+        "model": pl.String(),
+        "target_task": pl.String(),
+        "target_language": pl.String(),
+        "n_items": pl.Int64(),
+        "n_flips": pl.Int64(),
+        "n_flips_acc": pl.Int64(),
+        "max_abs_diff_nats": pl.Float64(),
+    }
+)
+"""One row per (model, target): predictions that differ between two scorings of the base model."""
+
+SE_OF_SEEDS = "seeds"
+"""A standard error across training seeds only: the noise of items and of the baseline is not in it."""
+
+IMPORTED_SCHEMA = pl.Schema(
+    {
+        "model": pl.String(),
+        "size_b": pl.Float64(),  # null: not said
+        "seed": pl.Int64(),  # null: averaged over seeds
+        "source_task": pl.String(),
+        "source_language": pl.String(),
+        "target_task": pl.String(),
+        "target_language": pl.String(),
+        "base_score": pl.Float64(),  # 0..1
+        "adapter_score": pl.Float64(),  # 0..1
+        "delta_pp": pl.Float64(),
+        "delta_sd_pp": pl.Float64(),  # across seeds; null: one seed or not said
+        "se_pp": pl.Float64(),  # of delta_pp; null: not said
+        "n_seeds": pl.Int64(),
+        "se_origin": pl.String(),  # SE_OF_SEEDS or "unpaired" (items, without pairing); null: no se
+        "primary_metric": pl.String(),
+        "origin": pl.String(),  # file or folder the row came from
+    }
+)
+"""Imported aggregates: one row per (model, source, target)."""
+
+
+def score_parts(run: RunFolder) -> list[Path]:
+    """Return the files with item rows: the results store's parts, then imported samples."""
+    return [*sorted(run.scores.glob("*.parquet")), *sorted((run.imported / "scores").glob("*.parquet"))]
+
+
+def scan_scores(parts: Iterable[Path]) -> pl.LazyFrame:
+    """Scan item rows lazily.
+
+    Args:
+        parts: Parquet files in SCORE_SCHEMA.
+
+    Raises:
+        UserError: If a file cannot be read, or lacks a column or has another type in it.
+    """
+    paths = list(parts)
+    for path in paths:
+        _check_schema(path, SCORE_SCHEMA)
+    if not paths:
+        return pl.LazyFrame(schema=SCORE_SCHEMA)
+    return pl.scan_parquet(paths, extra_columns="ignore").select(SCORE_SCHEMA.names())
+
+
+def find_unreadable(parts: Iterable[Path]) -> UserError | None:
+    """Return what to say of the first part whose footer is sound but that cannot be read through; None: all can."""
+    for path in parts:
+        try:
+            pl.read_parquet(path)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            return _damaged(path, error)
+    return None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{str(path)!r} cannot be read as Parquet: {error}; move it away and run again")
+
+
+def read_noise_floor(run: RunFolder) -> pl.DataFrame:
+    """Return the measured noise floor; no rows where none was measured.
+
+    Raises:
+        UserError: If a file cannot be read, has another schema, or a (model, target) stands there twice.
+    """
+    return _read_all(sorted(run.noise_floor.glob("*.parquet")), NOISE_FLOOR_SCHEMA, "noise floor", 3)
+
+
+def read_imported(run: RunFolder) -> pl.DataFrame:
+    """Return the imported aggregates; no rows where nothing was imported.
+
+    Raises:
+        UserError: If a file cannot be read, has another schema, or a (model, source, target) stands there twice.
+    """
+    return _read_all(sorted(run.imported.glob("*.parquet")), IMPORTED_SCHEMA, "imported table", 7)
+
+
+def _read_all(paths: list[Path], schema: pl.Schema, name: str, n_keys: int) -> pl.DataFrame:
+    for path in paths:
+        _check_schema(path, schema)
+    if not paths:
+        return pl.DataFrame(schema=schema)
+    frame = pl.concat([_read_one(path, schema) for path in paths])
+    keys = [column for column in schema.names()[:n_keys] if column not in ("size_b", "n_items")]
+    refuse_duplicates(frame, keys, name)
+    return frame.sort(keys, nulls_last=True)
+
+
+def _read_one(path: Path, schema: pl.Schema) -> pl.DataFrame:
+    try:
+        return pl.read_parquet(path, columns=schema.names())
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _check_schema(path: Path, schema: pl.Schema) -> None:
+    try:
+        found = pl.read_parquet_schema(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise _damaged(path, error) from error
+    for column, dtype in schema.items():
+        if column not in found:
+            raise UserError(f"{str(path)!r} has no column {column!r}; expected the columns {schema.names()}")
+        if found[column] != dtype:
+            raise UserError(f"column {column!r} of {str(path)!r} is {found[column]!r}; expected {dtype!r}")
+
+
+def refuse_duplicates(frame: pl.DataFrame, keys: list[str], name: str) -> None:
+    """Refuse a table in which two rows have the same key.
+
+    Raises:
+        UserError: Names the first repeated key and how often it is there.
+    """
+    repeated = frame.group_by(keys).len().filter(pl.col("len") > 1).sort(keys, nulls_last=True)
+    if repeated.height:
+        first = repeated.row(0, named=True)
+        key = ", ".join(f"{column} {first[column]!r}" for column in keys)
+        raise UserError(
+            f"the {name} has {first['len']} rows for {key} ({repeated.height} such keys); "
+            "remove the part that was written twice"
+        )

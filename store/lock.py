@@ -1,0 +1,71 @@
+"""One process per run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from transfergrid.grid import UserError
+from transfergrid.store.files import telling_of_the_disk, write_json
+
+LOCK_FILE = ".lock"
+HOLDER_FILE = ".lock-holder.json"
+
+
+@contextmanager
+def hold_run_folder(folder: Path, purpose: str) -> Iterator[None]:
+    """Hold a run folder; the operating system lets go of it however this process ends.
+
+    Args:
+        folder: The run folder; created if it is not there.
+        purpose: What the holder does, for the message to the second process.
+
+    Raises:
+        UserError: If another process holds it (says who, where and since when), or it cannot be written, now or
+            while it is held.
+    """
+    with telling_of_the_disk(folder), _hold(folder, purpose):
+        yield
+
+
+@contextmanager
+def _hold(folder: Path, purpose: str) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"run folder {str(folder)!r} is in use by {_holder(folder)}; wait until it is done, stop it, or use "
+            "another --run"
+        ) from error
+    try:
+        write_json(folder / HOLDER_FILE, _this_process(purpose))
+        yield
+    finally:
+        (folder / HOLDER_FILE).unlink(missing_ok=True)
+        lock.release()
+
+
+def _this_process(purpose: str) -> dict[str, str | int]:
+    return {
+        "purpose": purpose,
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _holder(folder: Path) -> str:
+    try:
+        holder = json.loads((folder / HOLDER_FILE).read_text(encoding="utf-8"))
+        return f"{holder['purpose']!r}, process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (OSError, ValueError, KeyError):
+        return "a process that has just started"

@@ -1,0 +1,226 @@
+"""The results store: immutable Parquet parts, each with some finished cells of one source.
+
+A part is named ``MODEL.sSEED.SOURCE.CHECKSUM.parquet`` (``MODEL.base.CHECKSUM.parquet`` for the base). Its footer says
+which cells it holds and what decided their numbers, so that a scan reads no rows. A part is written under a temporary
+name, flushed and renamed; it is never changed, only moved to ``aside/``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from transfergrid.grid import BASELINE_NAME, Cell, Source, UserError
+from transfergrid.store.files import write_atomically
+from transfergrid.store.scores import SCORE_SCHEMA
+
+ASIDE = "aside"
+"""Folder of parts that no longer count."""
+
+_METADATA = "transfergrid"
+_CHECKSUM_LENGTH = 16
+
+
+class StoreError(UserError):
+    """A part that cannot be read, or a store that cannot be written."""
+
+
+def unwritable(folder: Path, error: OSError) -> StoreError:
+    """Return the error for a store that cannot be written: disk full, no permission."""
+    return StoreError(
+        f"scores cannot be stored in {str(folder)!r}: {error.strerror or error}; make room or give write access, "
+        "then run the same command again"
+    )
+
+
+class Origin(NamedTuple):
+    """What was scored: one source of one model, under one training seed."""
+
+    model: str
+    seed: int | None
+    """Training seed; None is the base, which has none."""
+    source: Source
+
+    @property
+    def name(self) -> str:
+        """The origin's name in files and messages."""
+        return f"{self.model}.{BASELINE_NAME}" if self.seed is None else f"{self.model}.s{self.seed}.{self.source}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRecord:
+    """What a part's footer says about one of its cells."""
+
+    target: str
+    run_key: str
+    items_hash: str
+    n_items: int
+    n_unscored: int
+    n_to_retry: int
+    """Unscored items that another attempt could score: those whose log-likelihood was not finite."""
+    wall_s: float
+    n_computed_tokens: int
+    n_repeated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of the store."""
+
+    path: Path
+    origin: Origin
+    key_parts: Mapping[str, Any]
+    """What decided the numbers, without the items."""
+    cells: tuple[CellRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedCell:
+    """A cell in the store and the part that holds it."""
+
+    part: Part
+    record: CellRecord
+
+
+class Scan(NamedTuple):
+    """What a store holds."""
+
+    parts: tuple[Part, ...]
+    set_aside: tuple[tuple[Path, str], ...]
+    """Parts that were moved aside because they are not whole, with the reason."""
+
+    def finished(self) -> dict[tuple[Origin, Cell], FinishedCell]:
+        """Return the finished cells; of a cell that stands in two parts, the one in the first."""
+        return {
+            (part.origin, Cell.parse(record.target)): FinishedCell(part, record)
+            for part in reversed(self.parts)
+            for record in part.cells
+        }
+
+
+class ScoreStore:
+    """Reads, writes and sets aside parts in one folder; one process at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def scan(self, *, repair: bool = True) -> Scan:
+        """Read the footers of all parts.
+
+        Args:
+            repair: Move parts that are not whole, and cells that stand in two parts, aside. Without it they are
+                left out and left alone, for readers that do not hold the run folder.
+        """
+        parts: list[Part] = []
+        broken: list[tuple[Path, str]] = []
+        for path in sorted(self.folder.glob("*.parquet")):
+            try:
+                parts.append(read_part(path))
+            except StoreError as error:
+                broken.append((path, str(error)))
+        if repair:
+            for path in self.folder.glob(".*.tmp"):
+                path.unlink()
+            for path, _ in broken:
+                self._move_aside(path)
+            parts = self._without_repeats(parts)
+        return Scan(tuple(parts), tuple(broken))
+
+    def write(
+        self, origin: Origin, key_parts: Mapping[str, Any], cells: Sequence[CellRecord], rows: pl.DataFrame
+    ) -> Part:
+        """Write one part.
+
+        Args:
+            origin: The source all rows belong to.
+            key_parts: What decided the numbers, without the items.
+            cells: The finished cells.
+            rows: Rows of these cells in SCORE_SCHEMA.
+
+        Raises:
+            OSError: If the folder cannot be written or the disk is full; no part is left behind.
+            StoreError: If the rows have other columns.
+        """
+        if rows.schema != SCORE_SCHEMA:
+            raise StoreError(f"rows have the columns {rows.schema}; expected {SCORE_SCHEMA}")
+        footer = {
+            "origin": [origin.model, origin.seed, origin.source.name],
+            "key_parts": key_parts,
+            "cells": [asdict(cell) for cell in cells],
+        }
+        buffer = io.BytesIO()
+        rows.write_parquet(buffer, metadata={_METADATA: json.dumps(footer)})
+        content = buffer.getvalue()
+        path = self.folder / f"{origin.name}.{_checksum(content)}.parquet"
+        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+        return Part(path, origin, key_parts, tuple(cells))
+
+    def evict(self, part: Part, targets: Collection[str]) -> Part | None:
+        """Move a part aside and write its other cells anew.
+
+        The part is moved first: a kill in between leaves cells to score again, never cells that are there twice.
+
+        Returns:
+            The part with the other cells, None if there are none.
+        """
+        kept = [cell for cell in part.cells if cell.target not in targets]
+        rows = pl.read_parquet(part.path) if kept else None
+        self._move_aside(part.path)
+        if rows is None:
+            return None
+        name = pl.concat_str("target_task", "target_language", separator="-")
+        kept_rows = rows.filter(name.is_in([cell.target for cell in kept]))
+        return self.write(part.origin, part.key_parts, kept, kept_rows)
+
+    def _without_repeats(self, parts: Iterable[Part]) -> list[Part]:
+        """Evict cells that stand in an earlier part too."""
+        seen: set[tuple[Origin, str]] = set()
+        kept: list[Part] = []
+        for part in parts:
+            repeated = {cell.target for cell in part.cells if (part.origin, cell.target) in seen}
+            rest = self.evict(part, repeated) if repeated else part
+            if rest is not None:
+                kept.append(rest)
+                seen.update((rest.origin, cell.target) for cell in rest.cells)
+        return kept
+
+    def _move_aside(self, path: Path) -> None:
+        folder = self.folder / ASIDE
+        folder.mkdir(exist_ok=True)
+        target = folder / path.name
+        count = 1
+        while target.exists():
+            target = folder / f"{path.name}.{count}"
+            count += 1
+        path.rename(target)
+
+
+def read_part(path: Path) -> Part:
+    """Read what a part's footer says, and check its content against the checksum in its name.
+
+    Raises:
+        StoreError: If the file is truncated, changed, or was not written as a part.
+    """
+    try:
+        content = path.read_bytes()
+        if path.name.split(".")[-2:-1] != [_checksum(content)]:
+            raise StoreError(f"part {path.name!r} does not have the content that its name says")
+        footer = json.loads(pl.read_parquet_metadata(io.BytesIO(content))[_METADATA])
+        model, seed, source = footer["origin"]
+        cells = tuple(CellRecord(**cell) for cell in footer["cells"])
+        return Part(path, Origin(model, seed, Source.parse(source)), footer["key_parts"], cells)
+    except StoreError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, IndexError, pl.exceptions.PolarsError) as error:
+        raise StoreError(f"part {path.name!r} cannot be read: {error}") from error
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:_CHECKSUM_LENGTH]

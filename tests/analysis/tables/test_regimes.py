@@ -1,0 +1,188 @@
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.analysis.statistics.test_bootstrap import rows_with_items
+from tests.analysis.synthetic import MODELS, cells, transfer_rows
+from transfergrid.analysis.statistics.bootstrap import ClusterBootstrap, resample_deltas
+from transfergrid.analysis.statistics.group_draws import Group, resample_groups
+from transfergrid.analysis.tables.regimes import (
+    ALL_TRANSFER,
+    DIMENSIONS,
+    EVERY_REGIME,
+    NO_ROWS,
+    in_regime,
+    regime_table,
+    seeds_only,
+)
+from transfergrid.config.settings import AnalysisConfig
+from transfergrid.grid import Regime
+from transfergrid.store.imported import SE_OF_SEEDS
+
+SETTINGS = AnalysisConfig(bootstrap_resamples=200, seed=1)
+
+
+def table(rows: pl.DataFrame, settings: AnalysisConfig = SETTINGS) -> pl.DataFrame:
+    return regime_table(rows, resample_deltas(rows, (), settings), settings)
+
+
+def overall(found: pl.DataFrame, regime: str) -> dict[str, object]:
+    return found.filter(regime=regime, by="all").row(0, named=True)
+
+
+def random_rows(seed: int = 0) -> pl.DataFrame:
+    return transfer_rows(MODELS, cells(), np.random.default_rng(seed).normal(0.3, 1.5, (2, 6, 6)))
+
+
+def test_mean_median_win_and_harm_by_hand() -> None:
+    rows = transfer_rows(("m",), cells(("arc_challenge",)), [[9, -1.0, 2.0], [0.0, 9, -0.99], [4.0, -3.0, 9]])
+    found = overall(table(rows), "MT-CL")
+    assert found["n"] == 6
+    assert found["mean_pp"] == pytest.approx(1.01 / 6)
+    assert found["median_pp"] == pytest.approx(-0.495)
+    assert found["win_rate"] == pytest.approx(2 / 6)
+    # harm is delta <= -1, the threshold included
+    assert found["harm_rate"] == pytest.approx(2 / 6)
+    assert found["harm_threshold_pp"] == -1.0
+    assert overall(table(rows), "MT-ML")["mean_pp"] == 9
+
+
+def test_every_group_equals_a_slow_filter() -> None:
+    rows = random_rows()
+    for row in table(rows).iter_rows(named=True):
+        part = rows.filter(in_regime(row["regime"]))
+        part = part if row["by"] == "all" else part.filter(pl.col(row["by"]) == row["group"])
+        assert row["n"] == part.height
+        assert row["mean_pp"] == pytest.approx(part["delta_pp"].mean())
+        assert row["median_pp"] == pytest.approx(part["delta_pp"].median())
+        assert row["win_rate"] == pytest.approx((part["delta_pp"] > 0).mean())
+        assert row["harm_rate"] == pytest.approx((part["delta_pp"] <= -1).mean())
+
+
+def test_the_diagonal_is_left_out_of_all_transfer_and_every_dimension_is_there() -> None:
+    found = table(random_rows())
+    assert overall(found, ALL_TRANSFER)["n"] == 2 * 30
+    assert set(found["by"]) == {"all", *DIMENSIONS}
+    assert [row["regime"] for row in found.filter(by="all").iter_rows(named=True)] == list(EVERY_REGIME)
+
+
+def test_a_regime_without_rows_says_so() -> None:
+    rows = transfer_rows(("m",), cells(("arc_challenge",)), np.ones((3, 3)))
+    found = overall(table(rows), "CT-CL")
+    assert (found["n"], found["reason"], found["mean_pp"]) == (0, NO_ROWS, None)
+
+
+def test_intervals_hold_the_estimate_and_are_wider_for_fewer_rows() -> None:
+    found = table(random_rows())
+    known = found.filter(pl.col("mean_pp_low").is_not_null())
+    assert known.height > 60
+    for name in ("mean_pp", "win_rate", "harm_rate"):
+        assert (known[f"{name}_low"] <= known[name]).all()
+        assert (known[name] <= known[f"{name}_high"]).all()
+    assert (known["median_pp_low"] <= known["median_pp"] + 1e-9).all()
+
+
+def test_the_seed_decides_the_intervals() -> None:
+    rows = random_rows()
+    assert table(rows).equals(table(rows))
+    other = table(rows, AnalysisConfig(bootstrap_resamples=200, seed=2))
+    assert not table(rows)["mean_pp_low"].equals(other["mean_pp_low"])
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    rows = random_rows()
+    shuffled = rows.sample(fraction=1, shuffle=True, seed=3)
+    first, second = table(rows), table(shuffled)
+    for name in first.columns:
+        if first[name].dtype == pl.Float64:
+            assert first[name].to_list() == pytest.approx(second[name].to_list(), abs=1e-5)
+        else:
+            assert first[name].equals(second[name])
+
+
+def test_a_model_that_only_shifts_targets_has_an_interval_from_targets() -> None:
+    """All of the variance is between targets, so the interval must be as wide as that of a mean of 6 targets."""
+    effect = np.array([-3.0, -1.0, 0.0, 1.0, 2.0, 4.0])
+    rows = transfer_rows(tuple(f"m{place}" for place in range(5)), cells(), np.broadcast_to(effect, (5, 6, 6)))
+    settings = AnalysisConfig(bootstrap_resamples=4000)
+    found = overall(table(rows, settings), ALL_TRANSFER)
+    width = found["mean_pp_high"] - found["mean_pp_low"]
+    assert width == pytest.approx(2 * 1.96 * effect.std() / 6**0.5, rel=0.15)
+
+
+def test_one_source_and_one_target_have_no_interval_and_say_why() -> None:
+    rows = transfer_rows(("m",), cells(("arc_challenge",), ("de", "en")), [[0, 1], [2, 0]])
+    found = table(rows).filter(regime="MT-CL", by="source_language")
+    assert found["mean_pp_low"].null_count() == 2
+    assert set(found["reason"]) == {"no interval: one source and one target, and no items to resample"}
+
+
+def test_groups_that_are_often_empty_have_no_interval_and_say_why() -> None:
+    # two languages: all draws of de for both sides or of en for both leave no row, 2 in 16
+    rows = transfer_rows(("m",), cells(("arc_challenge",), ("de", "en")), [[0, 1], [2, 0]])
+    found = overall(table(rows, AnalysisConfig(bootstrap_resamples=4000)), "MT-CL")
+    assert found["mean_pp_low"] is None
+    assert "empty in more than 10 % of the resamples" in str(found["reason"])
+
+
+def test_items_are_resampled_where_there_are_any() -> None:
+    rows, blocks = rows_with_items()
+    draws = resample_deltas(rows, blocks, SETTINGS)
+    found = overall(regime_table(rows, draws, SETTINGS), ALL_TRANSFER)
+    assert found["resampled"] == "items, sources, targets"
+    assert found["mean_pp_low"] < found["mean_pp"] < found["mean_pp_high"]
+
+
+@pytest.mark.parametrize("factors", [("sources", "targets"), ("targets",), ("models", "sources")])
+def test_bilinear_and_row_by_row_resamples_agree(factors: tuple[str, ...]) -> None:
+    rows = random_rows()
+    deltas = rows["delta_pp"].to_numpy()
+    fixed = resample_deltas(rows, (), SETTINGS)
+    groups = [
+        Group(ALL_TRANSFER, "all", "all", np.arange(72)),
+        Group(ALL_TRANSFER, "x", "y", np.array([3, 5, 8, 40, 41, 60])),
+    ]
+    settings = {"factors": factors, "harm_pp": -1.0}
+    one = resample_groups(ClusterBootstrap(rows, fixed, SETTINGS), deltas, groups, **settings)
+    wide = np.repeat(fixed, 200, axis=1)
+    other = resample_groups(ClusterBootstrap(rows, wide, SETTINGS), deltas, groups, **settings)
+    for first, second in zip(one, other, strict=True):
+        assert np.allclose(first, second, atol=1e-5, equal_nan=True)
+
+
+def test_significant_harm_is_harm_with_a_small_q() -> None:
+    rows = transfer_rows(("m",), cells(("arc_challenge",)), [[0, -5, -5], [-0.5, 0, 3], [3, -2, 0]], n_items=400)
+    # q in the order of the rows: small for one harm, one small loss that is no harm, and one win
+    q_values = [1.0, 0.01, 0.2, 0.01, 1.0, 0.04, 0.5, 0.9, 1.0]
+    found = overall(table(rows.with_columns(q_value=pl.Series(q_values))), "MT-CL")
+    assert found["harm_rate"] == pytest.approx(3 / 6)
+    assert found["harm_rate_significant"] == pytest.approx(1 / 6)
+    assert found["win_rate_significant"] == pytest.approx(1 / 6)
+    assert found["n_tested"] == 6
+    assert found["harm_threshold_items"] == 4
+    # standard error 1: a true zero falls to -1 or below with probability 0.1587
+    assert found["harm_rate_by_chance"] == pytest.approx(0.158655, abs=1e-5)
+
+
+def test_chance_is_not_known_from_standard_errors_of_seeds() -> None:
+    rows = transfer_rows(("m",), cells(("arc_challenge",)), np.zeros((3, 3)))
+    assert overall(table(rows), "MT-CL")["harm_rate_by_chance"] == pytest.approx(0.158655, abs=1e-5)
+    found = overall(table(rows.with_columns(se_origin=pl.lit(SE_OF_SEEDS))), "MT-CL")
+    assert (found["harm_rate_by_chance"], found["se_origin"], found["median_se_pp"]) == (None, "seeds", 1.0)
+    assert seeds_only(found)
+    # a table of which a part is imported is no better
+    some = pl.when(pl.col("target_language") == "de").then(pl.lit(SE_OF_SEEDS)).otherwise("se_origin")
+    mixed = overall(table(rows.with_columns(se_origin=some)), "MT-CL")
+    assert (mixed["harm_rate_by_chance"], mixed["se_origin"]) == (None, "items, seeds")
+
+
+def test_without_tests_the_significant_rates_are_null() -> None:
+    found = overall(table(random_rows()), Regime.MT_CL.value)
+    assert found["n_tested"] == 0
+    assert found["harm_rate_significant"] is None
+    assert found["harm_threshold_items"] is None
+
+
+def test_constant_deltas_have_a_point_interval() -> None:
+    found = overall(table(transfer_rows(MODELS, cells(), np.full((2, 6, 6), 2.0))), ALL_TRANSFER)
+    assert found["mean_pp_low"] == found["mean_pp_high"] == pytest.approx(2.0)

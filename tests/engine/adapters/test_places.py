@@ -1,0 +1,162 @@
+"""Adapters that somebody else trained: found, and their source cells told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.engine.sweeps import FakeBackend, copy_adapter, small_config, stored_rows
+from transfergrid.config.selection import Narrowing
+from transfergrid.engine.adapters.check import CONFIG_FILE
+from transfergrid.engine.adapters.places import AdapterPlace, ForeignAdapters, foreign_places
+from transfergrid.engine.evaluation.sweep import EvalRequest, evaluate
+from transfergrid.grid import Cell, RunFolder, UserError
+
+DE = Cell("arc_challenge", "de")
+
+
+def add(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).mkdir(parents=True)
+        (root / name / CONFIG_FILE).write_text("{}", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "expected"),
+    [
+        ("arc_challenge-de", "{task}-{language}", ("tiny", 0, DE)),
+        ("deep/er/arc_challenge-de", "{task}-{language}", ("tiny", 0, DE)),
+        ("s17/lora_arc_challenge_de", "s{seed}/lora_{task}_{language}", ("tiny", 17, DE)),
+        ("tiny/de.arc_challenge", "{model}/{language}.{task}", ("tiny", 0, DE)),
+        ("arc_challenge_zh_hant", "{task}_{language}", ("tiny", 0, Cell("arc_challenge", "zh_hant"))),
+    ],
+)
+def test_a_pattern_tells_the_source_cell(
+    tmp_path: Path, name: str, pattern: str, expected: tuple[str, int, Cell]
+) -> None:
+    add(tmp_path, name)
+    places = foreign_places(ForeignAdapters(folder=tmp_path, pattern=pattern), ["tiny"])
+    assert places == (AdapterPlace(*expected, tmp_path / name),)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "expected"),
+    [
+        ("lora_arc_challenge_pt_br_17", "lora_{task}_{language}_{seed}", ("tiny", 17, Cell("arc_challenge", "pt_br"))),
+        ("tiny_arc_challenge_de", "{model}_{task}_{language}", ("tiny", 0, DE)),
+        ("xnli_fr_de", "{task}_{language}", ("tiny", 0, Cell("xnli_fr", "de"))),
+    ],
+)
+def test_a_name_with_several_readings_is_taken_for_the_cell_of_the_configuration(
+    tmp_path: Path, name: str, pattern: str, expected: tuple[str, int, Cell]
+) -> None:
+    add(tmp_path, name)
+    known = (DE, Cell("arc_challenge", "pt_br"), Cell("xnli_fr", "de"))
+    places = foreign_places(ForeignAdapters(folder=tmp_path, pattern=pattern), ["tiny"], known)
+    assert places == (AdapterPlace(*expected, tmp_path / name),)
+
+
+@pytest.mark.parametrize("known", [(), (Cell("arc_challenge", "pt_br"), Cell("arc_challenge_pt", "br"))])
+def test_a_name_with_several_readings_that_the_configuration_does_not_decide_is_refused(
+    tmp_path: Path, known: tuple[Cell, ...]
+) -> None:
+    add(tmp_path, "arc_challenge_pt_br")
+    message = (
+        r"'arc_challenge_pt_br' can be read as task=arc_challenge language=pt_br or task=arc_challenge_pt language=br, "
+        r"and not exactly one of these is a cell of the configuration; say which it is with --adapter-table"
+    )
+    with pytest.raises(UserError, match=message):
+        foreign_places(ForeignAdapters(folder=tmp_path, pattern="{task}_{language}"), ["tiny"], known)
+
+
+def test_the_configuration_decides_how_names_are_read_in_a_sweep(
+    tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path: Path
+) -> None:
+    copy_adapter(tiny_adapters[0], tmp_path / "theirs" / "tiny_arc_challenge_de", note="theirs")
+    foreign = ForeignAdapters(folder=tmp_path / "theirs", pattern="{model}_{task}_{language}")
+    run = RunFolder(tmp_path / "run")
+    assert evaluate(small_config(tiny_llama), run, EvalRequest(foreign=foreign), backend=FakeBackend()).is_complete
+    assert set(stored_rows(run)["source_task"]) == {None, "arc_challenge"}
+
+
+def test_checkpoints_inside_an_adapter_are_left_out(tmp_path: Path) -> None:
+    add(tmp_path, "arc_challenge-de", "arc_challenge-de/checkpoint-38")
+    assert len(foreign_places(ForeignAdapters(folder=tmp_path), ["tiny"])) == 1
+
+
+def test_adapters_of_models_that_are_not_scored_are_left_out(tmp_path: Path) -> None:
+    add(tmp_path, "tiny/arc_challenge-de", "other/arc_challenge-de")
+    foreign = ForeignAdapters(folder=tmp_path, pattern="{model}/{task}-{language}")
+    assert [place.model for place in foreign_places(foreign, ["tiny"])] == ["tiny"]
+
+
+def test_a_table_tells_the_source_cell(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("path,task,language,seed\na/b,arc_challenge,de,42\nc,xnli,sw,\n", encoding="utf-8")
+    places = foreign_places(ForeignAdapters(folder=tmp_path, table=table), ["tiny"])
+    assert places == (
+        AdapterPlace("tiny", 42, DE, tmp_path / "a" / "b"),
+        AdapterPlace("tiny", 0, Cell("xnli", "sw"), tmp_path / "c"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("{task}", "adapter pattern '{task}' is not usable"),
+        ("{task}-{language}-{lr}", "is not usable"),
+        ("{task}-{language}-{task}", "is not usable"),
+        ("run_{task}_{language}", "adapter folder 'arc_challenge-de' does not end in 'run_{task}_{language}'"),
+    ],
+)
+def test_a_pattern_that_does_not_fit_is_refused(tmp_path: Path, pattern: str, message: str) -> None:
+    add(tmp_path, "arc_challenge-de")
+    with pytest.raises(UserError, match=message):
+        foreign_places(ForeignAdapters(folder=tmp_path, pattern=pattern), ["tiny"])
+
+
+def test_two_adapters_of_one_cell_are_refused(tmp_path: Path) -> None:
+    add(tmp_path, "a/arc_challenge-de", "b/arc_challenge-de")
+    with pytest.raises(UserError, match="are both arc_challenge-de s0 of 'tiny'; tell them apart"):
+        foreign_places(ForeignAdapters(folder=tmp_path), ["tiny"])
+
+
+def test_several_models_need_to_be_told_apart(tmp_path: Path) -> None:
+    add(tmp_path, "arc_challenge-de")
+    with pytest.raises(UserError, match=r"could belong to any of the models \['a', 'b'\]; name one with --model"):
+        foreign_places(ForeignAdapters(folder=tmp_path), ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "adapter table .* cannot be read"),
+        ("", r"has the columns \[\]; expected path, task, language"),
+        ("path,cell\na,b\n", r"has the columns \['cell', 'path'\]"),
+        ("path,task,language\na,xnli,de\nb\n", r"table\.csv', line 3: task is empty; expected path, task and language"),
+        ("path,task,language\n,xnli,de\n", "line 2: path is empty"),
+        ("path,task,language\na,xnli, \n", "line 2: language is empty"),
+        ("path,task,language,seed\na,arc_challenge,de,x\n", "has seed 'x'; expected a whole number"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, text: str | None, message: str) -> None:
+    table = tmp_path / "table.csv"
+    if text is not None:
+        table.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        foreign_places(ForeignAdapters(folder=tmp_path, table=table), ["tiny"])
+
+
+def test_foreign_adapters_are_scored_beside_the_base(
+    tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path: Path
+) -> None:
+    copy_adapter(tiny_adapters[0], tmp_path / "theirs" / "s3" / "xnli-sw", note="theirs")
+    run = RunFolder(tmp_path / "run")
+    foreign = ForeignAdapters(folder=tmp_path / "theirs", pattern="s{seed}/{task}-{language}")
+    report = evaluate(small_config(tiny_llama), run, EvalRequest(foreign=foreign), backend=FakeBackend())
+    assert report.is_complete
+    found = stored_rows(run).select("seed", "source_task", "source_language").unique().sort("seed")
+    assert found.rows() == [(None, None, None), (3, "xnli", "sw")]
+    only = EvalRequest(foreign=foreign, narrowing=Narrowing(sources=("base",)))
+    assert evaluate(small_config(tiny_llama), run, only, backend=FakeBackend()).n_cells == 4

@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.analysis.synthetic import item_rows, write_run
+from transfergrid.grid import RunFolder, UserError
+from transfergrid.store.imported import (
+    IMPORTED_SCHEMA,
+    NOISE_FLOOR_SCHEMA,
+    read_imported,
+    read_noise_floor,
+    scan_scores,
+    score_parts,
+)
+from transfergrid.store.scores import SCORE_SCHEMA
+
+
+def test_an_empty_run_has_no_rows_but_all_columns(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert scan_scores(score_parts(run)).collect().schema == SCORE_SCHEMA
+    assert read_noise_floor(run).schema == NOISE_FLOOR_SCHEMA
+    assert read_imported(run).schema == IMPORTED_SCHEMA
+
+
+def test_parts_of_the_store_and_imported_samples_are_read_together(tmp_path: Path) -> None:
+    rows = item_rows(models=("m",), seeds=(1,), n_items=2)
+    run = write_run(tmp_path, rows.filter(pl.col("source_task").is_null()))
+    (run.imported / "scores").mkdir(parents=True)
+    rows.filter(pl.col("source_task").is_not_null()).write_parquet(run.imported / "scores" / "lm_eval.parquet")
+    assert scan_scores(score_parts(run)).collect().height == rows.height
+
+
+def test_a_missing_column_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, item_rows(n_items=1).drop("gold"))
+    with pytest.raises(UserError, match="has no column 'gold'"):
+        scan_scores(score_parts(run))
+
+
+def test_a_column_of_another_type_is_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path, item_rows(n_items=1).with_columns(pl.col("pred").cast(pl.Float64)))
+    with pytest.raises(UserError, match=r"column .pred. of .* is Float64; expected Int16"):
+        scan_scores(score_parts(run))
+
+
+def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.scores.mkdir()
+    (run.scores / "broken.parquet").write_bytes(b"not parquet")
+    with pytest.raises(UserError, match=r"broken.parquet' cannot be read as Parquet"):
+        scan_scores(score_parts(run))
+
+
+def test_a_noise_floor_measured_twice_is_refused(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.noise_floor.mkdir()
+    row = pl.DataFrame([("m", "arc_challenge", "de", 400, 3, 2, 0.1)], schema=NOISE_FLOOR_SCHEMA, orient="row")
+    row.write_parquet(run.noise_floor / "a.parquet")
+    assert read_noise_floor(run)["n_flips"].to_list() == [3]
+    row.write_parquet(run.noise_floor / "b.parquet")
+    with pytest.raises(UserError, match="noise floor has 2 rows for model 'm', target_task 'arc_challenge'"):
+        read_noise_floor(run)
+
+
+def test_an_imported_table_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.imported.mkdir()
+    rows = pl.DataFrame([{"model": f"m{place}", "delta_pp": place * 0.37} for place in range(5000)])
+    wide = rows.with_columns(
+        pl.lit(None, dtype=dtype).alias(name) for name, dtype in IMPORTED_SCHEMA.items() if name not in rows.columns
+    )
+    path = run.imported / "donors.parquet"
+    wide.select(IMPORTED_SCHEMA.names()).write_parquet(path)
+    content = bytearray(path.read_bytes())
+    content[100:2000] = bytes(1900)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"donors.parquet' cannot be read as Parquet"):
+        read_imported(run)

@@ -1,0 +1,1 @@
+"""One adapter's training with TRL: trainer, loss, batches, fused LoRA."""

@@ -1,0 +1,125 @@
+"""TRL's SFTTrainer with the parts replaced that cost time and decide nothing.
+
+Kept: the optimizer, the schedule, clipping, accumulation, shuffling, collation, callbacks, logging and trackers.
+Replaced: a step computes its batch in groups of like length without an attention mask (right padding is never seen by
+a causal model), the loss meets the vocabulary on supervised positions only, and validation is one exact mean over
+supervised tokens instead of a mean over batches.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+from trl import SFTTrainer
+
+from transfergrid.grid import UserError
+from transfergrid.trainers.examples import IGNORED
+from transfergrid.trainers.sft.loss import has_plain_head, supervised_loss
+from transfergrid.trainers.sft.microbatches import LIMITS, MicrobatchLimits, group_by_length
+
+
+class NonFiniteLossError(UserError):
+    """A loss that is not a number; the adapter cannot be trained with these settings."""
+
+
+class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
+    """Trains the adapter of a peft model on examples that are tokens already."""
+
+    def __init__(self, *args: Any, limits: MicrobatchLimits | None = None, **kwargs: Any) -> None:
+        """Take SFTTrainer's arguments.
+
+        Args:
+            *args: SFTTrainer's.
+            limits: How much is computed at once; None: what suits the device.
+            **kwargs: SFTTrainer's.
+        """
+        super().__init__(*args, **kwargs)
+        base = self.model.get_base_model()
+        self._backbone = base.base_model
+        self._head = base.get_output_embeddings()
+        self._is_plain = has_plain_head(base.config)
+        self._needs_types = "token_type_ids" in inspect.signature(self._backbone.forward).parameters
+        self._limits = limits or LIMITS[self.args.device.type]
+        self.model_accepts_loss_kwargs = self._loss_shifts_labels = True  # supervised tokens of a step are counted
+        self.n_tokens_seen = 0
+        """Tokens trained on so far, without padding."""
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """Add up the gradients of a batch, group by group.
+
+        Args:
+            model: The peft model.
+            inputs: input_ids, labels and attention_mask, shape [B, T].
+            num_items_in_batch: Supervised tokens of the optimizer step.
+
+        Returns:
+            The batch's share of the step's mean loss per supervised token, nats.
+
+        Raises:
+            NonFiniteLossError: If it is not finite; names step and learning rate.
+        """
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        total = torch.zeros((), device=self.args.device)
+        for part in self._groups(inputs):
+            loss = self.compute_loss(model, part, num_items_in_batch=num_items_in_batch)
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        self.n_tokens_seen += int(inputs["attention_mask"].sum())
+        if not math.isfinite(total.item()):
+            raise NonFiniteLossError(
+                f"loss is {total.item()} at step {self.state.global_step + 1} with learning rate "
+                f"{self._get_learning_rate():.3g}; lower training.learning_rate, or raise training.warmup_ratio"
+            )
+        return total
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the loss of one group: the sum over its supervised tokens, divided by the step's.
+
+        Models whose logits are more than a projection go TRL's way.
+        """
+        if not self._is_plain or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        ids = inputs["input_ids"]
+        types = {"token_type_ids": torch.zeros_like(ids)} if self._needs_types else {}
+        hidden = self._backbone(input_ids=ids, use_cache=False, **types).last_hidden_state
+        return supervised_loss(hidden, inputs["labels"], self._head) / num_items_in_batch
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Return the mean loss per supervised token over all validation examples, nats, and tell the callbacks.
+
+        Raises:
+            NonFiniteLossError: If it is not finite.
+        """
+        self.model.eval()
+        inputs = self._prepare_inputs(self.data_collator(list(eval_dataset or self.eval_dataset)))
+        n_supervised = (inputs["labels"][:, 1:] != IGNORED).sum()
+        with torch.no_grad():
+            losses = [
+                self.compute_loss(self.model, part, num_items_in_batch=n_supervised) for part in self._groups(inputs)
+            ]
+        loss = sum(loss.item() for loss in losses)
+        if not math.isfinite(loss):
+            raise NonFiniteLossError(
+                f"validation loss is {loss} after step {self.state.global_step}; lower training.learning_rate"
+            )
+        metrics = {f"{metric_key_prefix}_loss": loss}
+        self.log(metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _groups(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return a batch as groups of like length, each padded to its own longest example."""
+        lengths = inputs["attention_mask"].sum(1).tolist()
+        groups = []
+        for group in group_by_length(lengths, self._limits):
+            rows, longest = list(group), max(lengths[index] for index in group)
+            groups.append({name: inputs[name][rows, :longest] for name in ("input_ids", "labels", "attention_mask")})
+        return groups
