@@ -1,4 +1,7 @@
-"""The command line: every command parses, calls one function and prints what it returns."""
+"""The command line ``grid``, also ``python -m transfergrid.cli``: registers the commands.
+
+Every command parses, calls one function and prints what it returns.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,20 @@ from typing import Any
 import click
 
 from transfergrid import __version__
-from transfergrid.commands import analyze as results
-from transfergrid.commands import evaluate as run
-from transfergrid.commands import init as prepare
-from transfergrid.commands import quickstart, report, serve
+from transfergrid.commands import (
+    analyze,
+    data,
+    doctor,
+    evaluate,
+    imports,
+    init,
+    plan,
+    quickstart,
+    recommend,
+    report,
+    serve,
+    train_adapters,
+)
 from transfergrid.grid import UserError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -62,16 +75,16 @@ def main() -> None:
 
 
 for _command in (
-    prepare.init,
-    prepare.plan,
-    prepare.data,
-    prepare.doctor,
-    run.train_adapters_command,
-    run.evaluate_command,
-    results.analyze_command,
+    init.init,
+    plan.plan,
+    data.data,
+    doctor.doctor,
+    train_adapters.train_adapters_command,
+    evaluate.evaluate_command,
+    analyze.analyze_command,
     report.report,
-    results.recommend_command,
-    results.import_group,
+    recommend.recommend_command,
+    imports.import_group,
     quickstart.quickstart,
     serve.serve,
 ):

@@ -11,11 +11,15 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from transfergrid.analysis.tables.build import TABLE_NAMES, AnalysisTables, Progress, build_tables
-from transfergrid.analysis.terminal.hierarchy import MatrixView, hierarchy_rows, hierarchy_view
-from transfergrid.analysis.terminal.summary import summary, table_view
-from transfergrid.config.settings import AnalysisConfig, GridConfig, closest_hint
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.analysis.terminal.hierarchy import hierarchy_rows, hierarchy_view
+from transfergrid.analysis.terminal.matrix import MatrixView
+from transfergrid.analysis.terminal.summary import summary
+from transfergrid.analysis.terminal.table_view import table_view
+from transfergrid.config.settings import AnalysisConfig, GridConfig
+from transfergrid.grid import UserError
 from transfergrid.store.files import write_atomically, write_text
+from transfergrid.store.folder import RunFolder
+from transfergrid.wording import closest_hint
 
 MATRIX, HIERARCHY = "matrix", "hierarchy"
 """Two ways to look at tables: language x language in colour, and rankings with their intervals."""

@@ -4,63 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
-
 from transfergrid.benchmarks.alignment import Questions, check_task, common_ids
-from transfergrid.benchmarks.rows import SPLITS, HubPin, RowSource, Split
+from transfergrid.benchmarks.rows import SPLITS, RowSource, Split
 from transfergrid.benchmarks.tasks import Question, RowError, Task, get_task
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
+from transfergrid.store.data_manifest import MANIFEST, DataManifest, read_manifest
 from transfergrid.store.files import hash_files, hash_json, hash_text, telling_of_the_disk, write_json, write_text
 
-MANIFEST = "manifest.json"
 SHOWN_FAULTS = 20
 
 Splits = dict[Split, dict[str, dict[str, Question]]]
 """Split -> language -> item id -> question."""
-
-
-@dataclass(frozen=True)
-class DataManifest:
-    """What ``grid data`` wrote."""
-
-    request_hash: str
-    """Hash of what was asked for: data section, tasks with their descriptions, languages."""
-    source: str
-    revisions: dict[str, str]
-    """Hub commits that were read, by task."""
-    counts: dict[str, dict[str, int]]
-    """Items per task and split; every language has the same."""
-    dropped: dict[str, int]
-    """Ids left out by ``align: intersect``, per task."""
-    remarks: list[str]
-    """Duplicate choices and the like."""
-    languages: list[str]
-    hashes: dict[str, str]
-    """SHA-256 of every cell's files."""
-    datasets: dict[str, str] = field(default_factory=dict)
-    """Hub data sets that were read, by task."""
-
-    @property
-    def pins(self) -> dict[str, HubPin]:
-        """What was read from the hub, by task."""
-        return {task: HubPin(name, self.revisions[task]) for task, name in self.datasets.items()}
-
-    def __rich__(self) -> Table:
-        """Render as a table, one row per task."""
-        title = f"Data ({self.source}), {len(self.languages)} languages: {' '.join(self.languages)}"
-        table = Table(title=escape(title))
-        for name in ("task", "train items", "test items", "left out"):
-            table.add_column(name, justify="left" if name == "task" else "right")
-        for task, counts in self.counts.items():
-            table.add_row(Text(task), str(counts["train"]), str(counts["test"]), str(self.dropped.get(task, 0)))
-        return table
 
 
 def request_hash(config: GridConfig) -> str:
@@ -68,14 +26,6 @@ def request_hash(config: GridConfig) -> str:
     specs = [get_task(name, config.custom_tasks).spec.model_dump(mode="json") for name in config.tasks]
     data = config.data.model_dump(mode="json")
     return hash_json({"data": data, "tasks": specs, "languages": sorted(config.languages)})
-
-
-def read_manifest(folder: Path) -> DataManifest | None:
-    """Return the manifest of a data folder, None if there is none or it is of another form."""
-    try:
-        return DataManifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def materialise(config: GridConfig, folder: Path, *, on_cell: Callable[[str, str], None] | None = None) -> DataManifest:

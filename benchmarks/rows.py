@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import polars as pl
 
 from transfergrid.benchmarks.spec import HubSpec, TaskSpec
 from transfergrid.config.settings import DataConfig
 from transfergrid.grid import LANGUAGES, TASKS, UserError
+from transfergrid.store.data_manifest import HubPin
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
@@ -72,13 +73,6 @@ def _read_saved_dataset(folder: Path, split: Split) -> list[dict[str, Any]]:
     if split not in saved:
         raise UserError(f"the saved DatasetDict in {str(folder)!r} has no split {split!r}; it has {sorted(saved)}")
     return list(saved[split])
-
-
-class HubPin(NamedTuple):
-    """A commit of a hub data set."""
-
-    dataset: str
-    revision: str
 
 
 class RowSource:

@@ -1,4 +1,4 @@
-"""What of this machine serves training and scoring, and what that allows."""
+"""``grid doctor``: what of this machine serves training and scoring, and what that allows."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import importlib.metadata
 import platform
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import click
 from rich.table import Table
 from rich.text import Text
 
+from transfergrid.commands.options import run_option
+from transfergrid.commands.output import make_console
 from transfergrid.engine.models.device import available_memory_bytes, has_native_bfloat16
 
 GIB = 2**30
@@ -152,3 +156,18 @@ def _hub() -> Finding:
         meaning = "bundled and local models and items work; hub ids need the network"
         return Finding("model hub", f"not reached ({type(error).__name__})", "limited", meaning)
     return Finding("model hub", "reached", "ok", "hub models and data sets can be fetched")
+
+
+@click.command()
+@run_option
+def doctor(run_dir: Path) -> None:
+    """Say what of this machine serves training and scoring.
+
+    \b
+    Example:
+      grid doctor
+    """
+    report = examine(run_dir)
+    make_console().print(report)
+    if not report.can_score:
+        sys.exit(1)

@@ -1,4 +1,4 @@
-"""Commands that load a model: ``train-adapters`` and ``eval``."""
+"""``grid eval``."""
 
 from __future__ import annotations
 
@@ -8,62 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from transfergrid.commands.options import (
-    make_console,
-    make_request,
-    narrowing_options,
-    pair_options,
-    print_result,
-    ray_options,
-    show_estimate,
-    with_config,
-)
+from transfergrid.commands.options import make_request, narrowing_options, pair_options, ray_options, with_config
+from transfergrid.commands.output import make_console, print_result
+from transfergrid.commands.plan import show_estimate
 from transfergrid.config.settings import GridConfig
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.grid import UserError
+from transfergrid.store.folder import RunFolder
 
 if TYPE_CHECKING:
     from transfergrid.engine.cluster.ray_cluster import ClusterOptions
-    from transfergrid.engine.scorers.multi_lora import Backend
-
-
-@click.command("train-adapters")
-@with_config
-@narrowing_options
-@ray_options
-@click.option("--dry-run", is_flag=True, help="Check everything and list the adapters; train nothing.")
-def train_adapters_command(
-    config: GridConfig, run: RunFolder, cluster: ClusterOptions | None, dry_run: bool, **narrowing: tuple[Any, ...]
-) -> None:
-    """Train one LoRA adapter per source cell, model and seed; finished adapters are kept.
-
-    \b
-    Examples:
-      grid train-adapters --config grid.yaml --run runs/main
-      grid train-adapters --task arc_challenge --language de --language hi --seed 42
-      grid train-adapters --ray --ray-workers 2
-      grid train-adapters --dry-run
-    """
-    from transfergrid.commands.quiet import quiet_libraries
-
-    quiet_libraries()
-    from transfergrid.commands.display.training import show_sweep
-    from transfergrid.config.selection import Narrowing, select
-    from transfergrid.trainers.sweep import plan_training, train_adapters
-
-    console = make_console()
-    selection = select(config, Narrowing(**narrowing))
-    if dry_run:
-        console.print(plan_training(config, run, selection))
-        return
-    with show_sweep(console) as events:
-        if cluster is None:
-            summary = train_adapters(config, run, selection, events=events)
-        else:
-            from transfergrid.trainers.on_cluster import train_adapters_on_cluster
-
-            summary = train_adapters_on_cluster(config, run, selection, cluster, events=events)
-    console.print(summary)
-    summary.raise_failures()
+    from transfergrid.engine.interfaces import Backend
 
 
 @click.command("eval")

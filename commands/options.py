@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import functools
-import json
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from transfergrid.config.file import load_config
-from transfergrid.config.settings import GridConfig
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.grid import UserError
+from transfergrid.store.folder import RunFolder
 
 if TYPE_CHECKING:
-    from transfergrid.engine.evaluation.sweep import EvalRequest
+    from transfergrid.engine.work.request import EvalRequest
 
 config_option = click.option(
     "--config",
@@ -36,22 +32,6 @@ run_option = click.option(
     show_default=True,
     help="Folder of the run: data, adapters, scores, tables, report.",
 )
-
-
-def make_console() -> Console:
-    """Return the one console; outside a terminal it is 100 columns wide unless COLUMNS says otherwise."""
-    console = Console(highlight=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console = Console(highlight=False, width=100)
-    return console
-
-
-def print_result(console: Console, result: Any, *, as_json: bool) -> None:
-    """Print a report for a reader, or its ``as_json`` for a program."""
-    if as_json:
-        click.echo(json.dumps(result.as_json(), ensure_ascii=False, indent=2))
-    else:
-        console.print(result)
 
 
 def with_config(command: Callable[..., None]) -> Callable[..., None]:
@@ -98,16 +78,6 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
         command(*arguments, output="json" if as_json else "csv" if as_csv else None, **options)
 
     return wrapped
-
-
-def print_output(console: Console, result: Any, output: str | None) -> None:
-    """Print a report for a reader, or its JSON or CSV for a program."""
-    if output == "json":
-        click.echo(result.to_json())
-    elif output == "csv":
-        click.echo(result.to_csv(), nl=False)
-    else:
-        console.print(result)
 
 
 def narrowing_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -193,7 +163,7 @@ def make_request(
     """
     from transfergrid.config.selection import Narrowing
     from transfergrid.engine.adapters.places import DEFAULT_PATTERN, ForeignAdapters
-    from transfergrid.engine.evaluation.sweep import EvalRequest
+    from transfergrid.engine.work.request import EvalRequest
 
     kinds = ("models", "seeds", "tasks", "languages", "sources", "targets")
     narrowing = Narrowing(**{kind: options.pop(kind) for kind in kinds})
@@ -205,14 +175,3 @@ def make_request(
     elif adapter_pattern != DEFAULT_PATTERN:
         raise UserError(f"--adapter-pattern {adapter_pattern!r} is about adapters from elsewhere; give --adapters too")
     return EvalRequest(narrowing=narrowing, foreign=foreign, **options)
-
-
-def show_estimate(config: GridConfig, run: RunFolder, request: EvalRequest, *, as_json: bool) -> None:
-    """Print what a request comes to; exit status 1 if a model is not to be had."""
-    from transfergrid.engine.work.estimate import estimate
-
-    console = make_console()
-    with Console(stderr=True).status("tokenising"):
-        found = estimate(config, run, request)
-    print_result(console, found, as_json=as_json)
-    sys.exit(1 if found.unavailable else 0)

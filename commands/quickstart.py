@@ -6,17 +6,14 @@ from pathlib import Path
 
 import click
 
-from transfergrid.commands import analyze as results
-from transfergrid.commands import evaluate as run
-from transfergrid.commands import init as prepare
-from transfergrid.commands import report
+from transfergrid.commands import analyze, data, evaluate, report, train_adapters
 from transfergrid.config.text import ensure_preset
 
 STEPS: tuple[tuple[click.Command, tuple[str, ...]], ...] = (
-    (prepare.data, ()),
-    (run.train_adapters_command, ()),
-    (run.evaluate_command, ("multi_lora", "noise_floor")),
-    (results.analyze_command, ()),
+    (data.data, ()),
+    (train_adapters.train_adapters_command, ()),
+    (evaluate.evaluate_command, ("multi_lora", "noise_floor")),
+    (analyze.analyze_command, ()),
     (report.report, ()),
 )
 """The commands of a run in their order, each with its switches."""

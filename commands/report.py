@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from transfergrid.commands.options import make_console, with_optional_config
+from transfergrid.commands.options import with_optional_config
+from transfergrid.commands.output import make_console
 from transfergrid.config.settings import GridConfig
-from transfergrid.grid import RunFolder
+from transfergrid.store.folder import RunFolder
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from transfergrid.commands.options import make_console, with_config
+from transfergrid.commands.options import with_config
+from transfergrid.commands.output import make_console
 from transfergrid.config.settings import GridConfig
-from transfergrid.grid import RunFolder
+from transfergrid.store.folder import RunFolder
 
 
 @click.command()

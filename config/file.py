@@ -9,9 +9,10 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from transfergrid.config.settings import GridConfig, closest_hint
+from transfergrid.config.settings import GridConfig
 from transfergrid.config.yaml_text import parse_yaml
 from transfergrid.grid import UserError
+from transfergrid.wording import closest_hint
 
 
 def _section_keys(root: type[BaseModel], location: Sequence[str | int]) -> list[str]:
@@ -161,3 +162,12 @@ def load_config(path: Path) -> GridConfig:
         raise UserError(f"configuration {str(path)!r} cannot be read: {error}") from error
     raw = parse_yaml(text, f"configuration {str(path)!r}")
     return parse_config({} if raw is None else raw, origin=str(path), folder=path.resolve().parent)
+
+
+def absolute_models(config: GridConfig) -> GridConfig:
+    """Return a configuration whose local model folders do not depend on where a process runs."""
+    models = []
+    for model in config.models:
+        folder = Path(model.path).expanduser()
+        models.append(model.model_copy(update={"path": str(folder.resolve())}) if folder.is_dir() else model)
+    return config.model_copy(update={"models": tuple(models)})

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
-from transfergrid.config.settings import GridConfig, ModelConfig, closest_hint
-from transfergrid.engine.work.failures import Failure
+from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.grid import BASE, BASELINE_NAME, Cell, Source, UserError
+from transfergrid.wording import closest_hint
 
 Name = TypeVar("Name", str, int)
 
@@ -52,15 +52,6 @@ class Selection:
     def has_base(self) -> bool:
         """Whether the base model is among the sources."""
         return any(source.is_base for source in self.sources)
-
-    def covers(self, failure: Failure) -> bool:
-        """Whether a failure is about something that is asked for."""
-        return (
-            failure.model in [model.name for model in self.models]
-            and (failure.seed is None or failure.seed in self.seeds)
-            and (failure.source is None or failure.source in [source.name for source in self.sources])
-            and (failure.target is None or failure.target in [target.name for target in self.targets])
-        )
 
 
 def select(config: GridConfig, narrowing: Narrowing, *, foreign_cells: Sequence[Cell] | None = None) -> Selection:

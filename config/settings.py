@@ -6,8 +6,6 @@ project, so that the default configuration runs with no network; ``PAPER_MODELS`
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,6 +13,7 @@ import pycountry
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Cell, Grid, UserError
+from transfergrid.wording import closest_hint
 
 PAPER_MODELS = (
     "meta-llama/Llama-3.2-1B-Instruct",
@@ -323,10 +322,3 @@ def is_language_code(code: str) -> bool:
     plain = code.partition("_")[0]
     key = "alpha_2" if len(plain) == 2 else "alpha_3"
     return pycountry.languages.get(**{key: plain}) is not None
-
-
-def closest_hint(value: Any, accepted: Sequence[str]) -> str:
-    """Return ``; did you mean 'x'?`` for the accepted word nearest to a value, or nothing."""
-    begun = [word for word in accepted if len(str(value)) > 1 and word.startswith(str(value))]
-    near = begun or difflib.get_close_matches(str(value), accepted, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from transfergrid.grid import UserError
-
-
-class ScoringError(UserError):
-    """Items or log-likelihoods that cannot become a score."""
 
 
 class AdapterError(UserError):
@@ -93,4 +89,30 @@ class Scorer(Protocol):
 
     def close(self) -> None:
         """Free the model."""
+        ...
+
+
+class Backend(Protocol):
+    """Makes the scorer of one base model."""
+
+    def key_parts(self) -> Mapping[str, Any]:
+        """Return what of the engine decides the numbers: name, version, way."""
+        ...
+
+    def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
+        """Check that an adapter can be used with a base, before anything is loaded.
+
+        Raises:
+            AdapterError: If it cannot.
+        """
+        ...
+
+    def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> Scorer:
+        """Load a model.
+
+        Args:
+            model_folder: Local folder of the base.
+            longest_tokens: Longest sequence to come.
+            max_rank: Largest rank of the adapters to come.
+        """
         ...

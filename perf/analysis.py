@@ -20,7 +20,8 @@ import numpy as np
 import polars as pl
 
 from transfergrid.config.settings import PAPER_MODELS
-from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Grid, RunFolder
+from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Grid
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.scores import SCORE_SCHEMA
 
 N_ITEMS = 400

@@ -17,11 +17,11 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
+from transfergrid.analysis.records import PAIR, ItemBlock, Transfer
 from transfergrid.analysis.terminal.recommendation import recommend_from
-from transfergrid.analysis.transfer.pairing import PAIR, ItemBlock
-from transfergrid.analysis.transfer.table import Transfer, regime_expr
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import LANGUAGES, TASKS, Cell
+from transfergrid.store.scores import regime_expr
 
 FloatArray = npt.NDArray[np.float64]
 

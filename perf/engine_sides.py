@@ -46,8 +46,8 @@ def gemm_rate(dtype: str) -> float:
 
 def run_ours(workload: Workload) -> Result:
     """Score base and adapters in turns, then many adapters on a small part; profile one pass of each kind."""
-    from transfergrid.engine.models.resolve import read_model_facts
-    from transfergrid.engine.scorers.vllm import start_vllm
+    from transfergrid.engine.models.facts import read_model_facts
+    from transfergrid.engine.scorers.launch import start_vllm
 
     model = Path(workload.model)
     start_s, scorer = timed(lambda: start_vllm(model, EngineConfig(dtype=workload.dtype), longest_tokens=2048))
@@ -169,7 +169,7 @@ def run_stock(workload: Workload, *, with_adapter: bool, per_cell: int) -> Resul
 
 def run_ours_alone(workload: Workload, per_cell: int) -> Result:
     """Score the part that stock vLLM gets with an adapter, so that both have the same items."""
-    from transfergrid.engine.scorers.vllm import start_vllm
+    from transfergrid.engine.scorers.launch import start_vllm
 
     scorer = start_vllm(Path(workload.model), EngineConfig(dtype=workload.dtype), longest_tokens=2048)
     prepared, adapter = scorer.prepare(workload.tokenised(per_cell)), workload.adapter(0)

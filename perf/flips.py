@@ -16,10 +16,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from transfergrid.benchmarks.metrics import pick_choice
 from transfergrid.config.settings import BUNDLED_MODEL, Dtype, EngineConfig
-from transfergrid.engine.evaluation.item_scores import pick_choice
 from transfergrid.engine.models.resolve import resolve_model
-from transfergrid.engine.scorers.vllm import start_vllm
+from transfergrid.engine.scorers.launch import start_vllm
 from transfergrid.perf.engine import BUNDLED_DATA
 from transfergrid.perf.workload import TASKS, Workload, make_adapters
 

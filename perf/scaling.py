@@ -16,8 +16,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from transfergrid.commands.display.scoring import format_duration
 from transfergrid.engine.cluster.units import UnitQueue, group_units
+from transfergrid.wording import format_duration
 
 N_SEEDS, N_CELLS, N_ITEMS = 3, 44, 400
 TFLOP, GB = 1e12, 1e9

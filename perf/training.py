@@ -25,7 +25,9 @@ from rich.table import Table
 
 from transfergrid.config.settings import BUNDLED_MODEL, Dtype, TrainingConfig
 from transfergrid.engine.models.device import resolve_dtype
-from transfergrid.engine.models.resolve import load_tokenizer, read_model_facts, resolve_model
+from transfergrid.engine.models.facts import read_model_facts
+from transfergrid.engine.models.resolve import resolve_model
+from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.grid import TASKS
 from transfergrid.perf.engine_sides import gemm_rate
 from transfergrid.perf.training_sides import BATCH, TrainingWorkload

@@ -23,7 +23,7 @@ from transfergrid.benchmarks.rows import read_jsonl
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config.settings import Dtype, LoraConfig, ModelConfig, TrainingConfig
 from transfergrid.engine.models.device import device_type
-from transfergrid.engine.models.resolve import load_tokenizer
+from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.grid import Cell
 from transfergrid.trainers.adapter_training import BatchShape, make_trainer
 from transfergrid.trainers.base_model import LoadedBase, attached_adapter, load_base

@@ -11,10 +11,13 @@ from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config.settings import Dtype
-from transfergrid.engine.adapters.check import WEIGHTS_FILE, check_adapter, make_null_adapter, read_linear_shapes
+from transfergrid.engine.adapters.check import check_adapter
+from transfergrid.engine.adapters.folder import WEIGHTS_FILE
+from transfergrid.engine.adapters.null import make_null_adapter
 from transfergrid.engine.interfaces import Adapter, TokenisedItem
-from transfergrid.engine.models.resolve import load_tokenizer
-from transfergrid.engine.planning.tokenisation import TokenisationSettings, render_contexts, tokenise_items
+from transfergrid.engine.models.shapes import read_linear_shapes
+from transfergrid.engine.models.tokenizer import TokenisationSettings, load_tokenizer, render_contexts
+from transfergrid.engine.planning.tokenisation import tokenise_items
 
 TASKS = ("arc_challenge", "truthfulqa", "global_mmlu")
 RANK = 32

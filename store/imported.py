@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
 
-from transfergrid.grid import RunFolder, UserError
-from transfergrid.store.scores import SCORE_SCHEMA
+from transfergrid.grid import UserError
+from transfergrid.store.folder import RunFolder
+from transfergrid.store.scores import check_schema, damaged
 
 NOISE_FLOOR_SCHEMA = pl.Schema(
     {
@@ -49,42 +49,6 @@ IMPORTED_SCHEMA = pl.Schema(
 """Imported aggregates: one row per (model, source, target)."""
 
 
-def score_parts(run: RunFolder) -> list[Path]:
-    """Return the files with item rows: the results store's parts, then imported samples."""
-    return [*sorted(run.scores.glob("*.parquet")), *sorted((run.imported / "scores").glob("*.parquet"))]
-
-
-def scan_scores(parts: Iterable[Path]) -> pl.LazyFrame:
-    """Scan item rows lazily.
-
-    Args:
-        parts: Parquet files in SCORE_SCHEMA.
-
-    Raises:
-        UserError: If a file cannot be read, or lacks a column or has another type in it.
-    """
-    paths = list(parts)
-    for path in paths:
-        _check_schema(path, SCORE_SCHEMA)
-    if not paths:
-        return pl.LazyFrame(schema=SCORE_SCHEMA)
-    return pl.scan_parquet(paths, extra_columns="ignore").select(SCORE_SCHEMA.names())
-
-
-def find_unreadable(parts: Iterable[Path]) -> UserError | None:
-    """Return what to say of the first part whose footer is sound but that cannot be read through; None: all can."""
-    for path in parts:
-        try:
-            pl.read_parquet(path)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            return _damaged(path, error)
-    return None
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{str(path)!r} cannot be read as Parquet: {error}; move it away and run again")
-
-
 def read_noise_floor(run: RunFolder) -> pl.DataFrame:
     """Return the measured noise floor; no rows where none was measured.
 
@@ -105,7 +69,7 @@ def read_imported(run: RunFolder) -> pl.DataFrame:
 
 def _read_all(paths: list[Path], schema: pl.Schema, name: str, n_keys: int) -> pl.DataFrame:
     for path in paths:
-        _check_schema(path, schema)
+        check_schema(path, schema)
     if not paths:
         return pl.DataFrame(schema=schema)
     frame = pl.concat([_read_one(path, schema) for path in paths])
@@ -118,19 +82,7 @@ def _read_one(path: Path, schema: pl.Schema) -> pl.DataFrame:
     try:
         return pl.read_parquet(path, columns=schema.names())
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _check_schema(path: Path, schema: pl.Schema) -> None:
-    try:
-        found = pl.read_parquet_schema(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise _damaged(path, error) from error
-    for column, dtype in schema.items():
-        if column not in found:
-            raise UserError(f"{str(path)!r} has no column {column!r}; expected the columns {schema.names()}")
-        if found[column] != dtype:
-            raise UserError(f"column {column!r} of {str(path)!r} is {found[column]!r}; expected {dtype!r}")
+        raise damaged(path, error) from error
 
 
 def refuse_duplicates(frame: pl.DataFrame, keys: list[str], name: str) -> None:

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import polars as pl
+
+from transfergrid.grid import Regime, UserError
+from transfergrid.store.folder import RunFolder
 
 SCORE_SCHEMA = pl.Schema(
     {
@@ -25,3 +31,72 @@ SCORE_SCHEMA = pl.Schema(
     }
 )
 """Columns of the results store, one row per (model, seed, source, target, item)."""
+
+
+def regime_expr() -> pl.Expr:
+    """Return the regime of a row from its source and target columns."""
+    task = pl.col("source_task") == pl.col("target_task")
+    language = pl.col("source_language") == pl.col("target_language")
+    return (
+        pl.when(task & language)
+        .then(pl.lit(Regime.MT_ML.value))
+        .when(task)
+        .then(pl.lit(Regime.MT_CL.value))
+        .when(language)
+        .then(pl.lit(Regime.CT_ML.value))
+        .otherwise(pl.lit(Regime.CT_CL.value))
+    )
+
+
+def score_parts(run: RunFolder) -> list[Path]:
+    """Return the files with item rows: the results store's parts, then imported samples."""
+    return [*sorted(run.scores.glob("*.parquet")), *sorted((run.imported / "scores").glob("*.parquet"))]
+
+
+def scan_scores(parts: Iterable[Path]) -> pl.LazyFrame:
+    """Scan item rows lazily.
+
+    Args:
+        parts: Parquet files in SCORE_SCHEMA.
+
+    Raises:
+        UserError: If a file cannot be read, or lacks a column or has another type in it.
+    """
+    paths = list(parts)
+    for path in paths:
+        check_schema(path, SCORE_SCHEMA)
+    if not paths:
+        return pl.LazyFrame(schema=SCORE_SCHEMA)
+    return pl.scan_parquet(paths, extra_columns="ignore").select(SCORE_SCHEMA.names())
+
+
+def find_unreadable(parts: Iterable[Path]) -> UserError | None:
+    """Return what to say of the first part whose footer is sound but that cannot be read through; None: all can."""
+    for path in parts:
+        try:
+            pl.read_parquet(path)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            return damaged(path, error)
+    return None
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    """Return what to say of a file that cannot be read as Parquet."""
+    return UserError(f"{str(path)!r} cannot be read as Parquet: {error}; move it away and run again")
+
+
+def check_schema(path: Path, schema: pl.Schema) -> None:
+    """Check the columns of a Parquet file.
+
+    Raises:
+        UserError: If the file cannot be read, or lacks a column or has another type in it.
+    """
+    try:
+        found = pl.read_parquet_schema(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise damaged(path, error) from error
+    for column, dtype in schema.items():
+        if column not in found:
+            raise UserError(f"{str(path)!r} has no column {column!r}; expected the columns {schema.names()}")
+        if found[column] != dtype:
+            raise UserError(f"column {column!r} of {str(path)!r} is {found[column]!r}; expected {dtype!r}")

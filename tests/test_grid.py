@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transfergrid.grid import BASE, LANGUAGES, TASKS, Cell, Grid, Regime, RunFolder, Source, UserError, regime_of
+from transfergrid.grid import BASE, LANGUAGES, TASKS, Cell, Grid, Regime, Source, UserError, regime_of
+from transfergrid.store.folder import RunFolder
 
 
 def test_the_full_grid_has_the_regime_counts_of_the_study() -> None:

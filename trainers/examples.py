@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from transfergrid.benchmarks.items import Item
-from transfergrid.engine.planning.tokenisation import TokenisationSettings, render_contexts
+from transfergrid.engine.models.tokenizer import TokenisationSettings, render_contexts
 from transfergrid.grid import UserError
 from transfergrid.store.files import hash_json
 

@@ -12,10 +12,12 @@ from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig, ModelConfig
-from transfergrid.engine.adapters.check import plan_linear_shapes, read_linear_shapes
 from transfergrid.engine.models.device import resolve_dtype
-from transfergrid.engine.models.resolve import load_tokenizer, model_revision, resolve_model
-from transfergrid.grid import Cell, RunFolder, UserError
+from transfergrid.engine.models.resolve import model_revision, resolve_model
+from transfergrid.engine.models.shapes import plan_linear_shapes, read_linear_shapes
+from transfergrid.engine.models.tokenizer import load_tokenizer
+from transfergrid.grid import Cell, UserError
+from transfergrid.store.folder import RunFolder
 from transfergrid.trainers.examples import (
     ExampleSettings,
     TrainingExample,

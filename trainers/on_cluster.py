@@ -13,16 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transfergrid.config.file import absolute_models
 from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.cluster.host import ModelRefusedError, Send
-from transfergrid.engine.cluster.ray_cluster import Cluster, ClusterOptions, UnitLoop, connect, make_probe
+from transfergrid.engine.cluster.loop import UnitLoop, make_probe
+from transfergrid.engine.cluster.ray_cluster import Cluster, ClusterOptions, connect
 from transfergrid.engine.cluster.units import Unit, UnitQueue, group_units
-from transfergrid.engine.evaluation.on_cluster import absolute_models
 from transfergrid.engine.models.device import resolve_dtype
-from transfergrid.engine.models.resolve import read_model_facts
-from transfergrid.grid import Cell, RunFolder, UserError
+from transfergrid.engine.models.facts import read_model_facts
+from transfergrid.grid import Cell, UserError
 from transfergrid.store.files import write_text
+from transfergrid.store.folder import RunFolder
 from transfergrid.trainers.adapter_folder import (
     is_finished,
     mark_failed,

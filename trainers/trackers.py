@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transfergrid.config.settings import closest_hint
 from transfergrid.grid import UserError
+from transfergrid.wording import closest_hint
 
 _PACKAGES = {"azure_ml": "azureml", "comet_ml": "comet", "flyte": "flytekit"}
 """How transformers calls the packages of trackers whose names are others."""

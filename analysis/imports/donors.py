@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
-from rich.text import Text
 
-from transfergrid.analysis.transfer.table import KEY, regime_expr
-from transfergrid.grid import Cell, RunFolder, UserError
+from transfergrid.analysis.imports.report import ImportReport, summarise_import
+from transfergrid.analysis.records import KEY
+from transfergrid.grid import Cell, UserError
 from transfergrid.store.files import write_atomically
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import IMPORTED_SCHEMA, SE_OF_SEEDS, refuse_duplicates
+from transfergrid.store.scores import regime_expr
 
 NORM_TASKS = ("arc_challenge", "hellaswag")
 """Tasks whose score is acc_norm; the others' is acc."""
@@ -44,34 +45,6 @@ _NUMBERS = ("model_size", *_PLAIN.values(), *_NORM.values(), "n_seeds")
 _DELTA_TOLERANCE_PP = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class ImportReport:
-    """What an import brought in."""
-
-    path: Path
-    """File or folder that was written."""
-    n_rows: int
-    what: str
-    """What a row is."""
-    models: tuple[str, ...]
-    n_sources: int
-    n_targets: int
-    remarks: tuple[str, ...] = field(default=())
-
-    def __rich__(self) -> Text:
-        """Say what was brought in."""
-        lines = [
-            f"{self.n_rows} {self.what} of {_count(len(self.models), 'model')}, {_count(self.n_sources, 'source')} and "
-            f"{_count(self.n_targets, 'target')}, written to {self.path}",
-            *self.remarks,
-        ]
-        return Text("\n".join(lines))
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
 def import_donors(csv: Path, run: RunFolder) -> ImportReport:
     """Read the study's table of results into ``imported/donors.parquet``; a second import replaces the first.
 
@@ -94,20 +67,6 @@ def import_donors(csv: Path, run: RunFolder) -> ImportReport:
     imported = table.select(IMPORTED_SCHEMA.names()).sort(KEY)
     write_atomically(path, imported.write_parquet)
     return summarise_import(path, imported, "aggregates")
-
-
-def summarise_import(path: Path, table: pl.DataFrame, what: str, remarks: tuple[str, ...] = ()) -> ImportReport:
-    """Count what a table of imported rows holds."""
-    adapters = table.filter(pl.col("source_task").is_not_null())
-    return ImportReport(
-        path,
-        table.height,
-        what,
-        tuple(table["model"].unique().sort()),
-        adapters.select("source_task", "source_language").n_unique(),
-        table.select("target_task", "target_language").n_unique(),
-        remarks,
-    )
 
 
 def _read_csv(csv: Path) -> pl.DataFrame:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import polars as pl
 
-from transfergrid.analysis.imports.donors import ImportReport, summarise_import
 from transfergrid.analysis.imports.lm_eval_results import Result, read_results
 from transfergrid.analysis.imports.lm_eval_samples import item_rows
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.analysis.imports.report import ImportReport, summarise_import
+from transfergrid.grid import UserError
 from transfergrid.store.files import write_atomically
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import IMPORTED_SCHEMA, SE_OF_SEEDS
 from transfergrid.store.scores import SCORE_SCHEMA
 

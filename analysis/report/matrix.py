@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 from scipy import special
 
+from transfergrid.analysis.records import PAIR, SOURCE, TARGET
 from transfergrid.analysis.statistics.significance import holds_fdr
-from transfergrid.analysis.transfer.pairing import PAIR, SOURCE, TARGET
 from transfergrid.config.settings import AnalysisConfig
 
 ALL_MODELS = "all models"

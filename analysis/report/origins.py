@@ -15,12 +15,12 @@ from typing import Any
 import polars as pl
 import yaml
 
-from transfergrid.analysis.report.sentences import count as counted
-from transfergrid.benchmarks.materialise import read_manifest
 from transfergrid.config.settings import GridConfig
-from transfergrid.grid import RunFolder
+from transfergrid.store.data_manifest import read_manifest
 from transfergrid.store.files import hash_files
-from transfergrid.store.imported import score_parts
+from transfergrid.store.folder import RunFolder
+from transfergrid.store.scores import score_parts
+from transfergrid.wording import count as counted
 
 ANALYSIS_PACKAGES = ("transfergrid", "polars", "numpy", "scipy", "statsmodels", "lang2vec")
 RECORD_FILE = "training.json"

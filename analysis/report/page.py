@@ -19,8 +19,9 @@ from transfergrid.analysis.report.sentences import REGIME_WORDS, findings, headl
 from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
 from transfergrid.analysis.tables.regimes import SEEDS_ONLY, seeds_only
 from transfergrid.config.settings import AnalysisConfig, GridConfig
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.grid import UserError
 from transfergrid.store.files import write_text
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import read_noise_floor
 
 SCRIPTS = ("base.js", "matrix.js", "charts.js", "sections.js")

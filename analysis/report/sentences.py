@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.tables.build import AnalysisTables
-from transfergrid.analysis.tables.regimes import ALL_TRANSFER, SEEDS_ONLY, seeds_only
+from transfergrid.analysis.tables.regimes import SEEDS_ONLY, seeds_only
 from transfergrid.analysis.tables.roles import HUB, why_unlabelled
 from transfergrid.analysis.tables.variance import CROSSED, NESTED, RESIDUAL
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import TRANSFER_REGIMES, Regime
-from transfergrid.wording import level
+from transfergrid.wording import count, level
 
 NBSP = "\u00a0"
 """Keeps a number and its unit on one line."""
@@ -140,11 +141,6 @@ def interval(row: Mapping[str, Any], name: str, form: str = "pp") -> str | None:
     if form == "percent":
         return f"{100 * low:.1f} to {100 * high:.1f}%"
     return f"{low:+.2f} to {high:+.2f}".replace("-", "−")
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: ``1 model``, ``9 models``."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _excludes_zero(row: Mapping[str, Any]) -> bool:

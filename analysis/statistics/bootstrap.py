@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transfergrid.analysis.transfer.pairing import PAIR, ItemBlock
+from transfergrid.analysis.records import PAIR, ItemBlock
 from transfergrid.config.settings import AnalysisConfig
 
 FloatArray = npt.NDArray[np.float64]

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from transfergrid.analysis.records import PAIR, SOURCE, TARGET, ItemBlock
 from transfergrid.analysis.statistics.bootstrap import level_codes
-from transfergrid.analysis.transfer.pairing import PAIR, SOURCE, TARGET, ItemBlock
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]

@@ -17,10 +17,10 @@ import polars as pl
 from scipy import linalg, optimize
 from threadpoolctl import threadpool_limits
 
+from transfergrid.analysis.records import SOURCE, TARGET
 from transfergrid.analysis.statistics.bootstrap import level_codes
 from transfergrid.analysis.statistics.pair_noise import PairNoise, matrix_root
 from transfergrid.analysis.statistics.reml import check_components
-from transfergrid.analysis.transfer.pairing import SOURCE, TARGET
 from transfergrid.grid import Regime
 
 FloatArray = npt.NDArray[np.float64]

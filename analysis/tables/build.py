@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import polars as pl
 from threadpoolctl import threadpool_limits
 
+from transfergrid.analysis.records import Transfer
 from transfergrid.analysis.statistics.bootstrap import DrawArray, resample_deltas
 from transfergrid.analysis.tables.consistency import consistency_tables
 from transfergrid.analysis.tables.distance import distance_tables
@@ -15,9 +16,10 @@ from transfergrid.analysis.tables.matrices import language_matrix_table, matrix_
 from transfergrid.analysis.tables.regimes import regime_table
 from transfergrid.analysis.tables.roles import role_table
 from transfergrid.analysis.tables.variance import variance_table
-from transfergrid.analysis.transfer.table import NO_MODEL, Transfer, read_transfer
+from transfergrid.analysis.transfer.table import NO_MODEL, read_transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.grid import UserError
+from transfergrid.store.folder import RunFolder
 
 Progress = Callable[[str], object]
 """Called with the name of the table that is being built."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from transfergrid.analysis.tables.regimes import EVERY_REGIME, in_regime
+from transfergrid.analysis.records import EVERY_REGIME, in_regime
 from transfergrid.analysis.tables.roles import ONE_MODEL
 from transfergrid.grid import Regime
 

@@ -10,17 +10,12 @@ import numpy as np
 import polars as pl
 from scipy import special
 
+from transfergrid.analysis.records import EVERY_REGIME, in_regime
 from transfergrid.analysis.statistics.group_draws import Group
 from transfergrid.analysis.statistics.group_intervals import DrawArray, estimate, intervals
 from transfergrid.analysis.statistics.significance import holds_fdr
 from transfergrid.config.settings import AnalysisConfig
-from transfergrid.grid import TRANSFER_REGIMES, Regime
 from transfergrid.store.imported import SE_OF_SEEDS
-
-ALL_TRANSFER = "all transfer"
-"""The three transfer regimes together, without MT-ML."""
-
-EVERY_REGIME = (ALL_TRANSFER, *(regime.value for regime in Regime))
 
 DIMENSIONS = (
     "model",
@@ -40,13 +35,6 @@ NO_ROWS = "no rows with a delta in this regime"
 
 SEEDS_ONLY = "imported standard errors are across training seeds and leave out the noise of items and of the baseline"
 """What is wrong with standard errors and t tests of imported tables."""
-
-
-def in_regime(regime: str) -> pl.Expr:
-    """Return whether a row belongs to a regime or to ``all transfer``."""
-    if regime == ALL_TRANSFER:
-        return pl.col("regime").is_in([each.value for each in TRANSFER_REGIMES])
-    return pl.col("regime") == regime
 
 
 def regime_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig) -> pl.DataFrame:

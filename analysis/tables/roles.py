@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy import stats
 
+from transfergrid.analysis.records import ALL_TRANSFER, in_regime
 from transfergrid.analysis.statistics.bootstrap import (
     DRAW_DECIMALS,
     MIN_VALID_SHARE,
@@ -21,7 +22,6 @@ from transfergrid.analysis.statistics.bootstrap import (
 )
 from transfergrid.analysis.statistics.group_draws import Group, resample_groups
 from transfergrid.analysis.statistics.group_intervals import DrawArray
-from transfergrid.analysis.tables.regimes import ALL_TRANSFER, in_regime
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import polars as pl
 from scipy import special
 
+from transfergrid.analysis.records import EVERY_REGIME, in_regime
 from transfergrid.analysis.statistics.bootstrap import count_levels, level_codes
 from transfergrid.analysis.statistics.reml import FitError, RemlFit, fit_reml, same_grouping
-from transfergrid.analysis.tables.regimes import EVERY_REGIME, in_regime
 from transfergrid.config.settings import AnalysisConfig
 
 FloatArray = npt.NDArray[np.float64]

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 import polars as pl
 
-from transfergrid.benchmarks.materialise import read_manifest
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config.settings import GridConfig
-from transfergrid.grid import TASKS, RunFolder
-from transfergrid.store.imported import scan_scores
+from transfergrid.grid import TASKS
+from transfergrid.store.data_manifest import read_manifest
+from transfergrid.store.folder import RunFolder
+from transfergrid.store.scores import scan_scores
 
 UNKNOWN_CONSTRUCTION = "unknown"
 BUNDLED_CONSTRUCTION = "written"

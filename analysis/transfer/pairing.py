@@ -9,13 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from transfergrid.analysis.records import PAIR, ROW, SOURCE, TARGET, ItemBlock
 from transfergrid.grid import UserError
-
-SOURCE = ("source_task", "source_language")
-TARGET = ("target_task", "target_language")
-PAIR = (*SOURCE, *TARGET)
-ROW = ("model", "seed", *PAIR)
-"""Key of one row of the transfer table by seed."""
 
 _ITEM_COLUMNS = (
     *ROW,
@@ -28,23 +23,6 @@ _ITEM_COLUMNS = (
     "primary_metric",
     "unscored_reason",
 )
-
-FloatArray = npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class ItemBlock:
-    """Item-wise differences of all rows of one model or of all models on one target task."""
-
-    task: str
-    keys: pl.DataFrame
-    """Shape [N] rows: model, source and target of every row."""
-    item_ids: tuple[str, ...]
-    """Shape [I], sorted; the same items in every language."""
-    differences: FloatArray
-    """Shape [N, I]: (adapter right - baseline right), mean over the seeds in which both were scored; 0 if never."""
-    scored: npt.NDArray[np.bool_]
-    """Shape [N, I]: whether both were scored in a seed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from transfergrid.engine.evaluation.events import (
     SweepStarted,
 )
 from transfergrid.engine.work.failures import Failure, describe_failures
+from transfergrid.wording import format_duration
 
 LINE_EVERY_S = 60.0
 """Outside a terminal a source that takes long shows a line at least this often."""
@@ -67,14 +68,6 @@ class Pace:
         text = f"{self.n_items / seconds:,.1f} items/s, {self.n_computed_tokens / seconds:,.0f} tok/s computed, "
         text += f"{saved / seconds:,.0f} tok/s saved by sharing"
         return text if self.remaining_s is None else f"{text}, {format_duration(self.remaining_s)} left"
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration as ``1:02:03``, with days where there are any: ``2 d 1:02:03``."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    return f"{f'{days} d ' if days else ''}{hour}:{minute:02d}:{second:02d}"
 
 
 @dataclass(slots=True)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -27,6 +26,7 @@ from transfergrid.trainers.events import (
     TrainingEvent,
     TrainingEvents,
 )
+from transfergrid.wording import format_left
 
 LINE_EVERY_S = 30.0
 """Plain lines tell of the running adapter's steps at most this often."""
@@ -208,8 +208,3 @@ def remark(event: TrainingEvent) -> str | None:
             return event.message
         case _:
             return None
-
-
-def format_left(seconds: float | None) -> str:
-    """Return the time left as ``h:mm:ss left``."""
-    return "time left unknown" if seconds is None else f"{timedelta(seconds=round(seconds))} left"

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from transfergrid.config.selection import Selection
-from transfergrid.engine.adapters.check import find_adapters
-from transfergrid.grid import Cell, RunFolder, UserError
+from transfergrid.engine.adapters.folder import find_adapters
+from transfergrid.grid import Cell, UserError
+from transfergrid.store.folder import RunFolder
 
 DEFAULT_PATTERN = "{task}-{language}"
 UNKNOWN_SEED = 0

@@ -6,8 +6,6 @@ and compared with its scores in the store.
 
 from __future__ import annotations
 
-import io
-import json
 import math
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -16,33 +14,23 @@ from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 
-from transfergrid.engine.adapters.check import check_adapter, make_null_adapter, read_linear_shapes
-from transfergrid.engine.evaluation.item_scores import pick_choice
+from transfergrid.benchmarks.metrics import pick_choice
+from transfergrid.engine.adapters.check import check_adapter
+from transfergrid.engine.adapters.null import NULL_RANK, make_null_adapter
 from transfergrid.engine.interfaces import Adapter, Prepared, Scorer
+from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.planning.planner import PlanLimits
-from transfergrid.engine.work.jobs import BaseModel
+from transfergrid.engine.work.base_model import BaseModel
 from transfergrid.engine.work.targets import Target, TokenisedTarget
-from transfergrid.grid import BASE, Cell, RunFolder
-from transfergrid.store.files import write_atomically
-from transfergrid.store.score_store import FinishedCell, Origin, ScoreStore
-
-NOISE_FLOOR_SCHEMA = pl.Schema(
-    {
-        "model": pl.String(),
-        "target_task": pl.String(),
-        "target_language": pl.String(),
-        "n_items": pl.Int64(),
-        "n_flips": pl.Int64(),  # predictions by the target's primary metric that differ
-        "n_flips_acc": pl.Int64(),  # predictions by acc that differ
-        "max_abs_diff_nats": pl.Float64(),
-    }
+from transfergrid.grid import BASE, Cell
+from transfergrid.store.folder import RunFolder
+from transfergrid.store.noise_floor import (
+    NOISE_FLOOR_SCHEMA,
+    noise_floor_path,
+    read_noise_floor_file,
+    write_noise_floor,
 )
-"""One row per (model, target)."""
-
-NULL_RANK = 8
-"""Rank of the adapter with B = 0."""
-
-_METADATA = "transfergrid"
+from transfergrid.store.score_store import FinishedCell, Origin, ScoreStore
 
 
 @runtime_checkable
@@ -61,7 +49,7 @@ class Replanning(Protocol):
 
 def has_noise_floor(run: RunFolder, base: BaseModel, targets: Iterable[Target]) -> bool:
     """Whether the noise floor of all targets is stored for what decides the base's numbers today."""
-    _, stored = _read(run, base.name)
+    _, stored = read_noise_floor_file(run, base.name)
     key = base.key(None)
     return all(stored.get(target.cell.name) == key.digest(target.items_hash) for target in targets)
 
@@ -80,13 +68,13 @@ def drop_stale_noise_floor(
     Returns:
         Number of targets whose rows were dropped.
     """
-    table, stored = _read(run, base.name)
+    table, stored = read_noise_floor_file(run, base.name)
     kept, keys = _current(table, stored, _valid_keys(base, targets, finished))
     n_dropped = table.height - kept.height
     if n_dropped and kept.height:
-        _write(run, base.name, kept, keys)
+        write_noise_floor(run, base.name, kept, keys)
     elif n_dropped:
-        _path(run, base.name).unlink()
+        noise_floor_path(run, base.name).unlink()
     return n_dropped
 
 
@@ -104,7 +92,7 @@ def measure_noise_floor(
     finished = ScoreStore(run.scores).scan(repair=False).finished()
     origin = Origin(base.name, None, BASE)
     valid = _valid_keys(base, (target.target for target in targets.values()), finished)
-    earlier, keys = _current(*_read(run, base.name), valid)
+    earlier, keys = _current(*read_noise_floor_file(run, base.name), valid)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         null = check_adapter(
@@ -120,7 +108,7 @@ def measure_noise_floor(
     frame = pl.DataFrame(rows, schema=NOISE_FLOOR_SCHEMA, orient="row")
     kept = earlier.join(frame, on=["model", "target_task", "target_language"], how="anti")
     table = pl.concat([kept, frame]).sort("target_task", "target_language")
-    _write(run, base.name, table, keys)
+    write_noise_floor(run, base.name, table, keys)
     return table
 
 
@@ -184,22 +172,3 @@ def _current(
     kept = {name: key for name, key in keys.items() if key in valid.get(name, ())}
     name = pl.concat_str("target_task", "target_language", separator="-")
     return table.filter(name.is_in(list(kept))), kept
-
-
-def _path(run: RunFolder, model: str) -> Path:
-    return run.noise_floor / f"{model}.parquet"
-
-
-def _read(run: RunFolder, model: str) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Return a model's table and the run key by target; nothing where there is none or it is not whole."""
-    try:
-        content = _path(run, model).read_bytes()
-        keys = json.loads(pl.read_parquet_metadata(io.BytesIO(content))[_METADATA])
-        return pl.read_parquet(io.BytesIO(content)), keys
-    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError):
-        return pl.DataFrame(schema=NOISE_FLOOR_SCHEMA), {}
-
-
-def _write(run: RunFolder, model: str, table: pl.DataFrame, keys: Mapping[str, str]) -> None:
-    metadata = {_METADATA: json.dumps(dict(keys))}
-    write_atomically(_path(run, model), lambda temporary: table.write_parquet(temporary, metadata=metadata))

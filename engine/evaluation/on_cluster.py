@@ -16,10 +16,12 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from transfergrid.config.file import absolute_models
 from transfergrid.config.settings import GridConfig
-from transfergrid.engine.adapters.check import CONFIG_FILE, WEIGHTS_FILE
+from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.cluster.host import ModelRefusedError, Send
-from transfergrid.engine.cluster.ray_cluster import Cluster, ClusterOptions, UnitLoop, connect, make_probe
+from transfergrid.engine.cluster.loop import UnitLoop, make_probe
+from transfergrid.engine.cluster.ray_cluster import Cluster, ClusterOptions, connect
 from transfergrid.engine.cluster.units import Unit, UnitQueue, group_units
 from transfergrid.engine.evaluation.events import (
     CellFinished,
@@ -34,15 +36,17 @@ from transfergrid.engine.evaluation.events import (
 )
 from transfergrid.engine.evaluation.score_model import OpenModel, open_model, source_failure
 from transfergrid.engine.evaluation.summary import EvaluationReport
-from transfergrid.engine.evaluation.sweep import EvalRequest, Task, evaluate
-from transfergrid.engine.interfaces import Adapter
-from transfergrid.engine.models.resolve import read_model_facts
-from transfergrid.engine.scorers.multi_lora import Backend
+from transfergrid.engine.evaluation.sweep import Task, evaluate
+from transfergrid.engine.interfaces import Adapter, Backend
+from transfergrid.engine.models.facts import read_model_facts
+from transfergrid.engine.work.base_model import BaseModel, resolve_base
 from transfergrid.engine.work.failures import Failure
-from transfergrid.engine.work.jobs import BaseModel, SourceJob, resolve_base
+from transfergrid.engine.work.jobs import SourceJob
+from transfergrid.engine.work.request import EvalRequest
 from transfergrid.engine.work.targets import Target
-from transfergrid.grid import Cell, RunFolder, UserError
+from transfergrid.grid import Cell, UserError
 from transfergrid.store.files import hash_files, write_text
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.key import changed_parts
 from transfergrid.store.score_store import CellRecord, Origin, ScoreStore
 from transfergrid.store.score_writer import PartWriter, StoreWriter
@@ -204,15 +208,6 @@ def _setup(task: Task) -> ScoringSetup:
         targets=task.targets,
         scores=task.store.folder.resolve(),
     )
-
-
-def absolute_models(config: GridConfig) -> GridConfig:
-    """Return a configuration whose local model folders do not depend on where a process runs."""
-    models = []
-    for model in config.models:
-        folder = Path(model.path).expanduser()
-        models.append(model.model_copy(update={"path": str(folder.resolve())}) if folder.is_dir() else model)
-    return config.model_copy(update={"models": tuple(models)})
 
 
 def pack_unit(unit: Unit[SourceJob], sees_run: bool) -> ScoringUnit:

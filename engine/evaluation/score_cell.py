@@ -7,9 +7,10 @@ import time
 from collections.abc import Mapping
 from functools import partial
 
+from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.evaluation.events import ItemsScored, OnEvent
 from transfergrid.engine.evaluation.item_scores import ItemScore, ScoreOrigin, leave_unscored, score_item, score_rows
-from transfergrid.engine.interfaces import Adapter, Prepared, Scorer, ScoringError
+from transfergrid.engine.interfaces import Adapter, Prepared, Scorer
 from transfergrid.engine.work.targets import TokenisedTarget
 from transfergrid.grid import Cell
 from transfergrid.store.key import RunKey

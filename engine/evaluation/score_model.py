@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
+from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.evaluation.events import (
     CellFinished,
     Failed,
@@ -16,11 +17,11 @@ from transfergrid.engine.evaluation.events import (
     SourceStarted,
 )
 from transfergrid.engine.evaluation.score_cell import CellScorer
-from transfergrid.engine.interfaces import AdapterError, EngineLostError, Scorer, ScoringError
-from transfergrid.engine.models.resolve import load_tokenizer
-from transfergrid.engine.scorers.multi_lora import Backend
+from transfergrid.engine.interfaces import AdapterError, Backend, EngineLostError, Scorer
+from transfergrid.engine.models.tokenizer import load_tokenizer
+from transfergrid.engine.work.base_model import BaseModel
 from transfergrid.engine.work.failures import Failure
-from transfergrid.engine.work.jobs import BaseModel, SourceJob
+from transfergrid.engine.work.jobs import SourceJob
 from transfergrid.engine.work.targets import Target, TokenisedTarget, tokenise_targets
 from transfergrid.grid import Cell
 from transfergrid.store.score_store import Origin

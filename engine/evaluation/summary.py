@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from transfergrid.config.selection import Selection
-from transfergrid.engine.work.failures import Failure, describe_failures, read_failures
-from transfergrid.grid import Cell, Regime, RunFolder
+from transfergrid.engine.work.failures import Failure, describe_failures, is_about, read_failures
+from transfergrid.grid import Cell, Regime
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import CellRecord, Origin, ScoreStore
 from transfergrid.store.scores import SCORE_SCHEMA
 
@@ -147,7 +148,7 @@ def summarise(
         n_finished=sum(pair in finished for pair in pairs),
         baselines=baselines.sort(_TARGET),
         deltas=mean_deltas(scores),
-        failures=tuple(failure for failure in read_failures(run.scores) if selection.covers(failure)),
+        failures=tuple(failure for failure in read_failures(run.scores) if is_about(selection, failure)),
         unscored=_unscored(rows).collect(),
     )
 

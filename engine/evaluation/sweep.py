@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from transfergrid.benchmarks.materialise import ensure_data
-from transfergrid.config.selection import Narrowing, Selection, select
+from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig
-from transfergrid.engine.adapters.places import AdapterPlace, ForeignAdapters, foreign_places, own_places
+from transfergrid.engine.adapters.null import NULL_RANK
 from transfergrid.engine.evaluation.events import (
     CellFinished,
     Event,
@@ -21,39 +22,23 @@ from transfergrid.engine.evaluation.events import (
     SweepStarted,
     ignore_events,
 )
-from transfergrid.engine.evaluation.noise_floor import (
-    NULL_RANK,
-    drop_stale_noise_floor,
-    has_noise_floor,
-    measure_noise_floor,
-)
+from transfergrid.engine.evaluation.noise_floor import drop_stale_noise_floor, has_noise_floor, measure_noise_floor
 from transfergrid.engine.evaluation.score_model import OpenModel, open_model
 from transfergrid.engine.evaluation.summary import EvaluationReport, Totals, summarise
-from transfergrid.engine.interfaces import AdapterError, ScoringError
-from transfergrid.engine.scorers.multi_lora import Backend
-from transfergrid.engine.work.failures import Failure, FailureLog
-from transfergrid.engine.work.jobs import ModelJobs, find_jobs, resolve_base
+from transfergrid.engine.interfaces import AdapterError, Backend
+from transfergrid.engine.work.base_model import resolve_base
+from transfergrid.engine.work.failures import Failure, FailureLog, is_about
+from transfergrid.engine.work.jobs import ModelJobs, find_jobs
+from transfergrid.engine.work.request import EvalRequest, find_sources
 from transfergrid.engine.work.stale_cells import evict_cells, find_stale_cells, refuse_stale_cells
 from transfergrid.engine.work.targets import Target, load_target
-from transfergrid.grid import Cell, RunFolder, UserError
+from transfergrid.grid import Cell, UserError
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import hold_run_folder
 from transfergrid.store.score_store import ASIDE, FinishedCell, Origin, Part, ScoreStore, unwritable
 from transfergrid.store.score_writer import StoreWriter
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvalRequest:
-    """What ``grid eval`` is asked for."""
-
-    narrowing: Narrowing = field(default_factory=Narrowing)
-    foreign: ForeignAdapters | None = None
-    """Adapters from elsewhere in place of the run's own."""
-    force: bool = False
-    """Score again what is finished."""
-    noise_floor: bool = False
-    """Score the base a second time, another way round, and count the flips."""
 
 
 class Work(NamedTuple):
@@ -156,27 +141,6 @@ def find_work(config: GridConfig, run: RunFolder, request: EvalRequest, backend:
     return Work(selection, tuple(models), tuple(failures), targets)
 
 
-def find_sources(
-    config: GridConfig, run: RunFolder, request: EvalRequest
-) -> tuple[Selection, tuple[AdapterPlace, ...]]:
-    """Return the selection and where its adapters should be.
-
-    Raises:
-        UserError: If a name is not part of the grid, or adapters from elsewhere cannot be told apart.
-    """
-    narrowing = request.narrowing
-    if request.foreign is None:
-        selection = select(config, narrowing)
-        return selection, own_places(run, selection)
-    models = narrowing.models or tuple(model.name for model in config.models)
-    places = foreign_places(request.foreign, models, config.grid.cells)
-    cells = tuple(dict.fromkeys(place.cell for place in places))
-    seeds = tuple(dict.fromkeys(place.seed for place in places))
-    selection = select(config.model_copy(update={"seeds": seeds}), narrowing, foreign_cells=cells)
-    kept = (p for p in places if p.cell in selection.source_cells and p.seed in selection.seeds)
-    return selection, tuple(kept)
-
-
 class _Sweep:
     """One run of the sweep: the store, the failures and the totals."""
 
@@ -211,7 +175,7 @@ class _Sweep:
         if n_other_way and not force:
             kept = f"{n_other_way} cell(s) were not scored {self._way} and are kept"
             self.tell(Notice(f"{kept}; --force scores them again"))
-        self._failures.drop(work.selection.covers)
+        self._failures.drop(partial(is_about, work.selection))
         for failure in work.failures:
             self.tell(Failed(failure))
 

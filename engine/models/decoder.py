@@ -46,8 +46,6 @@ class PeftNames(NamedTuple):
 
 
 _PEFT_PREFIX = "base_model.model.model."
-_RENAMED = {"model.language_model.": "model.", "language_model.model.": "model.", "language_model.lm_head.": "lm_head."}
-_NOT_LOADED = ("model.vision_tower.", "vision_tower.", "model.multi_modal_projector.", "multi_modal_projector.")
 _OTHER_INPUTS = ("vision_config", "audio_config")
 _OUTER_KEYS = ("quantization_config", "tie_word_embeddings")  # written beside the decoder's configuration, meant for it
 _GENERATION = "generation_config.json"
@@ -100,18 +98,6 @@ def text_arguments(folder: Path) -> dict[str, str]:
     return {"hf_config_path": str(target)}
 
 
-def name_decoder_weights() -> None:
-    """Let vLLM's decoders take weights and adapters by the names of the whole model; other parts are not loaded."""
-    import importlib
-
-    from vllm.model_executor.models.utils import WeightsMapper
-
-    mapper = WeightsMapper(orig_to_new_prefix={**_RENAMED, **dict.fromkeys(_NOT_LOADED)})
-    for part in TEXT_PARTS.values():
-        decoder = getattr(importlib.import_module(part.module), part.architecture)
-        decoder.hf_to_vllm_mapper = mapper | decoder.hf_to_vllm_mapper
-
-
 def _read_config(folder: Path) -> tuple[dict[str, Any], TextPart | None]:
     """Return a model's configuration as it is written, and which part of it is served if not all."""
     try:
@@ -138,3 +124,23 @@ def _completed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
             f"config.json in {str(folder)!r} is refused by transformers: {reason}; expected one saved by transformers"
         ) from error
     return completed
+
+
+def checked_folder(folder: Path) -> Path:
+    """Return the folder if it holds a model.
+
+    Raises:
+        UserError: If there is no ``config.json``, or it is not a JSON mapping.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model folder {str(folder)!r} has no config.json; expected a folder saved by transformers")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise TypeError(f"it holds {config!r:.40}")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"config.json in model folder {str(folder)!r} cannot be read: {error}; was it cloned without git-lfs, or "
+            "not downloaded to its end? Fetch it again"
+        ) from error
+    return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from transfergrid.engine.interfaces import ScoringError
+from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.planning.packing import unpack_step
 from transfergrid.engine.planning.planner import PlanLimits, Step, StepSequence
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transfergrid.engine.interfaces import ScoringError
+from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.planning.radix import Chains
 
 MIN_CUT_TOKENS = 64

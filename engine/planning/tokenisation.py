@@ -8,29 +8,15 @@ when it is too long unless asked otherwise, and a context that is cut on the lef
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from transfergrid.benchmarks.items import Item
 from transfergrid.engine.interfaces import TokenisedItem
-from transfergrid.grid import UserError
+from transfergrid.engine.models.tokenizer import TokenisationSettings, render_contexts
 
 Tokens = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenisationSettings:
-    """How items become tokens."""
-
-    max_length: int
-    """Most tokens of one sequence of inputs; the last scored token is no input."""
-    chat_template: bool = False
-    """Wrap every context as one user message; the delimiter before a choice is then left out."""
-    truncation: Literal["refuse", "left"] = "refuse"
-    """Item too long: do not score it, or cut its context on the left."""
-    template_arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Further variables of the chat template, for example ``date_string``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,35 +94,6 @@ def tokenise_items(tokenizer: Any, items: Sequence[Item], settings: Tokenisation
         n_unscorable=sum(isinstance(result, Unscorable) for result in results),
     )
     return TokenisedItems(results, counts)
-
-
-def render_contexts(
-    tokenizer: Any,
-    contexts: Sequence[str],
-    settings: TokenisationSettings,
-    *,
-    asked_by: str = "prompts.eval_chat_template",
-) -> list[str]:
-    """Wrap contexts in the chat template, each as one user message followed by the assistant's header.
-
-    Args:
-        tokenizer: A transformers tokenizer.
-        contexts: Texts without a template.
-        settings: Whether there is a template, and its variables.
-        asked_by: Setting that asks for the template, for the message.
-
-    Raises:
-        UserError: If a chat template is asked for and the tokenizer has none.
-    """
-    if not settings.chat_template:
-        return list(contexts)
-    if not tokenizer.chat_template:
-        raise UserError(f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; set {asked_by} to false")
-    messages = [[{"role": "user", "content": context}] for context in contexts]
-    rendered: list[str] = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=True, **settings.template_arguments
-    )
-    return rendered
 
 
 def _continuations(item: Item, settings: TokenisationSettings) -> tuple[str, ...]:

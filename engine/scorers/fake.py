@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, ScoringError, TokenisedItem
+from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
 
 ScoreFunction = Callable[[TokenisedItem, int, Adapter | None], float]
 """Item, index of the choice and adapter to a log-likelihood in nats."""

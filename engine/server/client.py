@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import httpx
 
 from transfergrid.engine.interfaces import AdapterError, EngineLostError
-from transfergrid.engine.scorers.vllm_args import SUPPORTED_VLLM
 from transfergrid.engine.server.wire import (
     ADAPTER_PATH,
     API_VERSION,
@@ -30,6 +29,7 @@ from transfergrid.engine.server.wire import (
     pack_steps,
     unpack_frames,
 )
+from transfergrid.engine.workers.version import SUPPORTED_VLLM
 from transfergrid.grid import UserError
 
 Result = TypeVar("Result")

@@ -20,12 +20,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from transfergrid.engine.adapters.check import CONFIG_FILE, WEIGHTS_FILE
-from transfergrid.engine.interfaces import AdapterError, ScoringError
+from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
+from transfergrid.engine.interfaces import AdapterError
 from transfergrid.engine.planning.packing import AdapterReference
 from transfergrid.engine.planning.packing_checks import check_packed_step
 from transfergrid.engine.planning.planner import PlanLimits
-from transfergrid.engine.scorers.multi_lora import vllm_version
 from transfergrid.engine.server.passes import Passes, describe_adapter
 from transfergrid.engine.server.wire import (
     ADAPTER_PATH,
@@ -38,6 +38,7 @@ from transfergrid.engine.server.wire import (
     ServerFacts,
     unpack_frames,
 )
+from transfergrid.engine.workers.version import vllm_version
 
 SETUP_VARIABLE = "TRANSFERGRID_SERVER_SETUP"
 """Environment variable with the ``GuardSetup`` as JSON."""

@@ -15,10 +15,11 @@ from typing import Any, NoReturn
 from rich.text import Text
 
 from transfergrid.config.settings import MAX_LORA_RANK, EngineConfig, GridConfig, ModelConfig
-from transfergrid.engine.adapters.check import CONFIG_FILE
-from transfergrid.engine.evaluation.noise_floor import NULL_RANK
-from transfergrid.engine.models.resolve import model_revision, read_model_facts, resolve_model
-from transfergrid.engine.scorers.vllm import plan_engine
+from transfergrid.engine.adapters.folder import CONFIG_FILE
+from transfergrid.engine.adapters.null import NULL_RANK
+from transfergrid.engine.models.facts import read_model_facts
+from transfergrid.engine.models.resolve import model_revision, resolve_model
+from transfergrid.engine.scorers.launch import plan_engine
 from transfergrid.engine.scorers.vllm_args import check_engine_settings
 from transfergrid.engine.server.guard import SETUP_VARIABLE, GuardSetup
 from transfergrid.engine.workers.server_watch import SERVER_PID_VARIABLE

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transfergrid.engine.adapters.check import CONFIG_FILE, WEIGHTS_FILE
+from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.planning.packing import AdapterReference
 from transfergrid.engine.server.wire import FAILED, SCORES, WAITING, pack_frame
 from transfergrid.store.files import hash_files

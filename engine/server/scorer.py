@@ -10,18 +10,18 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from transfergrid.engine.adapters.check import require_modules
+from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.engine.adapters.applied import require_effect, require_modules
 from transfergrid.engine.interfaces import (
     Adapter,
     AdapterError,
     EngineLostError,
     ItemLoglikelihoods,
     Prepared,
-    ScoringError,
     TokenisedItem,
 )
 from transfergrid.engine.planning.planner import PlanLimits
-from transfergrid.engine.scorers.vllm import PreparedSteps, prepare_steps, probe_step, require_effect
+from transfergrid.engine.scorers.passes import PreparedSteps, prepare_steps, probe_step
 from transfergrid.engine.server.client import MissingAdapterError, ServerChangedError, ServerClient, TransientError
 from transfergrid.engine.server.wire import ServerFacts
 

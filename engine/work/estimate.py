@@ -12,18 +12,21 @@ from rich.table import Table
 from rich.text import Text
 
 from transfergrid.benchmarks.materialise import ensure_data
-from transfergrid.commands.display.scoring import format_duration
 from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig, LoraConfig, ModelConfig
-from transfergrid.engine.adapters.check import CONFIG_FILE, LinearShapes, plan_linear_shapes
+from transfergrid.engine.adapters.folder import CONFIG_FILE
 from transfergrid.engine.adapters.places import AdapterPlace
-from transfergrid.engine.evaluation.sweep import EvalRequest, find_sources
-from transfergrid.engine.models.resolve import load_tokenizer, resolve_model
+from transfergrid.engine.models.resolve import resolve_model
+from transfergrid.engine.models.shapes import LinearShapes, plan_linear_shapes
+from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.engine.planning.radix import build_chains, flatten_items
-from transfergrid.engine.work.jobs import tokenisation_settings
+from transfergrid.engine.work.base_model import tokenisation_settings
+from transfergrid.engine.work.request import EvalRequest, find_sources
 from transfergrid.engine.work.targets import Target, TokenisedTarget, load_target, tokenise_targets
-from transfergrid.grid import BASE, Cell, RunFolder, Source, UserError
+from transfergrid.grid import BASE, Cell, Source, UserError
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import Origin, Part, ScoreStore
+from transfergrid.wording import format_bytes, format_duration
 
 ROW_BYTES = 64
 """Bytes of one stored item row where no part tells (measured: 50 to 80 with 4 choices)."""
@@ -131,15 +134,6 @@ def _by_model(models: Sequence[ModelEstimate], figures: Sequence[_Figure]) -> Ta
     for model in models:
         table.add_row(Text(model.model), *(show(model) for _, show in figures))
     return table
-
-
-def format_bytes(n_bytes: float) -> str:
-    """Return a size with a unit that keeps it short."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if n_bytes < 1024:
-            return f"{n_bytes:,.0f} {unit}" if unit == "B" else f"{n_bytes:,.1f} {unit}"
-        n_bytes /= 1024
-    return f"{n_bytes:,.1f} TiB"
 
 
 class _TargetCost(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from transfergrid.config.selection import Selection
 from transfergrid.store.files import write_json
 
 FAILURES_FILE = "failures.json"
@@ -80,3 +81,13 @@ def read_failures(folder: Path) -> list[Failure]:
         return [Failure(**entry) for entry in json.loads((folder / FAILURES_FILE).read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
         return []
+
+
+def is_about(selection: Selection, failure: Failure) -> bool:
+    """Whether a failure is about something that is asked for."""
+    return (
+        failure.model in [model.name for model in selection.models]
+        and (failure.seed is None or failure.seed in selection.seeds)
+        and (failure.source is None or failure.source in [source.name for source in selection.sources])
+        and (failure.target is None or failure.target in [target.name for target in selection.targets])
+    )

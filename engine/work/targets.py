@@ -9,17 +9,12 @@ from typing import Any
 
 from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.items import Item
+from transfergrid.benchmarks.metrics import PrimaryMetric
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config.settings import GridConfig
-from transfergrid.engine.evaluation.item_scores import PrimaryMetric
 from transfergrid.engine.interfaces import TokenisedItem
-from transfergrid.engine.planning.tokenisation import (
-    TokenisationCounts,
-    TokenisationSettings,
-    TokenisedItems,
-    Unscorable,
-    tokenise_items,
-)
+from transfergrid.engine.models.tokenizer import TokenisationSettings
+from transfergrid.engine.planning.tokenisation import TokenisationCounts, TokenisedItems, Unscorable, tokenise_items
 from transfergrid.grid import Cell
 from transfergrid.store.files import hash_json
 

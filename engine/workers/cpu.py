@@ -8,9 +8,9 @@ import vllm
 from vllm.platforms import current_platform
 from vllm.v1.worker.cpu_worker import CPUWorker
 
-from transfergrid.engine.scorers.vllm_args import check_vllm_version
 from transfergrid.engine.workers.cuda import ScoringMixin
 from transfergrid.engine.workers.fused_cpu import fuse_elementwise
+from transfergrid.engine.workers.version import check_vllm_version
 
 
 class CpuScoringWorker(ScoringMixin, CPUWorker):  # type: ignore[misc]  # vLLM is not typed for us

@@ -23,11 +23,11 @@ from vllm.v1.core.kv_cache_utils import KVCacheBlockCopy
 from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm.v1.worker.gpu_worker import Worker
 
-from transfergrid.engine.models.decoder import name_decoder_weights
 from transfergrid.engine.planning.packing import AdapterReference, unpack_step
-from transfergrid.engine.scorers.vllm_args import check_vllm_version
+from transfergrid.engine.workers.decoder_names import name_decoder_weights
 from transfergrid.engine.workers.logprobs import token_logprobs
 from transfergrid.engine.workers.server_watch import end_with_server
+from transfergrid.engine.workers.version import check_vllm_version
 from transfergrid.grid import UserError
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import polars as pl
 
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
-from transfergrid.analysis.transfer.table import regime_expr
-from transfergrid.grid import Cell, RunFolder
-from transfergrid.store.scores import SCORE_SCHEMA
+from transfergrid.grid import Cell
+from transfergrid.store.folder import RunFolder
+from transfergrid.store.scores import SCORE_SCHEMA, regime_expr
 
 TASKS = ("arc_challenge", "global_mmlu")
 LANGUAGES = ("de", "en", "fr")

@@ -20,10 +20,11 @@ from tests.analysis.synthetic import (
 )
 from transfergrid.analysis.analyze import AnalysisReport, analyze
 from transfergrid.analysis.imports.donors import import_donors
+from transfergrid.analysis.records import Transfer
 from transfergrid.analysis.tables.build import TABLE_NAMES, AnalysisTables, build_tables, tables_from
-from transfergrid.analysis.transfer.table import Transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig, ModelConfig
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.grid import UserError
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import NOISE_FLOOR_SCHEMA
 
 FAST = GridConfig(

@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 from transfergrid.benchmarks.cells import load_items
-from transfergrid.benchmarks.materialise import DataManifest, ensure_data, materialise, read_manifest
+from transfergrid.benchmarks.materialise import ensure_data, materialise
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config.settings import DataConfig, GridConfig
 from transfergrid.grid import LANGUAGES, TASKS, UserError
+from transfergrid.store.data_manifest import DataManifest, read_manifest
 
 
 def _row(item_id: str, **changes: Any) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from transfergrid.benchmarks.rows import HubPin, RowSource, read_jsonl, read_split
+from transfergrid.benchmarks.rows import RowSource, read_jsonl, read_split
 from transfergrid.benchmarks.spec import HubSpec, RowsSpec
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config.settings import DataConfig
 from transfergrid.grid import UserError
+from transfergrid.store.data_manifest import HubPin
 
 ROWS = [{"id": "q1", "endings": ["x", "y"], "label": "0"}, {"id": "q2", "endings": ["x", "y"], "label": "1"}]
 SPEC = get_task("hellaswag").spec

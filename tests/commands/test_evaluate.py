@@ -18,7 +18,8 @@ from tests.engine.sweeps import SEED, FakeBackend, add_adapters, copy_adapter, s
 from transfergrid.cli import main
 from transfergrid.engine.scorers import multi_lora as backends
 from transfergrid.engine.scorers import sequential
-from transfergrid.grid import Cell, RunFolder
+from transfergrid.grid import Cell
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import hold_run_folder
 
 ROOT = Path(__file__).parent.parent.parent

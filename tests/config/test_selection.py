@@ -10,7 +10,7 @@ import pytest
 from tests.engine.sweeps import small_config
 from transfergrid.config.selection import Narrowing, select
 from transfergrid.config.settings import GridConfig
-from transfergrid.engine.work.failures import Failure
+from transfergrid.engine.work.failures import Failure, is_about
 from transfergrid.grid import Cell, UserError
 
 
@@ -83,4 +83,4 @@ def test_a_name_outside_of_the_grid_is_refused(config: GridConfig, narrowing: Na
 )
 def test_failures_of_what_is_asked_are_told_apart(config: GridConfig, failure: Failure, is_covered: bool) -> None:
     selection = select(config, Narrowing(seeds=(17,), languages=("de",)))
-    assert selection.covers(failure) is is_covered
+    assert is_about(selection, failure) is is_covered

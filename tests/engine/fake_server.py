@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from transfergrid.engine.adapters.check import adapter_modules
+from transfergrid.engine.adapters.applied import adapter_modules
 from transfergrid.engine.interfaces import Adapter
 from transfergrid.engine.planning.packing import unpack_step
 from transfergrid.engine.server.guard import GuardMiddleware, GuardSetup

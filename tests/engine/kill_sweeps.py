@@ -22,9 +22,9 @@ from transfergrid.config.settings import EngineConfig, PromptConfig
 from transfergrid.engine.evaluation import score_model as model_scoring
 from transfergrid.engine.evaluation import sweep
 from transfergrid.engine.interfaces import Adapter, TokenisedItem
-from transfergrid.engine.models.resolve import read_model_facts
+from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.scorers.fake import hashed_loglikelihood
-from transfergrid.grid import RunFolder
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_writer import StoreWriter
 
 LANGUAGES = ("de", "en", "hi")

@@ -13,10 +13,12 @@ import polars as pl
 from safetensors.numpy import load_file, save_file
 
 from transfergrid.config.settings import DataConfig, GridConfig, ModelConfig
-from transfergrid.engine.adapters.check import CONFIG_FILE, WEIGHTS_FILE, check_adapter, read_linear_shapes
+from transfergrid.engine.adapters.check import check_adapter
+from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.interfaces import Adapter
+from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.scorers.fake import FakeScorer, ScoreFunction, hashed_loglikelihood
-from transfergrid.grid import RunFolder
+from transfergrid.store.folder import RunFolder
 
 TASKS = ("arc_challenge", "global_mmlu")
 LANGUAGES = ("de", "en")

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from tests.parity.harness import CELLS, LANGUAGES, rows_file
 from tests.parity.test_lm_eval_scores import TOLERANCE_NATS, run_hf
 from transfergrid.cli import main
-from transfergrid.grid import TASKS, Cell, RunFolder
+from transfergrid.grid import TASKS, Cell
+from transfergrid.store.folder import RunFolder
 
 pytestmark = pytest.mark.engine
 

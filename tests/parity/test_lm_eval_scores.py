@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 
 from tests.parity.harness import CELLS, HarnessItem, load_cell, run_harness
+from transfergrid.benchmarks.metrics import pick_choice
 from transfergrid.config.settings import BUNDLED_MODEL, EngineConfig
-from transfergrid.engine.adapters.check import check_adapter, read_linear_shapes
-from transfergrid.engine.evaluation.item_scores import pick_choice
+from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.interfaces import Adapter, Scorer, TokenisedItem
-from transfergrid.engine.models.resolve import load_tokenizer, read_model_facts, resolve_model
-from transfergrid.engine.planning.tokenisation import TokenisationSettings, tokenise_items
+from transfergrid.engine.models.facts import read_model_facts
+from transfergrid.engine.models.resolve import resolve_model
+from transfergrid.engine.models.shapes import read_linear_shapes
+from transfergrid.engine.models.tokenizer import TokenisationSettings, load_tokenizer
+from transfergrid.engine.planning.tokenisation import tokenise_items
 from transfergrid.engine.scorers.reference import ReferenceScorer
 from transfergrid.grid import Cell
 
@@ -89,7 +92,7 @@ def load_adapter(model: Path, folder: Path) -> Adapter:
 
 
 def start_engine(model: Path) -> Any:
-    from transfergrid.engine.scorers.vllm import start_vllm
+    from transfergrid.engine.scorers.launch import start_vllm
 
     return start_vllm(model, EngineConfig(dtype="float32", kv_cache_gib=1.0, token_budget=1024), max_rank=8)
 

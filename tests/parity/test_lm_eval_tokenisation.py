@@ -10,7 +10,8 @@ import pytest
 from tests.engine.tokenizers import STYLES
 from tests.parity.harness import CELLS, load_cell, run_harness
 from transfergrid.engine.interfaces import TokenisedItem
-from transfergrid.engine.planning.tokenisation import TokenisationSettings, tokenise_items
+from transfergrid.engine.models.tokenizer import TokenisationSettings
+from transfergrid.engine.planning.tokenisation import tokenise_items
 
 N_ITEMS = 32
 Tokens = tuple[int, ...]

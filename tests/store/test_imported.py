@@ -4,16 +4,10 @@ import polars as pl
 import pytest
 
 from tests.analysis.synthetic import item_rows, write_run
-from transfergrid.grid import RunFolder, UserError
-from transfergrid.store.imported import (
-    IMPORTED_SCHEMA,
-    NOISE_FLOOR_SCHEMA,
-    read_imported,
-    read_noise_floor,
-    scan_scores,
-    score_parts,
-)
-from transfergrid.store.scores import SCORE_SCHEMA
+from transfergrid.grid import UserError
+from transfergrid.store.folder import RunFolder
+from transfergrid.store.imported import IMPORTED_SCHEMA, NOISE_FLOOR_SCHEMA, read_imported, read_noise_floor
+from transfergrid.store.scores import SCORE_SCHEMA, scan_scores, score_parts
 
 
 def test_an_empty_run_has_no_rows_but_all_columns(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.trainers.small_grid import make_config, sweep
 from transfergrid.config.settings import GridConfig
-from transfergrid.grid import RunFolder
+from transfergrid.store.folder import RunFolder
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,9 @@ from typing import Any
 from transfergrid.benchmarks.materialise import ensure_data
 from transfergrid.config.selection import Narrowing, Selection, select
 from transfergrid.config.settings import GridConfig
-from transfergrid.grid import TASKS, Cell, RunFolder
+from transfergrid.grid import TASKS, Cell
 from transfergrid.store.files import hash_files
+from transfergrid.store.folder import RunFolder
 from transfergrid.trainers.adapter_training import TrainedAdapter, train_adapter
 from transfergrid.trainers.base_model import LoadedBase
 from transfergrid.trainers.events import ignore_events

@@ -19,8 +19,8 @@ from tests.trainers.ray_runners import DeadlyRunner
 from tests.trainers.small_grid import everything
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.cluster.ray_cluster import Cluster, ClusterOptions, connect
-from transfergrid.grid import RunFolder
 from transfergrid.store.files import hash_files
+from transfergrid.store.folder import RunFolder
 from transfergrid.trainers import on_cluster as ray_training
 from transfergrid.trainers.events import AdapterFinished
 from transfergrid.trainers.on_cluster import train_on_cluster

@@ -13,10 +13,14 @@ from tests.models import edit_json, make_tiny_model
 from tests.trainers.small_grid import ENGLISH, SPANISH, adapter, everything, make_config, sweep, weights_hash
 from transfergrid.config.selection import Narrowing, select
 from transfergrid.config.settings import GridConfig, ModelConfig
-from transfergrid.engine.adapters.check import check_adapter, find_adapters, read_linear_shapes
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.engine.adapters.check import check_adapter
+from transfergrid.engine.adapters.folder import find_adapters
+from transfergrid.engine.models.shapes import read_linear_shapes
+from transfergrid.grid import UserError
+from transfergrid.store.folder import RunFolder
 from transfergrid.trainers.events import AdapterFailed, AdapterFinished, SweepStarted
-from transfergrid.trainers.sweep import plan_training, train_adapters
+from transfergrid.trainers.plan import plan_training
+from transfergrid.trainers.sweep import train_adapters
 
 pytestmark = pytest.mark.engine
 

@@ -18,10 +18,11 @@ import yaml
 
 from tests.trainers.small_grid import ENGLISH, SPANISH, adapter, everything, make_config, sweep, weights_hash
 from transfergrid.config.settings import GridConfig
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.grid import UserError
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import hold_run_folder
 from transfergrid.trainers import adapter_folder
-from transfergrid.trainers.sweep import plan_training
+from transfergrid.trainers.plan import plan_training
 
 pytestmark = pytest.mark.engine
 

@@ -11,7 +11,8 @@ from transfergrid.analysis.statistics.bootstrap import resample_deltas
 from transfergrid.analysis.tables.regimes import regime_table
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.config.settings import AnalysisConfig
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.grid import UserError
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import IMPORTED_SCHEMA, read_imported
 
 

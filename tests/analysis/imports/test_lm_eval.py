@@ -6,7 +6,8 @@ import pytest
 
 from transfergrid.analysis.imports.lm_eval import import_lm_eval
 from transfergrid.analysis.transfer.table import read_transfer
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.grid import UserError
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import read_imported
 
 TIME = "2026-01-02T03-04-05.000001"

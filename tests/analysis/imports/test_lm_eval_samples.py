@@ -10,7 +10,8 @@ import pytest
 from tests.analysis.imports.test_lm_eval import sample, scores, write_results, write_samples
 from transfergrid.analysis.imports.lm_eval import import_lm_eval
 from transfergrid.analysis.transfer.table import read_transfer
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.grid import UserError
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import read_imported
 
 SUBJECTS = ("business", "humanities", "medical", "other", "stem", "social_sciences")

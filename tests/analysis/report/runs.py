@@ -14,7 +14,8 @@ from transfergrid.analysis.report.origins import read_run_manifest
 from transfergrid.analysis.report.page import PageContent, render_page
 from transfergrid.analysis.tables.build import build_tables
 from transfergrid.config.settings import AnalysisConfig
-from transfergrid.grid import Cell, RunFolder
+from transfergrid.grid import Cell
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import read_noise_floor
 from transfergrid.store.scores import SCORE_SCHEMA
 

@@ -8,10 +8,11 @@ from tests.analysis.synthetic import MODELS, cells, item_rows, published_table, 
 from tests.engine.sweeps import FakeBackend, add_adapters, small_config
 from transfergrid.analysis.imports.donors import import_donors
 from transfergrid.analysis.report.origins import ManifestPart, read_run_manifest
-from transfergrid.benchmarks.materialise import read_manifest
 from transfergrid.config.settings import GridConfig
-from transfergrid.engine.evaluation.sweep import EvalRequest, evaluate
-from transfergrid.grid import RunFolder
+from transfergrid.engine.evaluation.sweep import evaluate
+from transfergrid.engine.work.request import EvalRequest
+from transfergrid.store.data_manifest import read_manifest
+from transfergrid.store.folder import RunFolder
 
 RECORD = {
     "model": "tiny",

@@ -16,7 +16,8 @@ from transfergrid.analysis.report.page import SCRIPTS
 from transfergrid.analysis.report.payload import records, script_json
 from transfergrid.cli import main
 from transfergrid.config.settings import AnalysisConfig, GridConfig
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.grid import UserError
+from transfergrid.store.folder import RunFolder
 
 FAST = GridConfig(
     models=MODELS,

@@ -8,11 +8,11 @@ from rich.console import Console, RenderableType
 
 from tests.analysis.report.runs import FAST, TOO_LONG, random_deltas, write_holed_run
 from tests.analysis.synthetic import MODELS, TASKS, cells, transfer_rows
-from transfergrid.analysis.report.sentences import count, findings, headline, key_figures, percent, pp
+from transfergrid.analysis.records import Transfer
+from transfergrid.analysis.report.sentences import findings, headline, key_figures, percent, pp
 from transfergrid.analysis.tables.build import AnalysisTables, build_tables, tables_from
 from transfergrid.analysis.terminal.summary import summary
-from transfergrid.analysis.transfer.table import Transfer
-from transfergrid.wording import level
+from transfergrid.wording import count, level
 
 
 def from_rows(rows: pl.DataFrame) -> AnalysisTables:

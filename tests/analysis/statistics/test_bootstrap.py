@@ -3,6 +3,7 @@ import polars as pl
 import pytest
 
 from tests.analysis.synthetic import cells, transfer_rows
+from transfergrid.analysis.records import ItemBlock
 from transfergrid.analysis.statistics.bootstrap import (
     ClusterBootstrap,
     centred_interval,
@@ -10,7 +11,6 @@ from transfergrid.analysis.statistics.bootstrap import (
     level_counts,
     resample_deltas,
 )
-from transfergrid.analysis.transfer.pairing import ItemBlock
 from transfergrid.config.settings import AnalysisConfig
 
 SETTINGS = AnalysisConfig(bootstrap_resamples=300, seed=4)

@@ -5,8 +5,8 @@ import polars as pl
 import pytest
 
 from tests.analysis.synthetic import cells, item_rows, transfer_rows, write_run
+from transfergrid.analysis.records import PAIR, ItemBlock
 from transfergrid.analysis.statistics.pair_noise import RULE_OF_THREE, measure_noise, shared_part
-from transfergrid.analysis.transfer.pairing import PAIR, ItemBlock
 from transfergrid.analysis.transfer.table import read_transfer
 
 GRID = cells(("arc_challenge",), ("de", "en", "es"))

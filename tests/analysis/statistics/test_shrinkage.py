@@ -3,11 +3,11 @@ import polars as pl
 import pytest
 
 from tests.analysis.synthetic import cells, transfer_rows
+from transfergrid.analysis.records import SOURCE, TARGET
 from transfergrid.analysis.statistics.bootstrap import level_codes
 from transfergrid.analysis.statistics.pair_noise import PairNoise, independent_noise
 from transfergrid.analysis.statistics.reml import FitError
 from transfergrid.analysis.statistics.shrinkage import shrink
-from transfergrid.analysis.transfer.pairing import SOURCE, TARGET
 
 GRID = cells(("arc_challenge", "global_mmlu", "hellaswag"), ("de", "en", "es", "fr"))
 

@@ -4,17 +4,10 @@ import pytest
 
 from tests.analysis.statistics.test_bootstrap import rows_with_items
 from tests.analysis.synthetic import MODELS, cells, transfer_rows
+from transfergrid.analysis.records import ALL_TRANSFER, EVERY_REGIME, in_regime
 from transfergrid.analysis.statistics.bootstrap import ClusterBootstrap, resample_deltas
 from transfergrid.analysis.statistics.group_draws import Group, resample_groups
-from transfergrid.analysis.tables.regimes import (
-    ALL_TRANSFER,
-    DIMENSIONS,
-    EVERY_REGIME,
-    NO_ROWS,
-    in_regime,
-    regime_table,
-    seeds_only,
-)
+from transfergrid.analysis.tables.regimes import DIMENSIONS, NO_ROWS, regime_table, seeds_only
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 from transfergrid.store.imported import SE_OF_SEEDS

@@ -10,7 +10,8 @@ from transfergrid.analysis.statistics.bootstrap import resample_deltas
 from transfergrid.analysis.tables.matrices import language_matrix_table
 from transfergrid.analysis.tables.roles import role_table
 from transfergrid.analysis.terminal.colours import diverging_step, diverging_style, strong_limit
-from transfergrid.analysis.terminal.hierarchy import MatrixView, hierarchy_view, rank_bar
+from transfergrid.analysis.terminal.hierarchy import hierarchy_view, rank_bar
+from transfergrid.analysis.terminal.matrix import MatrixView
 from transfergrid.config.settings import AnalysisConfig
 
 SETTINGS = AnalysisConfig(bootstrap_resamples=200)

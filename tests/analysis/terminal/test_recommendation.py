@@ -8,19 +8,12 @@ import pytest
 from rich.console import Console
 
 from tests.analysis.synthetic import MODELS, cells, item_rows, transfer_rows, write_run
-from transfergrid.analysis.terminal.recommendation import (
-    MATCHED,
-    NO_DATA,
-    NO_INTERVAL,
-    NOTHING_SHARED,
-    Recommendation,
-    recommend,
-    recommend_from,
-)
-from transfergrid.analysis.transfer.pairing import PAIR, ItemBlock
-from transfergrid.analysis.transfer.table import Transfer
+from transfergrid.analysis.records import PAIR, ItemBlock, Transfer
+from transfergrid.analysis.tables.recommendation import MATCHED, NO_DATA, NO_INTERVAL, NOTHING_SHARED
+from transfergrid.analysis.terminal.recommendation import Recommendation, recommend, recommend_from
 from transfergrid.config.settings import AnalysisConfig
-from transfergrid.grid import Cell, RunFolder, UserError
+from transfergrid.grid import Cell, UserError
+from transfergrid.store.folder import RunFolder
 
 GRID = cells(("arc_challenge", "global_mmlu", "hellaswag"), ("de", "en", "es", "fr"))
 TARGET = Cell("hellaswag", "fr")

@@ -13,7 +13,8 @@ from transfergrid.analysis.transfer.construction import constructions
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.benchmarks.materialise import materialise
 from transfergrid.config.settings import DataConfig, GridConfig
-from transfergrid.grid import TASKS, RunFolder
+from transfergrid.grid import TASKS
+from transfergrid.store.folder import RunFolder
 
 STUDY = {"arc_challenge": "machine-translated", "global_mmlu": "human-translated"}
 

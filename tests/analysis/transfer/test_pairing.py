@@ -3,7 +3,8 @@ import polars as pl
 import pytest
 
 from tests.analysis.synthetic import MODELS, SEEDS, cells, item_row, item_rows
-from transfergrid.analysis.transfer.pairing import PAIR, merge_blocks, observe
+from transfergrid.analysis.records import PAIR
+from transfergrid.analysis.transfer.pairing import merge_blocks, observe
 from transfergrid.grid import Cell, UserError
 from transfergrid.store.scores import SCORE_SCHEMA
 

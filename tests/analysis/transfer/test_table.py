@@ -6,10 +6,14 @@ import pytest
 from tests.analysis.synthetic import LANGUAGES, MODELS, SEEDS, TASKS, cells, item_rows, published_table, write_run
 from tests.analysis.transfer.test_pairing import answers, scores
 from transfergrid.analysis.imports.donors import import_donors
+from transfergrid.analysis.records import KEY
 from transfergrid.analysis.statistics.significance import benjamini_hochberg
-from transfergrid.analysis.transfer.table import KEY, NO_BASELINE, NO_SCORES, NOT_IMPORTED, read_transfer
+from transfergrid.analysis.transfer.by_seed import NO_BASELINE, NO_SCORES
+from transfergrid.analysis.transfer.imported import NOT_IMPORTED
+from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.config.settings import GridConfig
-from transfergrid.grid import Cell, Regime, RunFolder, UserError, regime_of
+from transfergrid.grid import Cell, Regime, UserError, regime_of
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import NOISE_FLOOR_SCHEMA
 
 

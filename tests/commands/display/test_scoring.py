@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from transfergrid.commands.display import scoring as display
-from transfergrid.commands.display.scoring import Pace, SweepDisplay, format_duration
+from transfergrid.commands.display.scoring import Pace, SweepDisplay
 from transfergrid.engine.evaluation.events import (
     CellFinished,
     Event,
@@ -23,6 +23,7 @@ from transfergrid.engine.evaluation.events import (
 from transfergrid.engine.work.failures import Failure
 from transfergrid.grid import BASE
 from transfergrid.store.score_store import CellRecord, Origin
+from transfergrid.wording import format_duration
 
 ORIGIN = Origin("tiny", None, BASE)
 RECORD = CellRecord(

@@ -6,14 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from transfergrid.commands.display.training import (
-    PlainLines,
-    RunningAdapter,
-    SweepState,
-    SweepView,
-    format_left,
-    show_sweep,
-)
+from transfergrid.commands.display.training import PlainLines, RunningAdapter, SweepState, SweepView, show_sweep
 from transfergrid.trainers.events import (
     AdapterFailed,
     AdapterFinished,
@@ -24,7 +17,9 @@ from transfergrid.trainers.events import (
     StepDone,
     SweepStarted,
 )
-from transfergrid.trainers.sweep import SweepSummary, TrainingPlan
+from transfergrid.trainers.plan import TrainingPlan
+from transfergrid.trainers.sweep import SweepSummary
+from transfergrid.wording import format_left
 
 
 class Clock:

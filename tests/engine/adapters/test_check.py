@@ -11,21 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.models import edit_json, make_tiny_adapter
-from transfergrid.engine.adapters.check import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    adapter_modules,
-    check_adapter,
-    check_adapters,
-    find_adapters,
-    is_null_adapter,
-    make_null_adapter,
-    plan_linear_shapes,
-    read_linear_shapes,
-    require_modules,
-    served_rank,
-)
+from transfergrid.engine.adapters.applied import adapter_modules, is_null_adapter, require_modules
+from transfergrid.engine.adapters.check import check_adapter, check_adapters, served_rank
+from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE, find_adapters
+from transfergrid.engine.adapters.null import make_null_adapter
 from transfergrid.engine.interfaces import AdapterError
+from transfergrid.engine.models.shapes import plan_linear_shapes, read_linear_shapes
 
 
 @pytest.fixture

@@ -8,10 +8,12 @@ import pytest
 
 from tests.engine.sweeps import FakeBackend, copy_adapter, small_config, stored_rows
 from transfergrid.config.selection import Narrowing
-from transfergrid.engine.adapters.check import CONFIG_FILE
+from transfergrid.engine.adapters.folder import CONFIG_FILE
 from transfergrid.engine.adapters.places import AdapterPlace, ForeignAdapters, foreign_places
-from transfergrid.engine.evaluation.sweep import EvalRequest, evaluate
-from transfergrid.grid import Cell, RunFolder, UserError
+from transfergrid.engine.evaluation.sweep import evaluate
+from transfergrid.engine.work.request import EvalRequest
+from transfergrid.grid import Cell, UserError
+from transfergrid.store.folder import RunFolder
 
 DE = Cell("arc_challenge", "de")
 

@@ -10,14 +10,8 @@ from typing import Any
 import pytest
 
 from transfergrid.engine.cluster.host import Broken, Done, Fatal, ModelRefusedError, Outcome, Refused, UnitHost
-from transfergrid.engine.cluster.ray_cluster import (
-    ClusterOptions,
-    Node,
-    WorkerShape,
-    connect,
-    make_probe,
-    shape_workers,
-)
+from transfergrid.engine.cluster.loop import make_probe
+from transfergrid.engine.cluster.ray_cluster import ClusterOptions, Node, WorkerShape, connect, shape_workers
 from transfergrid.grid import UserError
 
 

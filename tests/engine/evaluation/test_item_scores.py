@@ -6,15 +6,8 @@ from typing import Any
 import pytest
 
 from transfergrid.benchmarks.items import Item
-from transfergrid.engine.evaluation.item_scores import (
-    ScoreOrigin,
-    find_tied_choices,
-    leave_unscored,
-    pick_choice,
-    score_item,
-    score_rows,
-)
-from transfergrid.engine.interfaces import ScoringError
+from transfergrid.benchmarks.metrics import ScoringError, find_tied_choices, pick_choice
+from transfergrid.engine.evaluation.item_scores import ScoreOrigin, leave_unscored, score_item, score_rows
 from transfergrid.grid import BASE, Cell, Source
 from transfergrid.store.scores import SCORE_SCHEMA
 

@@ -14,15 +14,17 @@ from transfergrid.config.settings import GridConfig
 from transfergrid.engine.adapters.check import AdapterError
 from transfergrid.engine.evaluation import noise_floor
 from transfergrid.engine.evaluation.events import Event, Notice
-from transfergrid.engine.evaluation.noise_floor import NOISE_FLOOR_SCHEMA, measure_noise_floor
+from transfergrid.engine.evaluation.noise_floor import measure_noise_floor
 from transfergrid.engine.evaluation.summary import EvaluationReport
-from transfergrid.engine.evaluation.sweep import EvalRequest, evaluate
+from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.interfaces import Adapter, TokenisedItem
 from transfergrid.engine.scorers.fake import FakeScorer, hashed_loglikelihood
-from transfergrid.engine.work.jobs import resolve_base
-from transfergrid.grid import RunFolder
+from transfergrid.engine.work.base_model import resolve_base
+from transfergrid.engine.work.request import EvalRequest
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import NOISE_FLOOR_SCHEMA as READ_SCHEMA
 from transfergrid.store.imported import read_noise_floor
+from transfergrid.store.noise_floor import NOISE_FLOOR_SCHEMA
 
 
 @pytest.fixture

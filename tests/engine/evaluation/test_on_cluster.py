@@ -23,9 +23,11 @@ from transfergrid.engine.evaluation import on_cluster as ray_eval
 from transfergrid.engine.evaluation.events import CellFinished, Event, ModelOpened, Notice, SourceFinished
 from transfergrid.engine.evaluation.on_cluster import evaluate_on_cluster, score_on_cluster
 from transfergrid.engine.evaluation.summary import EvaluationReport
-from transfergrid.engine.evaluation.sweep import EvalRequest, evaluate
-from transfergrid.engine.scorers.multi_lora import Backend
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.engine.evaluation.sweep import evaluate
+from transfergrid.engine.interfaces import Backend
+from transfergrid.engine.work.request import EvalRequest
+from transfergrid.grid import UserError
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import ScoreStore
 
 pytestmark = pytest.mark.engine
@@ -139,7 +141,7 @@ def test_a_model_that_no_worker_can_load_is_listed(cluster: Cluster, config: Gri
 def test_a_cluster_that_fails_again_and_again_ends_the_sweep(
     cluster: Cluster, config: GridConfig, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transfergrid.engine.cluster.ray_cluster.MAX_FAILED_IN_A_ROW", 3)
+    monkeypatch.setattr("transfergrid.engine.cluster.loop.MAX_FAILED_IN_A_ROW", 3)
     with pytest.raises(UserError, match=r"3 attempts in a row failed on .*: RuntimeError: the engine is broken; see"):
         score(cluster, config, run, BrokenBackend())
 

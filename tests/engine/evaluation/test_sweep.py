@@ -14,8 +14,10 @@ from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import EngineConfig, GridConfig, PromptConfig
 from transfergrid.engine.evaluation.events import CellFinished, Event, Notice, SourceStarted, SweepStarted
 from transfergrid.engine.evaluation.summary import EvaluationReport
-from transfergrid.engine.evaluation.sweep import EvalRequest, evaluate
-from transfergrid.grid import Cell, RunFolder, UserError
+from transfergrid.engine.evaluation.sweep import evaluate
+from transfergrid.engine.work.request import EvalRequest
+from transfergrid.grid import Cell, UserError
+from transfergrid.store.folder import RunFolder
 
 ARC_DE = Cell("arc_challenge", "de")
 

@@ -10,11 +10,13 @@ import pytest
 from tests.engine.sweeps import stored_rows, vary_adapter
 from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import DataConfig, EngineConfig, GridConfig, ModelConfig
-from transfergrid.engine.evaluation.sweep import EvalRequest, evaluate
+from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.scorers.multi_lora import MultiLora
 from transfergrid.engine.scorers.reference import ReferenceScorer
 from transfergrid.engine.scorers.sequential import Sequential
-from transfergrid.grid import Cell, RunFolder
+from transfergrid.engine.work.request import EvalRequest
+from transfergrid.grid import Cell
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import read_noise_floor
 
 pytestmark = pytest.mark.engine
@@ -88,8 +90,8 @@ def test_merged_adapters_score_as_served_ones(config: GridConfig, run: RunFolder
 
 
 def test_stored_scores_are_those_of_transformers_and_peft(config: GridConfig, run: RunFolder) -> None:
-    from transfergrid.engine.models.resolve import load_tokenizer
-    from transfergrid.engine.work.jobs import tokenisation_settings
+    from transfergrid.engine.models.tokenizer import load_tokenizer
+    from transfergrid.engine.work.base_model import tokenisation_settings
     from transfergrid.engine.work.targets import load_target, tokenise_targets
 
     model = Path(config.models[0].path)

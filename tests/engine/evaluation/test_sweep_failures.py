@@ -14,17 +14,20 @@ import pytest
 
 from tests.engine.sweeps import SEED, FakeBackend, add_adapters, copy_adapter, small_config, stored_rows
 from tests.models import edit_json
+from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import EngineConfig, GridConfig, ModelConfig
-from transfergrid.engine.adapters.check import WEIGHTS_FILE
+from transfergrid.engine.adapters.folder import WEIGHTS_FILE
 from transfergrid.engine.evaluation.events import CellFinished, Event, Failed
 from transfergrid.engine.evaluation.score_cell import NOT_FINITE
 from transfergrid.engine.evaluation.summary import EvaluationReport
-from transfergrid.engine.evaluation.sweep import EvalRequest, evaluate
-from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, ScoringError, TokenisedItem
+from transfergrid.engine.evaluation.sweep import evaluate
+from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
 from transfergrid.engine.scorers.fake import FakePrepared, FakeScorer, hashed_loglikelihood
 from transfergrid.engine.work.failures import FailureLog, read_failures
-from transfergrid.grid import Cell, RunFolder, UserError
+from transfergrid.engine.work.request import EvalRequest
+from transfergrid.grid import Cell, UserError
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import hold_run_folder
 from transfergrid.store.score_store import ScoreStore
 

@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 
 from tests.engine.kill_sweeps import LANGUAGES
 from tests.engine.sweeps import add_adapters, small_config, stored_rows
-from transfergrid.grid import RunFolder
+from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import ScoreStore
 
 ROOT = Path(__file__).parents[3]

@@ -16,14 +16,15 @@ from tests.engine.sweeps import SEED, add_adapters, small_config, stored_rows
 from transfergrid.cli import main
 from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import EngineConfig, ModelConfig
-from transfergrid.engine.evaluation.sweep import EvalRequest
 from transfergrid.engine.evaluation.through_server import connect
 from transfergrid.engine.interfaces import EngineLostError
 from transfergrid.engine.models.resolve import model_revision
 from transfergrid.engine.scorers.multi_lora import MultiLora
 from transfergrid.engine.server.client import RetryPolicy
-from transfergrid.engine.work.jobs import resolve_base
-from transfergrid.grid import RunFolder, UserError
+from transfergrid.engine.work.base_model import resolve_base
+from transfergrid.engine.work.request import EvalRequest
+from transfergrid.grid import UserError
+from transfergrid.store.folder import RunFolder
 
 
 def quick_pause(self: RetryPolicy, n_failures: int, error: Exception) -> None:

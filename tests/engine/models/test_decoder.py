@@ -12,11 +12,15 @@ from safetensors import safe_open
 
 from tests.models import TINY_WINDOW, edit_json, make_tiny_adapter
 from transfergrid.config.settings import EngineConfig
-from transfergrid.engine.adapters.check import WEIGHTS_FILE, check_adapter, make_null_adapter, read_linear_shapes
-from transfergrid.engine.models.decoder import name_decoder_weights, peft_names, read_decoder_config, text_arguments
-from transfergrid.engine.models.resolve import read_model_facts
-from transfergrid.engine.scorers.sequential import check_mergeable, merge_adapter
-from transfergrid.engine.scorers.vllm import plan_engine
+from transfergrid.engine.adapters.check import check_adapter
+from transfergrid.engine.adapters.folder import WEIGHTS_FILE
+from transfergrid.engine.adapters.merge import check_mergeable, merge_adapter
+from transfergrid.engine.adapters.null import make_null_adapter
+from transfergrid.engine.models.decoder import peft_names, read_decoder_config, text_arguments
+from transfergrid.engine.models.facts import read_model_facts
+from transfergrid.engine.models.shapes import read_linear_shapes
+from transfergrid.engine.scorers.launch import plan_engine
+from transfergrid.engine.workers.decoder_names import name_decoder_weights
 from transfergrid.grid import UserError
 
 

@@ -10,15 +10,9 @@ import torch
 
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.models import device as devices
-from transfergrid.engine.models.device import (
-    GIB,
-    EngineSizes,
-    available_memory_bytes,
-    choose_sizes,
-    resolve_dtype,
-    share_of_device,
-)
-from transfergrid.engine.models.resolve import ModelFacts
+from transfergrid.engine.models.device import GIB, available_memory_bytes, resolve_dtype, share_of_device
+from transfergrid.engine.models.facts import ModelFacts
+from transfergrid.engine.scorers.sizes import EngineSizes, choose_sizes
 from transfergrid.grid import UserError
 
 SMALL = ModelFacts(

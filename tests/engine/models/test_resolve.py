@@ -11,7 +11,9 @@ import pytest
 
 from tests.hub import use_local_hub
 from transfergrid.engine.models import bundled
-from transfergrid.engine.models.resolve import load_tokenizer, model_revision, read_model_facts, resolve_model
+from transfergrid.engine.models.facts import read_model_facts
+from transfergrid.engine.models.resolve import model_revision, resolve_model
+from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.grid import UserError
 
 BUNDLED = "bundled:smollm2-135m-instruct"

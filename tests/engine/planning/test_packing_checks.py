@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.engine.server.test_scorer import items_of
-from transfergrid.engine.interfaces import ScoringError
+from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.planning.packing import pack_step
 from transfergrid.engine.planning.packing_checks import check_packed_step
 from transfergrid.engine.planning.planner import PlanLimits, Step, plan_items

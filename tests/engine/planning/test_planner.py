@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.plan_simulation import expected_sums, run_plan
-from transfergrid.engine.interfaces import ScoringError, TokenisedItem
+from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.engine.interfaces import TokenisedItem
 from transfergrid.engine.planning.planner import PlanLimits, plan_items
 
 ROOMY = PlanLimits(max_step_tokens=64, max_step_sequences=16, n_blocks=500, block_size=4)

@@ -7,7 +7,8 @@ import pytest
 from tests.engine.tokenizers import STYLES, gemma_style, llama_style, qwen_style
 from transfergrid.benchmarks.items import Item
 from transfergrid.engine.interfaces import TokenisedItem
-from transfergrid.engine.planning.tokenisation import TokenisationSettings, Unscorable, tokenise_items
+from transfergrid.engine.models.tokenizer import TokenisationSettings
+from transfergrid.engine.planning.tokenisation import Unscorable, tokenise_items
 from transfergrid.grid import UserError
 
 PLAIN = TokenisationSettings(max_length=500)

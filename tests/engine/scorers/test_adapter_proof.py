@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transfergrid.engine.adapters.check import WEIGHTS_FILE, adapter_modules, check_adapter, read_linear_shapes
+from transfergrid.engine.adapters.applied import adapter_modules
+from transfergrid.engine.adapters.check import check_adapter
+from transfergrid.engine.adapters.folder import WEIGHTS_FILE
 from transfergrid.engine.interfaces import Adapter, AdapterError, TokenisedItem
-from transfergrid.engine.models.device import EngineSizes
+from transfergrid.engine.models.shapes import read_linear_shapes
+from transfergrid.engine.scorers.sizes import EngineSizes
 from transfergrid.engine.scorers.vllm import VllmScorer
 
 SIZES = EngineSizes(

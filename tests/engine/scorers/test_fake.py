@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from transfergrid.engine.interfaces import Adapter, Scorer, ScoringError, TokenisedItem
+from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.engine.interfaces import Adapter, Scorer, TokenisedItem
 from transfergrid.engine.planning.planner import PlanLimits, plan_items
 from transfergrid.engine.scorers.fake import FakeScorer
 

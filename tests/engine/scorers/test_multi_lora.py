@@ -10,10 +10,12 @@ import pytest
 
 from tests.models import edit_json
 from transfergrid.config.settings import EngineConfig
-from transfergrid.engine.adapters.check import CONFIG_FILE, WEIGHTS_FILE
+from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
+from transfergrid.engine.adapters.merge import check_mergeable, merge_adapter
 from transfergrid.engine.interfaces import AdapterError
-from transfergrid.engine.scorers.multi_lora import MultiLora, vllm_version
-from transfergrid.engine.scorers.sequential import Sequential, check_mergeable, merge_adapter
+from transfergrid.engine.scorers.multi_lora import MultiLora
+from transfergrid.engine.scorers.sequential import Sequential
+from transfergrid.engine.workers.version import vllm_version
 from transfergrid.grid import UserError
 
 

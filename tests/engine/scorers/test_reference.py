@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transfergrid.engine.interfaces import Adapter, AdapterError, Scorer, ScoringError, TokenisedItem
+from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.engine.interfaces import Adapter, AdapterError, Scorer, TokenisedItem
 from transfergrid.engine.planning.planner import PlanLimits, plan_items
 from transfergrid.engine.scorers.reference import ReferenceScorer
 from transfergrid.store.files import hash_text

@@ -13,10 +13,14 @@ import pytest
 import torch
 
 from tests.models import make_tiny_adapter
+from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.config.settings import EngineConfig
-from transfergrid.engine.adapters.check import check_adapter, make_null_adapter, read_linear_shapes
-from transfergrid.engine.interfaces import Adapter, AdapterError, ScoringError, TokenisedItem
-from transfergrid.engine.scorers.vllm import VllmScorer, start_vllm
+from transfergrid.engine.adapters.check import check_adapter
+from transfergrid.engine.adapters.null import make_null_adapter
+from transfergrid.engine.interfaces import Adapter, AdapterError, TokenisedItem
+from transfergrid.engine.models.shapes import read_linear_shapes
+from transfergrid.engine.scorers.launch import start_vllm
+from transfergrid.engine.scorers.vllm import VllmScorer
 from transfergrid.grid import UserError
 
 pytestmark = pytest.mark.engine

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from transfergrid.config.settings import EngineConfig
-from transfergrid.engine.scorers.vllm import plan_engine, start_vllm
+from transfergrid.engine.scorers.launch import plan_engine, start_vllm
 from transfergrid.engine.scorers.vllm_args import (
     OWN_SETTINGS,
     PASSED_ARGUMENTS,
     check_engine_settings,
     check_vllm_args,
-    check_vllm_version,
 )
+from transfergrid.engine.workers.version import check_vllm_version
 from transfergrid.grid import UserError
 
 

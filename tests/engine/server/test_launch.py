@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from tests.engine.sweeps import small_config
 from transfergrid.cli import main
 from transfergrid.config.settings import EngineConfig, GridConfig, LoraConfig, ModelConfig
-from transfergrid.engine.adapters.check import CONFIG_FILE
+from transfergrid.engine.adapters.folder import CONFIG_FILE
 from transfergrid.engine.server import launch as serve
 from transfergrid.engine.server.launch import (
     ServeOptions,
@@ -258,7 +258,7 @@ def test_vllm_reads_the_command_as_the_embedded_engine_is_told(tiny_llama: Path,
     from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    from transfergrid.engine.scorers.vllm import plan_engine
+    from transfergrid.engine.scorers.launch import plan_engine
 
     engine = EngineConfig(dtype="float32", token_budget=256, kv_cache_gib=0.05, max_loras=2, vllm_args={"seed": 3})
     found = start(small_config(tiny_llama, engine=engine), tmp_path)

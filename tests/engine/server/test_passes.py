@@ -7,7 +7,7 @@ import asyncio
 from tests.engine.fake_server import LIMITS, FakeEngine
 from tests.engine.server.test_scorer import items_of
 from transfergrid.engine.planning.planner import PlanLimits
-from transfergrid.engine.scorers.vllm import prepare_steps
+from transfergrid.engine.scorers.passes import prepare_steps
 from transfergrid.engine.server.passes import Passes
 from transfergrid.engine.server.wire import SCORES, WAITING, unpack_frames
 

@@ -12,10 +12,12 @@ import pytest
 
 from tests.engine.fake_server import LIMITS, FakeServer, made_up_logprobs, serve_fake
 from tests.engine.sweeps import vary_adapter
-from transfergrid.engine.adapters.check import check_adapter, read_linear_shapes
-from transfergrid.engine.interfaces import Adapter, AdapterError, EngineLostError, ScoringError, TokenisedItem
+from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.engine.adapters.check import check_adapter
+from transfergrid.engine.interfaces import Adapter, AdapterError, EngineLostError, TokenisedItem
+from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.planning.planner import PlanLimits
-from transfergrid.engine.scorers.vllm import prepare_steps
+from transfergrid.engine.scorers.passes import prepare_steps
 from transfergrid.engine.server.client import RetryPolicy, ServerClient, TransientError
 from transfergrid.engine.server.scorer import ServerScorer
 from transfergrid.grid import UserError

@@ -24,14 +24,17 @@ from tests.engine.server.test_launch import free_port
 from tests.engine.sweeps import SEED, small_config, stored_rows, vary_adapter
 from tests.models import make_tiny_adapter
 from transfergrid.config.settings import EngineConfig
-from transfergrid.engine.adapters.check import check_adapter, make_null_adapter, read_linear_shapes
-from transfergrid.engine.evaluation.sweep import EvalRequest, evaluate
+from transfergrid.engine.adapters.check import check_adapter
+from transfergrid.engine.adapters.null import make_null_adapter
+from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.interfaces import Adapter
+from transfergrid.engine.models.shapes import read_linear_shapes
+from transfergrid.engine.scorers.launch import start_vllm
 from transfergrid.engine.scorers.multi_lora import MultiLora
-from transfergrid.engine.scorers.vllm import start_vllm
 from transfergrid.engine.server.client import ServerClient
 from transfergrid.engine.server.scorer import ServerScorer
-from transfergrid.grid import RunFolder
+from transfergrid.engine.work.request import EvalRequest
+from transfergrid.store.folder import RunFolder
 
 pytestmark = pytest.mark.engine
 

@@ -14,14 +14,17 @@ from tests.engine.sweeps import FakeBackend, add_adapters, copy_adapter, small_c
 from tests.hub import use_local_hub
 from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import PAPER_MODELS, EngineConfig, GridConfig, LoraConfig, ModelConfig
-from transfergrid.engine.adapters.check import WEIGHTS_FILE, read_linear_shapes
-from transfergrid.engine.evaluation.sweep import EvalRequest, evaluate
-from transfergrid.engine.models.resolve import load_tokenizer
+from transfergrid.engine.adapters.folder import WEIGHTS_FILE
+from transfergrid.engine.evaluation.sweep import evaluate
+from transfergrid.engine.models.shapes import read_linear_shapes
+from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.engine.planning.planner import PlanLimits, plan_items
-from transfergrid.engine.work.estimate import Estimate, ModelEstimate, adapter_bytes, estimate, format_bytes
-from transfergrid.engine.work.jobs import tokenisation_settings
+from transfergrid.engine.work.base_model import tokenisation_settings
+from transfergrid.engine.work.estimate import Estimate, ModelEstimate, adapter_bytes, estimate
+from transfergrid.engine.work.request import EvalRequest
 from transfergrid.engine.work.targets import load_target, tokenise_targets
-from transfergrid.grid import RunFolder
+from transfergrid.store.folder import RunFolder
+from transfergrid.wording import format_bytes
 
 
 @pytest.fixture

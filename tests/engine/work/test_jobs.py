@@ -10,11 +10,13 @@ import pytest
 
 from tests.engine.sweeps import SEED, FakeBackend, add_adapters, small_config
 from transfergrid.config.settings import TARGET_MODULES, GridConfig, ModelConfig
-from transfergrid.engine.adapters.check import RECORD_FILE
-from transfergrid.engine.evaluation.sweep import EvalRequest, evaluate
+from transfergrid.engine.adapters.folder import RECORD_FILE
+from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.interfaces import AdapterError
-from transfergrid.engine.work.jobs import require_base, resolve_base
-from transfergrid.grid import Cell, RunFolder
+from transfergrid.engine.work.base_model import require_base, resolve_base
+from transfergrid.engine.work.request import EvalRequest
+from transfergrid.grid import Cell
+from transfergrid.store.folder import RunFolder
 from transfergrid.trainers.jobs import find_model
 
 DE, EN = Cell("arc_challenge", "de"), Cell("arc_challenge", "en")

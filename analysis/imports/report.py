@@ -1,0 +1,51 @@
+"""What an import brought in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import polars as pl
+from rich.text import Text
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What an import brought in."""
+
+    path: Path
+    """File or folder that was written."""
+    n_rows: int
+    what: str
+    """What a row is."""
+    models: tuple[str, ...]
+    n_sources: int
+    n_targets: int
+    remarks: tuple[str, ...] = field(default=())
+
+    def __rich__(self) -> Text:
+        """Say what was brought in."""
+        lines = [
+            f"{self.n_rows} {self.what} of {_count(len(self.models), 'model')}, {_count(self.n_sources, 'source')} and "
+            f"{_count(self.n_targets, 'target')}, written to {self.path}",
+            *self.remarks,
+        ]
+        return Text("\n".join(lines))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def summarise_import(path: Path, table: pl.DataFrame, what: str, remarks: tuple[str, ...] = ()) -> ImportReport:
+    """Count what a table of imported rows holds."""
+    adapters = table.filter(pl.col("source_task").is_not_null())
+    return ImportReport(
+        path,
+        table.height,
+        what,
+        tuple(table["model"].unique().sort()),
+        adapters.select("source_task", "source_language").n_unique(),
+        table.select("target_task", "target_language").n_unique(),
+        remarks,
+    )

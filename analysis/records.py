@@ -1,0 +1,59 @@
+"""Columns and records that the tables share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from transfergrid.grid import TRANSFER_REGIMES, Regime
+
+SOURCE = ("source_task", "source_language")
+TARGET = ("target_task", "target_language")
+PAIR = (*SOURCE, *TARGET)
+ROW = ("model", "seed", *PAIR)
+"""Key of one row of the transfer table by seed."""
+FloatArray = npt.NDArray[np.float32]
+ALL_TRANSFER = "all transfer"
+"""The three transfer regimes together, without MT-ML."""
+EVERY_REGIME = (ALL_TRANSFER, *(regime.value for regime in Regime))
+KEY = ("model", *PAIR)
+"""Key of one row of the transfer table."""
+
+
+@dataclass(frozen=True, slots=True)
+class ItemBlock:
+    """Item-wise differences of all rows of one model or of all models on one target task."""
+
+    task: str
+    keys: pl.DataFrame
+    """Shape [N] rows: model, source and target of every row."""
+    item_ids: tuple[str, ...]
+    """Shape [I], sorted; the same items in every language."""
+    differences: FloatArray
+    """Shape [N, I]: (adapter right - baseline right), mean over the seeds in which both were scored; 0 if never."""
+    scored: npt.NDArray[np.bool_]
+    """Shape [N, I]: whether both were scored in a seed."""
+
+
+def in_regime(regime: str) -> pl.Expr:
+    """Return whether a row belongs to a regime or to ``all transfer``."""
+    if regime == ALL_TRANSFER:
+        return pl.col("regime").is_in([each.value for each in TRANSFER_REGIMES])
+    return pl.col("regime") == regime
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """The two transfer tables and the items behind them."""
+
+    by_seed: pl.DataFrame
+    """One row per (model, seed, source, target) with item rows; missing and failed ones have a ``reason``."""
+    rows: pl.DataFrame
+    """One row per (model, source, target), sorted by `KEY`; null ``delta_pp`` has a ``reason``."""
+    items: tuple[ItemBlock, ...]
+    """Item-wise differences, one block per target task; none for imported aggregates."""
+    unscored_models: tuple[str, ...] = ()
+    """Models of the configuration of which the store has nothing, though it has others."""

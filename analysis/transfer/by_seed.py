@@ -1,0 +1,129 @@
+"""The transfer table of one seed at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from transfergrid.analysis.records import KEY, ROW, SOURCE, TARGET
+from transfergrid.analysis.statistics.significance import benjamini_hochberg, mcnemar_exact_p
+from transfergrid.config.settings import GridConfig
+from transfergrid.grid import Regime
+from transfergrid.store.scores import regime_expr
+
+NO_SCORES = "no scores in the store"
+NO_BASELINE = "no baseline scores for this target"
+_BY_SEED_COLUMNS = (
+    *ROW,
+    "regime",
+    "primary_metric",
+    "n_items",
+    "n_unscored",
+    "base_score",
+    "adapter_score",
+    "delta_pp",
+    "se_pp",
+    "mcnemar_p",
+    "mcnemar_q",
+    "n_both",
+    "n_only_base",
+    "n_only_adapter",
+    "n_none",
+    "base_acc",
+    "adapter_acc",
+    "delta_acc_pp",
+    "base_acc_norm",
+    "adapter_acc_norm",
+    "delta_acc_norm_pp",
+    "n_ties",
+    "n_ties_base",
+    "n_flips_noise_floor",
+    "unscored_reason",
+    "reason",
+)
+
+
+def transfer_by_seed(counts: list[pl.DataFrame], config: GridConfig | None, floor: pl.DataFrame) -> pl.DataFrame:
+    """Return one row per (model, seed, source, target) from the counts of right answers."""
+    frame = pl.concat(counts) if counts else _no_counts()
+    frame = _expect(frame, config)
+    n = pl.col("n_items")
+    change = pl.col("n_only_adapter") - pl.col("n_only_base")
+    changed = pl.col("n_only_adapter") + pl.col("n_only_base")
+    usable = pl.when(n > 0)
+    frame = frame.with_columns(
+        regime=regime_expr(),
+        n_none=n - pl.col("n_both") - changed,
+        base_score=usable.then((pl.col("n_both") + pl.col("n_only_base")) / n),
+        adapter_score=usable.then((pl.col("n_both") + pl.col("n_only_adapter")) / n),
+        delta_acc_pp=100 * (pl.col("adapter_acc") - pl.col("base_acc")),
+        delta_acc_norm_pp=100 * (pl.col("adapter_acc_norm") - pl.col("base_acc_norm")),
+        delta_pp=usable.then(100 * change / n),
+        se_pp=pl.when(n > 1).then(100 * ((changed - change**2 / n) / (n - 1) / n).sqrt()),
+        reason=pl.when(n.is_null())
+        .then(pl.lit(NO_SCORES))
+        .when((n == 0) & ~pl.col("has_base"))
+        .then(pl.lit(NO_BASELINE))
+        .when(n == 0)
+        .then(pl.concat_str(pl.lit("no item scored: "), pl.col("unscored_reason").fill_null("unknown"))),
+    )
+    frame = _with_mcnemar(frame).join(
+        floor.select("model", *TARGET, n_flips_noise_floor="n_flips"),
+        on=["model", *TARGET],
+        how="left",
+        validate="m:1",
+    )
+    return frame.select(_BY_SEED_COLUMNS).sort(ROW)
+
+
+def _no_counts() -> pl.DataFrame:
+    text = dict.fromkeys((*KEY, "primary_metric", "unscored_reason"), pl.String)
+    counts = ("n_items", "n_unscored", "n_both", "n_only_base", "n_only_adapter", "n_ties", "n_ties_base", "seed")
+    scores = ("base_acc", "adapter_acc", "base_acc_norm", "adapter_acc_norm")
+    return pl.DataFrame(
+        schema={
+            **text,
+            **dict.fromkeys(counts, pl.Int64),
+            **dict.fromkeys(scores, pl.Float64),
+            "has_base": pl.Boolean,
+        }
+    )
+
+
+def _expect(frame: pl.DataFrame, config: GridConfig | None) -> pl.DataFrame:
+    """Add a row with nulls for every (model, seed, source, target) that should be there and is not."""
+    sources, targets = frame.select(SOURCE).unique(), frame.select(TARGET).unique()
+    seeds = frame.select("model", "seed").unique()
+    configured = {model.name for model in config.models} if config is not None else set()
+    wanted = seeds.join(sources, how="cross").join(targets, how="cross")
+    if config is not None:
+        cells = pl.DataFrame([(cell.task, cell.language) for cell in config.grid.cells], schema=SOURCE, orient="row")
+        ours = seeds.filter(pl.col("model").is_in(configured)).select("model").unique()
+        planned = (
+            ours.join(pl.DataFrame({"seed": list(config.seeds)}), how="cross")
+            .join(cells, how="cross")
+            .join(cells.rename(dict(zip(SOURCE, TARGET, strict=True))), how="cross")
+        )
+        wanted = pl.concat([wanted.filter(~pl.col("model").is_in(configured)), planned])
+    return wanted.join(frame, on=ROW, how="full", coalesce=True, nulls_equal=True)
+
+
+def _with_mcnemar(frame: pl.DataFrame) -> pl.DataFrame:
+    usable = (frame["n_items"].fill_null(0) > 0).to_numpy()
+    p_values = np.full(frame.height, np.nan)
+    counts = frame.filter(pl.Series(usable))
+    p_values[usable] = mcnemar_exact_p(counts["n_only_base"].to_numpy(), counts["n_only_adapter"].to_numpy())
+    return with_q(frame.with_columns(mcnemar_p=pl.Series(p_values)), "mcnemar_p", "mcnemar_q")
+
+
+def with_q(frame: pl.DataFrame, p_column: str, q_column: str) -> pl.DataFrame:
+    """Add Benjamini-Hochberg q within every regime; null where there is no p."""
+    p_values = frame[p_column].fill_null(np.nan).to_numpy()
+    regimes = frame["regime"].to_numpy()
+    q_values = np.full(frame.height, np.nan)
+    for regime in Regime:
+        inside = regimes == regime.value
+        q_values[inside] = benjamini_hochberg(p_values[inside])
+    return frame.with_columns(
+        pl.col(p_column).fill_nan(None), pl.Series(q_column, q_values, dtype=pl.Float64).fill_nan(None)
+    )

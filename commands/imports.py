@@ -1,0 +1,55 @@
+"""``grid import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from transfergrid.commands.options import run_option
+from transfergrid.commands.output import make_console
+from transfergrid.store.folder import RunFolder
+
+
+@click.group("import")
+def import_group() -> None:
+    """Bring results from elsewhere into a run folder; no configuration is needed.
+
+    \b
+    Examples:
+      grid import donors results.csv --run runs/published
+      grid import lm-eval output/ --run runs/harness
+    """
+
+
+@import_group.command("donors")
+@click.argument("csv", type=click.Path(dir_okay=False, path_type=Path))
+@run_option
+def import_donors_command(csv: Path, run_dir: Path) -> None:
+    """Read the published results table of "Donors and Recipients" (arXiv 2511.13368).
+
+    \b
+    Example:
+      grid import donors results.csv --run runs/published
+    """
+    from transfergrid.analysis.imports.donors import import_donors
+
+    make_console().print(import_donors(csv, RunFolder(run_dir)))
+
+
+@import_group.command("lm-eval")
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@run_option
+def import_lm_eval_command(folder: Path, run_dir: Path) -> None:
+    """Read lm-evaluation-harness results below DIR, item by item where samples were logged.
+
+    Adapters must lie in folders named TASK-LANG, for example adapters/s17/arc_challenge-de; runs without an adapter
+    are the baselines.
+
+    \b
+    Example:
+      grid import lm-eval output/ --run runs/harness
+    """
+    from transfergrid.analysis.imports.lm_eval import import_lm_eval
+
+    make_console().print(import_lm_eval(folder, RunFolder(run_dir)))

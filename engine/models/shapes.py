@@ -1,0 +1,89 @@
+"""The linear layers of a base model and their shapes, from headers of safetensors files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from transfergrid.engine.interfaces import AdapterError
+
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what reading a header that is none can raise
+LinearShapes = Mapping[str, tuple[int, int]]
+"""(out, in) of linear layers by their name from ``layers.`` on: ``layers.0.self_attn.q_proj``."""
+
+
+def read_linear_shapes(model_folder: Path) -> dict[str, tuple[int, int]]:
+    """Return (out, in) of all linear layers of a base, read from the headers of its safetensors files.
+
+    Raises:
+        AdapterError: If a file is damaged, the folder holds no safetensors, or none of them holds decoder layers.
+    """
+    shapes: dict[str, tuple[int, int]] = {}
+    for file in sorted(model_folder.glob("*.safetensors")):
+        shapes |= _decoder_layers(_base_shapes(file))
+    if not shapes:
+        raise AdapterError(
+            f"{str(model_folder)!r} has no safetensors with decoder layers; expected the base model's own folder"
+        )
+    return shapes
+
+
+def plan_linear_shapes(model_folder: Path) -> dict[str, tuple[int, int]]:
+    """Return what ``read_linear_shapes`` does; for a hub's snapshot without weights, from its configuration.
+
+    Raises:
+        AdapterError: As ``read_linear_shapes``, or if transformers cannot read the configuration.
+    """
+    if model_folder.parent.name != "snapshots" or any(model_folder.glob("*.safetensors")):
+        return read_linear_shapes(model_folder)
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(str(model_folder), local_files_only=True)
+        with torch.device("meta"):  # shapes without memory
+            model = AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise AdapterError(
+            f"the layers of the model in {str(model_folder)!r} cannot be told from its config.json "
+            f"({str(error).partition('. ')[0]}); expected a causal language model that transformers knows"
+        ) from error
+    return _decoder_layers({name: tuple(weight.shape) for name, weight in model.named_parameters()})
+
+
+def header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes in a safetensors file's header."""
+    with file.open("rb") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        if size > file.stat().st_size:
+            raise ValueError(f"header of {size} bytes in a file of {file.stat().st_size}")
+        header = json.loads(handle.read(size))
+    return {key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
+
+
+def _decoder_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+    """Return (out, in) of the linear layers among a base's weights."""
+    return {
+        module: (shape[0], shape[1])
+        for key, shape in shapes.items()
+        if key.endswith("_proj.weight") and len(shape) == 2 and (module := layer_name(key.removesuffix(".weight")))
+    }
+
+
+def _base_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a base's tensors in one of its files."""
+    try:
+        return header_shapes(file)
+    except DAMAGED as error:
+        raise AdapterError(
+            f"{file.name!r} in model folder {str(file.parent)!r} is not a safetensors file ({error}); was it cloned "
+            "without git-lfs, or not downloaded to its end? Fetch it again"
+        ) from error
+
+
+def layer_name(module: str) -> str:
+    """Return a layer's name from ``layers.`` on, the same in checkpoints, peft and vLLM; empty outside the decoder."""
+    before, marker, after = module.rpartition("layers.")
+    outside = "vision" in before or not marker
+    return "" if outside else marker + after

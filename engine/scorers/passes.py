@@ -1,0 +1,65 @@
+"""A planned pass as packed steps, and the probe that shows an adapter's effect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from transfergrid.engine.interfaces import TokenisedItem
+from transfergrid.engine.planning.packing import pack_step
+from transfergrid.engine.planning.planner import Plan, PlanLimits, Step, StepSequence, plan_items
+from transfergrid.grid import UserError
+
+_PROBE_TOKENS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSteps:
+    """A plan with its steps packed for the workers once."""
+
+    plan: Plan
+    packed: tuple[bytes, ...]
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return self.plan.n_items
+
+    @property
+    def n_computed_tokens(self) -> int:
+        """Tokens that one adapter's pass computes."""
+        return self.plan.n_computed_tokens
+
+    @property
+    def n_repeated_tokens(self) -> int:
+        """Tokens a pass would compute if every choice repeated its context."""
+        return self.plan.n_repeated_tokens
+
+
+def prepare_steps(items: Sequence[TokenisedItem], limits: PlanLimits, *, max_model_len: int) -> PreparedSteps:
+    """Plan items within an engine's limits and pack the steps.
+
+    Raises:
+        UserError: If an item is longer than the engine was started for.
+        ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
+    """
+    for item in items:
+        n_tokens = len(item.context) + max(map(len, item.continuations)) - 1
+        if n_tokens > max_model_len:
+            raise UserError(
+                f"item {item.item_id!r} has {n_tokens} tokens, the engine was started for "
+                f"{max_model_len}; raise engine.max_model_len"
+            )
+    plan = plan_items(items, limits)
+    return PreparedSteps(plan, tuple(map(pack_step, plan.steps)))
+
+
+def probe_step(vocab_size: int, block_size: int) -> bytes:
+    """Return a packed step that scores one sequence of tokens from all over the vocabulary."""
+    tokens = np.linspace(0, vocab_size - 1, _PROBE_TOKENS, dtype=np.int32)
+    n_blocks = -(-_PROBE_TOKENS // block_size)
+    rows = np.arange(_PROBE_TOKENS - 1, dtype=np.int32)
+    sequence = StepSequence(tokens[:-1], 0, tuple(range(1, n_blocks + 1)))
+    return pack_step(Step((sequence,), (), rows, tokens[1:], rows))

@@ -1,0 +1,108 @@
+"""How much memory goes to weights, adapter slots, keys and values, and a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transfergrid.config.settings import EngineConfig
+from transfergrid.engine.models.device import GIB
+from transfergrid.engine.models.facts import ModelFacts
+from transfergrid.grid import UserError
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BLOCK_TOKENS = {"cpu": 32, "cuda": 16}
+"""Tokens per KV block: the smallest that vLLM's attention has at full speed."""
+STEP_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Most tokens of one step: enough for full-speed GEMMs; more only costs memory (docs/performance.md)."""
+MIN_STEP_TOKENS = 64
+TOKENS_PER_SEQUENCE = 8
+"""A step of N tokens may hold N / 8 sequences: most choices are longer."""
+_KV_STEPS = 8  # contexts and branches that stay alive, in steps' worth of tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSizes:
+    """How the memory is shared out."""
+
+    max_loras: int
+    """Adapter slots on the device."""
+    max_cpu_loras: int
+    """Adapters kept in host memory: those in slots and the ones being loaded ahead."""
+    token_budget: int
+    """Most tokens of one step."""
+    max_sequences: int
+    """Most sequences of one step."""
+    max_model_len: int
+    """Longest sequence, tokens."""
+    block_size: int
+    """Tokens per KV block."""
+    kv_cache_bytes: int
+    """Keys and values of all blocks."""
+
+
+def choose_sizes(
+    facts: ModelFacts,
+    config: EngineConfig,
+    *,
+    device: str,
+    memory_bytes: int,
+    slot_values: int,
+    longest_tokens: int | None = None,
+) -> EngineSizes:
+    """Share a device's memory out; every choice is overridden by its setting.
+
+    Args:
+        facts: Size of the base.
+        config: Settings; ``dtype`` is resolved.
+        device: ``cpu`` or ``cuda``.
+        memory_bytes: Memory to share out, before the weights are loaded.
+        slot_values: Weights of one adapter slot.
+        longest_tokens: Longest sequence that is going to be scored; None: what the model takes.
+
+    Raises:
+        UserError: If the weights and one sequence do not fit, or a sequence is longer than the model takes.
+    """
+    width = DTYPE_BYTES[config.dtype]
+    max_model_len = _model_len(facts, config, longest_tokens)
+    outer = 2 * facts.vocab_size * facts.hidden_size
+    free = memory_bytes - width * (facts.n_layer_parameters + outer) // config.tensor_parallel_size
+    max_loras = config.max_loras or (2 if free > 20 * width * slot_values else 1)
+    free -= (2 * max_loras + 2) * width * slot_values
+    token_bytes = width * facts.n_kv_values_per_token // config.tensor_parallel_size
+    # a step's largest activations: gate, up, their product and the residuals, and float32 logits of a chunk of rows
+    step_bytes = 16 * width * facts.hidden_size
+    budget = config.token_budget or min(STEP_TOKENS[device], max(0, free // 2) // (step_bytes + 2 * token_bytes))
+    kv_bytes = int(config.kv_cache_gib * GIB) if config.kv_cache_gib else _kv_bytes(budget, max_model_len, token_bytes)
+    if not config.kv_cache_gib:
+        kv_bytes = min(kv_bytes, max(0, free // 2))
+    block = BLOCK_TOKENS[device]
+    if budget < MIN_STEP_TOKENS or kv_bytes < token_bytes * (max_model_len + 2 * block):
+        more = ", raise engine.gpu_memory_utilization" if device == "cuda" and config.gpu_memory_utilization < 1 else ""
+        raise UserError(
+            f"the model does not fit: {memory_bytes / GIB:.1f} GiB do not hold its weights, a step and the keys and "
+            f"values of {max_model_len} tokens; lower engine.max_model_len or max_loras{more}, or use a smaller model"
+        )
+    return EngineSizes(
+        max_loras=max_loras,
+        max_cpu_loras=max_loras + 2,
+        token_budget=budget,
+        max_sequences=max(16, budget // TOKENS_PER_SEQUENCE),
+        max_model_len=max_model_len,
+        block_size=block,
+        kv_cache_bytes=kv_bytes,
+    )
+
+
+def _model_len(facts: ModelFacts, config: EngineConfig, longest_tokens: int | None) -> int:
+    """Return the longest sequence to prepare for."""
+    wanted = config.max_model_len or longest_tokens or facts.max_positions
+    if wanted > facts.max_positions:
+        raise UserError(
+            f"engine.max_model_len {wanted} is more than the model takes; expected at most {facts.max_positions}"
+        )
+    return wanted
+
+
+def _kv_bytes(budget: int, max_model_len: int, token_bytes: int) -> int:
+    """Return room for the steps' worth of tokens that stay alive, and four of the longest sequences."""
+    return token_bytes * (_KV_STEPS * budget + 4 * max_model_len)

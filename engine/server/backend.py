@@ -1,0 +1,64 @@
+"""The maker of scorers that ask a running server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transfergrid.config.settings import GridConfig
+from transfergrid.engine.interfaces import Adapter, EngineLostError
+from transfergrid.engine.scorers.multi_lora import MultiLora, vllm_key_parts
+from transfergrid.engine.server.client import ServerClient
+from transfergrid.engine.server.scorer import ServerScorer
+from transfergrid.engine.server.wire import ServerFacts
+from transfergrid.grid import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Backend whose engine is a running ``grid serve``."""
+
+    url: str
+    api_key: str | None
+    facts: ServerFacts
+    """What the server said it is when it was first asked."""
+    config: GridConfig
+    """With the server's settings in place of what the configuration leaves open."""
+
+    def key_parts(self) -> Mapping[str, Any]:
+        """Return the server's vLLM; the way is that of one engine here, whose numbers these are."""
+        return vllm_key_parts("multi-lora", self.config.engine, version=self.facts.vllm_version)
+
+    def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
+        """Check that vLLM serves an adapter and that it fits the base.
+
+        Raises:
+            AdapterError: If it is missing, broken, not served, or of another base.
+        """
+        return MultiLora(self.config.engine).check_adapter(folder, model_folder, name=name)
+
+    def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> ServerScorer:
+        """Meet the server again.
+
+        Raises:
+            EngineLostError: If it is gone or not what it was.
+            UserError: If an item or an adapter is too large for it.
+        """
+        facts = self.facts
+        if longest_tokens > facts.max_model_len:
+            raise UserError(
+                f"the items need {longest_tokens} tokens, the server at {self.url} takes {facts.max_model_len}; start "
+                f"'grid serve' with engine.max_model_len: {longest_tokens} or more"
+            )
+        if max_rank > facts.max_lora_rank:
+            raise UserError(
+                f"the adapters have rank {max_rank}, the server at {self.url} takes {facts.max_lora_rank}; start "
+                "'grid serve' again: it makes room for lora.r and for the adapters that lie in its folder by then"
+            )
+        client = ServerClient(self.url, self.api_key)
+        found = client.facts()
+        if replace(found, instance=facts.instance) != facts:
+            raise EngineLostError(f"the server at {self.url} was started again with other settings; try again")
+        return ServerScorer(client, found)

@@ -1,0 +1,44 @@
+"""What ``grid eval`` is asked for, and which sources that means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transfergrid.config.selection import Narrowing, Selection, select
+from transfergrid.config.settings import GridConfig
+from transfergrid.engine.adapters.places import AdapterPlace, ForeignAdapters, foreign_places, own_places
+from transfergrid.store.folder import RunFolder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalRequest:
+    """What ``grid eval`` is asked for."""
+
+    narrowing: Narrowing = field(default_factory=Narrowing)
+    foreign: ForeignAdapters | None = None
+    """Adapters from elsewhere in place of the run's own."""
+    force: bool = False
+    """Score again what is finished."""
+    noise_floor: bool = False
+    """Score the base a second time, another way round, and count the flips."""
+
+
+def find_sources(
+    config: GridConfig, run: RunFolder, request: EvalRequest
+) -> tuple[Selection, tuple[AdapterPlace, ...]]:
+    """Return the selection and where its adapters should be.
+
+    Raises:
+        UserError: If a name is not part of the grid, or adapters from elsewhere cannot be told apart.
+    """
+    narrowing = request.narrowing
+    if request.foreign is None:
+        selection = select(config, narrowing)
+        return selection, own_places(run, selection)
+    models = narrowing.models or tuple(model.name for model in config.models)
+    places = foreign_places(request.foreign, models, config.grid.cells)
+    cells = tuple(dict.fromkeys(place.cell for place in places))
+    seeds = tuple(dict.fromkeys(place.seed for place in places))
+    selection = select(config.model_copy(update={"seeds": seeds}), narrowing, foreign_cells=cells)
+    kept = (p for p in places if p.cell in selection.source_cells and p.seed in selection.seeds)
+    return selection, tuple(kept)

@@ -1,0 +1,66 @@
+"""The record of the items in a run folder: what was asked for, what was read, what was left out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class DataManifest:
+    """What ``grid data`` wrote."""
+
+    request_hash: str
+    """Hash of what was asked for: data section, tasks with their descriptions, languages."""
+    source: str
+    revisions: dict[str, str]
+    """Hub commits that were read, by task."""
+    counts: dict[str, dict[str, int]]
+    """Items per task and split; every language has the same."""
+    dropped: dict[str, int]
+    """Ids left out by ``align: intersect``, per task."""
+    remarks: list[str]
+    """Duplicate choices and the like."""
+    languages: list[str]
+    hashes: dict[str, str]
+    """SHA-256 of every cell's files."""
+    datasets: dict[str, str] = field(default_factory=dict)
+    """Hub data sets that were read, by task."""
+
+    @property
+    def pins(self) -> dict[str, HubPin]:
+        """What was read from the hub, by task."""
+        return {task: HubPin(name, self.revisions[task]) for task, name in self.datasets.items()}
+
+    def __rich__(self) -> Table:
+        """Render as a table, one row per task."""
+        title = f"Data ({self.source}), {len(self.languages)} languages: {' '.join(self.languages)}"
+        table = Table(title=escape(title))
+        for name in ("task", "train items", "test items", "left out"):
+            table.add_column(name, justify="left" if name == "task" else "right")
+        for task, counts in self.counts.items():
+            table.add_row(Text(task), str(counts["train"]), str(counts["test"]), str(self.dropped.get(task, 0)))
+        return table
+
+
+def read_manifest(folder: Path) -> DataManifest | None:
+    """Return the manifest of a data folder, None if there is none or it is of another form."""
+    try:
+        return DataManifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+class HubPin(NamedTuple):
+    """A commit of a hub data set."""
+
+    dataset: str
+    revision: str

@@ -1,0 +1,54 @@
+"""Where a run keeps its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from transfergrid.grid import Cell
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where a run keeps its files; nothing here touches the disk."""
+
+    root: Path
+
+    @property
+    def data(self) -> Path:
+        """Materialised items: ``data/TASK/LANG/{train,test}.jsonl`` and ``data/manifest.json``."""
+        return self.root / "data"
+
+    @property
+    def adapters(self) -> Path:
+        """Trained adapters of all models and seeds."""
+        return self.root / "adapters"
+
+    @property
+    def scores(self) -> Path:
+        """The results store: immutable Parquet parts."""
+        return self.root / "scores"
+
+    @property
+    def noise_floor(self) -> Path:
+        """Flips of predictions between two runs of the base model, per cell."""
+        return self.root / "noise_floor"
+
+    @property
+    def imported(self) -> Path:
+        """Tables and item rows that came from outside: ``*.parquet`` aggregates, ``scores/*.parquet`` items."""
+        return self.root / "imported"
+
+    @property
+    def tables(self) -> Path:
+        """Tables written by ``grid analyze``."""
+        return self.root / "tables"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.root / "report.html"
+
+    def adapter(self, model: str, seed: int, cell: Cell) -> Path:
+        """Folder of one adapter; ``model`` is the configuration's model name."""
+        return self.adapters / model / f"s{seed}" / cell.name

@@ -1,0 +1,59 @@
+"""What a training sweep would do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.table import Table
+from rich.text import Text
+
+from transfergrid.benchmarks.materialise import ensure_data
+from transfergrid.config.selection import Selection
+from transfergrid.config.settings import GridConfig
+from transfergrid.store.folder import RunFolder
+from transfergrid.trainers.adapter_folder import failure_file, is_finished
+from transfergrid.trainers.jobs import prepare_jobs
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a sweep would do."""
+
+    rows: tuple[tuple[str, int, int, int, int, str], ...]
+    """Per job: name, train items, steps, tokens, items that are cut, ``finished`` or ``failed before`` or ``to do``."""
+
+    def __rich__(self) -> Table:
+        """Render one row per job; in a narrow terminal a name takes two lines."""
+        table = Table(title="Adapters to train")
+        table.add_column("adapter", overflow="fold")
+        for name in ("train\nitems", "steps", "tokens", "items\ncut"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("state", no_wrap=True)
+        for name, items, steps, tokens, cut, state in self.rows:
+            table.add_row(Text(name), str(items), str(steps), f"{tokens:,}", str(cut), state)
+        return table
+
+
+def plan_training(config: GridConfig, run: RunFolder, selection: Selection) -> TrainingPlan:
+    """Return what ``train_adapters`` would do; everything is checked, no weights are fetched from the hub, none loaded.
+
+    Raises:
+        UserError: As ``train_adapters`` before its first job.
+    """
+    ensure_data(config, run.data)
+    training = config.training
+    effective = training.batch_size * training.gradient_accumulation
+    rows = []
+    for job in prepare_jobs(config, run, selection, with_weights=False):
+        state = "failed before" if failure_file(job).exists() else "to do"
+        rows.append(
+            (
+                job.name,
+                len(job.data.train),
+                job.n_steps(effective, training.epochs),
+                training.epochs * job.data.n_train_tokens,
+                job.data.n_truncated_items,
+                "finished" if is_finished(job, config) else state,
+            )
+        )
+    return TrainingPlan(tuple(rows))

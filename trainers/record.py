@@ -1,0 +1,92 @@
+"""``training.json``: what an adapter was trained with and how that went."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from transfergrid.config.settings import GridConfig
+from transfergrid.engine.adapters.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
+from transfergrid.engine.interfaces import AdapterError
+from transfergrid.store.files import hash_files
+from transfergrid.store.provenance import git_state, package_versions
+from transfergrid.trainers.adapter_training import TrainedAdapter
+from transfergrid.trainers.base_model import LoadedBase
+from transfergrid.trainers.jobs import TrainingJob
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return the record of a finished adapter; None where there is no folder.
+
+    Raises:
+        AdapterError: If the folder is not as this project wrote it.
+    """
+    if not folder.exists():
+        return None
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        content_hash = hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"adapter folder {str(folder)!r} is not complete ({error}); delete it") from error
+    if not isinstance(record, dict) or not isinstance(record.get("key"), dict):
+        raise AdapterError(
+            f"adapter folder {str(folder)!r} has a {RECORD_FILE} that is none of 'grid train-adapters'; delete the "
+            "folder"
+        )
+    if record.get("content_hash") != content_hash:
+        raise AdapterError(f"adapter in {str(folder)!r} was changed after its training; delete the folder")
+    return record
+
+
+def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decided an adapter's weights; early records keep the number format only beside it."""
+    key: dict[str, Any] = record["key"]
+    match key, record:
+        case {"training": {"dtype": "auto"} as training}, {"resolved": {"dtype": dtype}}:
+            return {**key, "training": {**training, "dtype": dtype}}
+    return key
+
+
+def make_record(
+    job: TrainingJob, base: LoadedBase, config: GridConfig, trained: TrainedAdapter, *, started: datetime
+) -> dict[str, Any]:
+    """Return what ``training.json`` says: what was asked, what came of it, and from where."""
+    return {
+        "model": job.model.config.name,
+        "seed": job.seed,
+        "cell": job.cell.name,
+        "config": config.model_dump(mode="json", include={"lora", "training", "prompts", "data"}),
+        "resolved": {
+            "dtype": base.dtype,
+            "device": base.device,
+            **asdict(trained.batch),
+            "max_length": job.key_parts(config)["training"]["max_length"],
+            "model_folder": str(job.model.folder),
+        },
+        "key": job.key_parts(config),
+        "base": {"path": job.model.config.path, "revision": job.model.revision},
+        "data": {
+            "hash": job.data.data_hash,
+            "n_train": len(job.data.train),
+            "n_validation": len(job.data.validation),
+            "n_truncated_items": job.data.n_truncated_items,
+            "n_truncated_tokens": job.data.n_truncated_tokens,
+        },
+        "best_epoch": trained.best_epoch,
+        "best_validation_loss": trained.best_validation_loss,
+        "untrained_validation_loss": trained.untrained_validation_loss,
+        "n_steps": trained.n_steps,
+        "n_tokens": trained.n_tokens,
+        "tokens_per_s": trained.n_tokens / trained.train_s,
+        "peak_gib": trained.peak_gib,
+        "wall_s": trained.wall_s,
+        "loss_curve": {"steps": trained.step_curve, "epochs": trained.epoch_curve},
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": package_versions(),
+        "git": git_state(),
+    }
