@@ -30,6 +30,7 @@ RECORDS = {*ASKED, "analysis.records"}
 STATISTICS = {*RECORDS, "analysis/statistics"}
 TRANSFER = {*STATISTICS, "analysis/transfer"}
 TABLES = {*TRANSFER, "analysis/tables"}
+ANALYSIS = {*TABLES, "analysis/terminal", "analysis/report", "analysis/imports"}
 
 ALLOWED: dict[str, set[str]] = {
     "grid": set(),
@@ -58,18 +59,9 @@ ALLOWED: dict[str, set[str]] = {
     "analysis/terminal": TABLES,
     "analysis/report": TABLES,
     "analysis/imports": TRANSFER,
-    "analysis": {*TABLES, "analysis", "analysis/terminal", "analysis/report", "analysis/imports"},
+    "analysis": {"analysis", *ANALYSIS},
     "commands/display": {*ENGINE, "trainers"},
-    "commands": {
-        *ENGINE,
-        "engine",
-        "trainers",
-        "analysis",
-        *TABLES,
-        "analysis/terminal",
-        "analysis/report",
-        "analysis/imports",
-    },
+    "commands": {"commands", "commands/display", "analysis", "engine", "trainers", *ENGINE, *ANALYSIS},
     "cli": {"commands", "grid"},
 }
 """Rooms that a room's modules may import from, beside its own."""
