@@ -202,6 +202,7 @@ def _cell_data(config: GridConfig, run: RunFolder, model: ResolvedModel, cell: C
         chat_template=config.prompts.train_chat_template,
         supervise_end_token=config.training.supervise_end_token,
         template_arguments=config.prompts.template_arguments,
+        date=config.prompts.date,
     )
     items = load_items(run.data, task, cell.language, "train", train_format.name)
     train, validation = split_validation(
