@@ -17,7 +17,7 @@ from transfergrid.trainers.base_model import LoadedBase, load_base
 from transfergrid.trainers.events import BatchHalved, EpochDone, StepDone
 from transfergrid.trainers.examples import IGNORED
 from transfergrid.trainers.jobs import TrainingJob
-from transfergrid.trainers.sft.recipe import BatchShape
+from transfergrid.trainers.recipe import BatchShape
 
 pytestmark = pytest.mark.engine
 
