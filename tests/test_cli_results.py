@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from tests.analysis.imports.test_lm_eval import scores, write_results
 from tests.analysis.synthetic import MODELS, cells, item_rows, published_table, write_run
-from transfergrid.analysis.analyze import SHOWN_NAMES
+from transfergrid.analysis.analyze import shown_names
 from transfergrid.analysis.tables.registry import all_tables
 from transfergrid.cli import main
 
@@ -115,7 +115,7 @@ def test_model_names_with_brackets_are_shown_as_they_are(model: str, folder: Pat
     published_table([model, "y-2B"], cells(), deltas).write_csv(folder / "table.csv")
     assert _grid("import", "donors", "table.csv", "--run", "other").exit_code == 0
     _write_config(folder, "analysis: {bootstrap_resamples: 100, permutations: 99}\n")
-    for name in ((), *((name,) for name in SHOWN_NAMES)):
+    for name in ((), *((name,) for name in shown_names())):
         result = _grid("analyze", *name, "--run", "other")
         assert result.exit_code == 0, (name, result.output)
     assert model in _grid("analyze", "transfer", "--run", "other", COLUMNS="120").stdout

@@ -46,6 +46,14 @@ class Report:
         lines = [f"{self.page} ({self.n_bytes / 2**20:.1f} MB, opens in any browser, needs no network)"]
         return Text("\n".join([*lines, *map(str, self.figures)]))
 
+    def rows(self) -> pl.DataFrame:
+        """Return one row per file."""
+        return pl.DataFrame({"path": [str(path) for path in (self.page, *self.figures)]})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the files and the size of the page."""
+        return {"page": str(self.page), "n_bytes": self.n_bytes, "figures": [str(path) for path in self.figures]}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageContent:
