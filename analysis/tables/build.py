@@ -42,6 +42,11 @@ class AnalysisTables:
         """Yield every table with its name."""
         yield from self.frames.items()
 
+    @property
+    def single_source(self) -> pl.DataFrame:
+        """The transfer table without sources of other kinds, for matrices, figures and sentences."""
+        return self.transfer.filter(pl.col("source_task").is_not_null())
+
 
 def build_tables(
     run: RunFolder, config: GridConfig | None = None, *, on_progress: Progress | None = None
@@ -59,7 +64,7 @@ def build_tables(
     report = on_progress or (lambda name: None)
     report("transfer")
     transfer = read_transfer(run, config)
-    if transfer.rows.is_empty():
+    if transfer.every_row.is_empty():
         raise UserError(
             f"{str(run.root)!r} has no adapter scores and no imported table; run 'grid eval' or 'grid import' first"
         )

@@ -5,7 +5,17 @@ from __future__ import annotations
 import polars as pl
 
 from transfergrid.analysis.records import Transfer
-from transfergrid.analysis.tables.table import MODEL, PAIR_COLUMNS, REASON, REGIME, SEED, Column, Table
+from transfergrid.analysis.tables.table import (
+    MODEL,
+    PAIR_COLUMNS,
+    REASON,
+    REGIME,
+    SEED,
+    SOURCE,
+    SOURCE_KIND,
+    Column,
+    Table,
+)
 from transfergrid.analysis.transfer.table import NO_MODEL
 
 _METRIC = Column("primary_metric", pl.String, "", "Metric of the scores: `acc` or `acc_norm`, by task.")
@@ -20,7 +30,7 @@ _FLIPS = Column(
 
 def missing_table(transfer: Transfer) -> pl.DataFrame:
     """Return the rows without a delta: of every seed, imported ones, and one for each model without any score."""
-    columns = ["model", "seed", "source_task", "source_language", "target_task", "target_language", "reason"]
+    columns = ["model", "seed", "source_task", "source_language", "target_task", "target_language", "source", "reason"]
     of_seeds = transfer.by_seed.filter(pl.col("delta_pp").is_null()).select(columns)
     imported = transfer.rows.filter((pl.col("origin") == "imported") & pl.col("delta_pp").is_null())
     of_imports = imported.with_columns(seed=pl.lit(None, dtype=pl.Int64)).select(columns)
@@ -40,6 +50,8 @@ TRANSFER = Table(
     columns=(
         MODEL,
         *PAIR_COLUMNS,
+        SOURCE,
+        SOURCE_KIND,
         REGIME,
         Column("family", pl.String, "", "Family of the model."),
         Column("size", pl.String, "", "Size class of the model."),
@@ -65,7 +77,7 @@ TRANSFER = Table(
         REASON,
     ),
     shown="model source target n_seeds base_score delta_pp se_pp q_value",
-    build=lambda inputs: inputs.rows,
+    build=lambda inputs: inputs.transfer.every_row,
 )
 
 TRANSFER_BY_SEED = Table(
@@ -79,6 +91,8 @@ TRANSFER_BY_SEED = Table(
         MODEL,
         SEED,
         *PAIR_COLUMNS,
+        SOURCE,
+        SOURCE_KIND,
         REGIME,
         _METRIC,
         Column("n_items", pl.Int64, "items", "Items scored under base and adapter."),
@@ -112,7 +126,7 @@ MISSING = Table(
     name="missing",
     row="model, seed, source, target without a delta; a configured model without any score",
     estimand="No number: what was expected and could not be compared.",
-    columns=(MODEL, SEED, *PAIR_COLUMNS, REASON),
+    columns=(MODEL, SEED, *PAIR_COLUMNS, SOURCE, REASON),
     shown="model seed source target reason",
     build=lambda inputs: missing_table(inputs.transfer),
 )
