@@ -30,7 +30,7 @@ def report(config: GridConfig | None, run: RunFolder, out: Path | None, png: Pat
       grid report --config grid.yaml --run runs/main
       grid report --out transfer.html --svg figures
     """
-    from transfergrid.analysis.report import write_report
+    from transfergrid.analysis.report.page import write_report
 
     folders = {form: folder for form, folder in (("png", png), ("svg", svg)) if folder is not None}
     with Console(stderr=True).status("analysing") as status:

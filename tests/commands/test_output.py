@@ -12,7 +12,7 @@ from rich.text import Text
 
 from transfergrid.analysis.analyze import AnalysisReport
 from transfergrid.analysis.imports.report import ImportReport
-from transfergrid.analysis.report import Report as PageReport
+from transfergrid.analysis.report.page import Report as PageReport
 from transfergrid.analysis.terminal.recommendation import Recommendation
 from transfergrid.commands.doctor import DoctorReport, Finding
 from transfergrid.commands.output import Report, print_report
