@@ -38,14 +38,14 @@ class AnalysisTables:
             raise AttributeError(f"there is no table {name!r}; expected one of {list(self.frames)}")
         return self.frames[name]
 
-    def named(self) -> Iterator[tuple[str, pl.DataFrame]]:
-        """Yield every table with its name."""
-        yield from self.frames.items()
-
     @property
     def single_source(self) -> pl.DataFrame:
         """The transfer table without sources of other kinds, for matrices, figures and sentences."""
         return self.transfer.filter(pl.col("source_task").is_not_null())
+
+    def named(self) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Yield every table with its name."""
+        yield from self.frames.items()
 
 
 def build_tables(

@@ -92,8 +92,8 @@ PAIR_COLUMNS = (
     Column("target_task", pl.String, "", "Task that was scored."),
     Column("target_language", pl.String, "", "Language that was scored."),
 )
-SOURCE = Column("source", pl.String, "", "Name of the source: its cell, or the name of a source of another kind.")
-SOURCE_KIND = Column("source_kind", pl.String, "", "Kind of the source, such as a single cell.")
+SOURCE_NAME = Column("source", pl.String, "", "Name of the source, of any kind.")
+SOURCE_KIND = Column("source_kind", pl.String, "", "Kind of the source: `cell` is an adapter trained on one cell.")
 REGIME = Column("regime", pl.String, "", "Relation of source to target: MT-ML, MT-CL, CT-ML, CT-CL or `all transfer`.")
 CONFIDENCE = Column("confidence", pl.Float64, "0..1", "Level of the intervals (setting).")
 REASON = Column("reason", pl.String, "", "Why a number of the row is null or to be read with care.")

@@ -11,8 +11,8 @@ from transfergrid.analysis.tables.table import (
     REASON,
     REGIME,
     SEED,
-    SOURCE,
     SOURCE_KIND,
+    SOURCE_NAME,
     Column,
     Table,
 )
@@ -50,7 +50,7 @@ TRANSFER = Table(
     columns=(
         MODEL,
         *PAIR_COLUMNS,
-        SOURCE,
+        SOURCE_NAME,
         SOURCE_KIND,
         REGIME,
         Column("family", pl.String, "", "Family of the model."),
@@ -91,7 +91,7 @@ TRANSFER_BY_SEED = Table(
         MODEL,
         SEED,
         *PAIR_COLUMNS,
-        SOURCE,
+        SOURCE_NAME,
         SOURCE_KIND,
         REGIME,
         _METRIC,
@@ -126,7 +126,7 @@ MISSING = Table(
     name="missing",
     row="model, seed, source, target without a delta; a configured model without any score",
     estimand="No number: what was expected and could not be compared.",
-    columns=(MODEL, SEED, *PAIR_COLUMNS, SOURCE, REASON),
+    columns=(MODEL, SEED, *PAIR_COLUMNS, SOURCE_NAME, REASON),
     shown="model seed source target reason",
     build=lambda inputs: missing_table(inputs.transfer),
 )
