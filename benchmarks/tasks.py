@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jinja2
 
 from transfergrid.benchmarks.items import Item
-from transfergrid.benchmarks.spec import ChoicesSpec, FormatSpec, Metric, TaskSpec, read_task_spec
+from transfergrid.benchmarks.spec import ChoicesSpec, FormatSpec, TaskSpec, read_task_spec
 from transfergrid.benchmarks.text import clean
 from transfergrid.grid import TASKS, UserError
 
@@ -46,7 +46,7 @@ class PromptFormat:
 
     name: FormatName
     build: Callable[[Question], Item]
-    primary_metric: Metric
+    primary_metric: str
     supervise: Literal["continuation", "text"]
 
 

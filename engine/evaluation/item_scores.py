@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from transfergrid.benchmarks.items import Item
-from transfergrid.benchmarks.metrics import PrimaryMetric, ScoringError, pick_choice
+from transfergrid.benchmarks.metrics import METRICS, ScoringError, get_metric
 from transfergrid.grid import Cell
 from transfergrid.store.score_store import Origin
 from transfergrid.store.scores import SCORE_SCHEMA, source_columns
@@ -20,7 +20,7 @@ class CellOrigin:
 
     origin: Origin
     target: Cell
-    primary_metric: PrimaryMetric
+    primary_metric: str
     run_key: str
 
     def __str__(self) -> str:
@@ -35,6 +35,8 @@ class ItemScore:
     item_id: str
     gold: int
     choice_chars: tuple[int, ...]
+    value: float | None
+    """By the primary metric; None: not scored."""
     pred: int | None
     pred_norm: int | None
     loglikelihoods_nats: tuple[float, ...] | None
@@ -60,13 +62,15 @@ def score_item(
     try:
         if len(loglikelihoods) != len(item.choices):
             raise ScoringError(f"{len(loglikelihoods)} log-likelihoods for {len(item.choices)} choices")
-        pred, pred_norm = pick_choice(loglikelihoods), pick_choice(loglikelihoods, item.choice_chars)
+        pred, pred_norm = (METRICS[name].pick(loglikelihoods, item.choices) for name in ("acc", "acc_norm"))
+        value = get_metric(origin.primary_metric).of_item(loglikelihoods, item.choices, item.gold)
     except ScoringError as error:
         raise ScoringError(f"{origin}, item {item.item_id!r}: {error}") from error
     return ItemScore(
         item_id=item.item_id,
         gold=item.gold,
         choice_chars=item.choice_chars,
+        value=value,
         pred=pred,
         pred_norm=pred_norm,
         loglikelihoods_nats=tuple(loglikelihoods),
@@ -80,6 +84,7 @@ def leave_unscored(item: Item, reason: str) -> ItemScore:
         item_id=item.item_id,
         gold=item.gold,
         choice_chars=item.choice_chars,
+        value=None,
         pred=None,
         pred_norm=None,
         loglikelihoods_nats=None,
@@ -107,6 +112,7 @@ def _columns(score: ItemScore) -> dict[str, object]:
     return {
         "item_id": score.item_id,
         "gold": score.gold,
+        "value": score.value,
         "pred": score.pred,
         "pred_norm": score.pred_norm,
         "loglikelihoods_nats": None if sums is None else list(sums),

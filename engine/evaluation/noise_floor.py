@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 
-from transfergrid.benchmarks.metrics import pick_choice
+from transfergrid.benchmarks.metrics import METRICS, get_metric
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.null import NULL_RANK, make_null_adapter
 from transfergrid.engine.interfaces import Adapter, Prepared, Scorer
@@ -142,11 +142,10 @@ def _compare(
     """Return one row of the table, over the items that are scored both times."""
     items = {item.item_id: item for item in target.target.items}
     both = [i for i in first if i in second and all(map(math.isfinite, second[i]))]
-    flips_acc = [pick_choice(first[i]) != pick_choice(second[i]) for i in both]
-    flips_norm = [
-        pick_choice(first[i], items[i].choice_chars) != pick_choice(second[i], items[i].choice_chars) for i in both
-    ]
-    flips = flips_norm if target.target.primary_metric == "acc_norm" else flips_acc
+    flips, flips_acc = (
+        [metric.pick(first[i], items[i].choices) != metric.pick(second[i], items[i].choices) for i in both]
+        for metric in (get_metric(target.target.primary_metric), METRICS["acc"])
+    )
     largest = max((abs(a - b) for i in both for a, b in zip(first[i], second[i], strict=True)), default=0.0)
     cell = target.target.cell
     return model, cell.task, cell.language, len(both), sum(flips), sum(flips_acc), largest

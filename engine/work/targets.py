@@ -9,7 +9,6 @@ from typing import Any
 
 from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.items import Item
-from transfergrid.benchmarks.metrics import PrimaryMetric
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.interfaces import TokenisedItem
@@ -25,7 +24,7 @@ class Target:
 
     cell: Cell
     items: tuple[Item, ...]
-    primary_metric: PrimaryMetric
+    primary_metric: str
     items_hash: str
     """Hash of ids, prompts, choices and golds."""
 

@@ -121,6 +121,7 @@ def test_scores_become_rows_of_the_store() -> None:
         "primary_metric": "acc_norm",
         "unscored_reason": None,
         "run_key": "k1",
+        "value": 1.0,
         "source": "arc_challenge-de",
         "source_kind": "cell",
         "source_cells": "arc_challenge-de",
