@@ -12,6 +12,9 @@ from transfergrid.config.file import describe_faults
 from transfergrid.config.yaml_text import parse_yaml
 from transfergrid.grid import UserError
 
+CHOICE_MODE = "choice"
+"""The mode in which every choice is scored by its log-likelihood."""
+
 
 class _Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +44,8 @@ class FormatSpec(_Spec):
     """Jinja template of the prompt; sees the row's columns, ``choices`` and ``letters``."""
     continuations: Literal["choices", "letters"] = "choices"
     """What is scored: the options' texts, or their letters A, B, ..."""
+    mode: str = CHOICE_MODE
+    """How the model is asked, one of the engine's modes."""
     primary_metric: str = "acc"
     """The metric that is the score of a cell, one of `METRICS`; acc and acc_norm are computed too."""
     supervise: Literal["continuation", "text"] = "continuation"

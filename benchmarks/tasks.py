@@ -48,6 +48,7 @@ class PromptFormat:
     build: Callable[[Question], Item]
     primary_metric: str
     supervise: Literal["continuation", "text"]
+    mode: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ def _format(environment: jinja2.Environment, spec: TaskSpec, name: FormatName, p
             gold=question.gold,
         )
 
-    return PromptFormat(name, build, part.primary_metric, part.supervise)
+    return PromptFormat(name, build, part.primary_metric, part.supervise, part.mode)
 
 
 def _say(error: Exception) -> str:

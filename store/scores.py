@@ -33,6 +33,7 @@ SCORE_SCHEMA = pl.Schema(
         "source_kind": pl.String(),  # one of grid.KINDS
         "source_cells": pl.String(),  # names of the cells it was trained on, blanks between; null: the base model
         "value": pl.Float64(),  # by the primary metric, 0..1; null: not scored
+        "output": pl.String(),  # what the model said; null: not scored, or a mode in which it says nothing
     }
 )
 """Columns of the results store, one row per (model, seed, source, target, item)."""
@@ -40,7 +41,7 @@ SCORE_SCHEMA = pl.Schema(
 SOURCE_COLUMNS = ("source", "source_kind", "source_cells")
 """Columns that say which source a row is of."""
 
-ADDED_COLUMNS = (*SOURCE_COLUMNS, "value")
+ADDED_COLUMNS = (*SOURCE_COLUMNS, "value", "output")
 """Columns that parts written before version 0.2 lack."""
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -117,7 +118,9 @@ def scan_scores(parts: Iterable[Path]) -> pl.LazyFrame:
 def complete_rows(frame: Frame) -> Frame:
     """Add the columns that rows of an older part lack: its metrics are acc and acc_norm, its sources have one cell."""
     pred = pl.when(pl.col("primary_metric") == "acc_norm").then("pred_norm").otherwise("pred")
-    return with_sources(frame).with_columns(value=(pred == pl.col("gold")).cast(pl.Float64))
+    return with_sources(frame).with_columns(
+        value=(pred == pl.col("gold")).cast(pl.Float64), output=pl.lit(None, dtype=pl.String)
+    )
 
 
 def find_unreadable(parts: Iterable[Path]) -> UserError | None:

@@ -34,26 +34,25 @@ class ItemScore:
 
     item_id: str
     gold: int
-    choice_chars: tuple[int, ...]
     value: float | None
     """By the primary metric; None: not scored."""
-    pred: int | None
-    pred_norm: int | None
-    loglikelihoods_nats: tuple[float, ...] | None
+    choice_chars: tuple[int, ...] = ()
+    pred: int | None = None
+    pred_norm: int | None = None
+    loglikelihoods_nats: tuple[float, ...] | None = None
+    output: str | None = None
+    """What the model said, in modes in which it says something."""
     n_truncated_tokens: int = 0
     unscored_reason: str | None = None
 
 
-def score_item(
-    item: Item, loglikelihoods: Sequence[float], origin: CellOrigin, *, n_truncated_tokens: int = 0
-) -> ItemScore:
+def score_item(item: Item, loglikelihoods: Sequence[float], origin: CellOrigin) -> ItemScore:
     """Return the score of one item.
 
     Args:
         item: The item with its gold choice.
         loglikelihoods: Shape [C], one per choice, in nats.
         origin: Named in errors.
-        n_truncated_tokens: Context tokens that were cut.
 
     Raises:
         ScoringError: If a log-likelihood is not finite, a choice has no characters, or the shapes differ; names model,
@@ -74,7 +73,6 @@ def score_item(
         pred=pred,
         pred_norm=pred_norm,
         loglikelihoods_nats=tuple(loglikelihoods),
-        n_truncated_tokens=n_truncated_tokens,
     )
 
 
@@ -85,9 +83,6 @@ def leave_unscored(item: Item, reason: str) -> ItemScore:
         gold=item.gold,
         choice_chars=item.choice_chars,
         value=None,
-        pred=None,
-        pred_norm=None,
-        loglikelihoods_nats=None,
         unscored_reason=reason,
     )
 
@@ -113,6 +108,7 @@ def _columns(score: ItemScore) -> dict[str, object]:
         "item_id": score.item_id,
         "gold": score.gold,
         "value": score.value,
+        "output": score.output,
         "pred": score.pred,
         "pred_norm": score.pred_norm,
         "loglikelihoods_nats": None if sums is None else list(sums),

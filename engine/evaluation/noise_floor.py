@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 import polars as pl
 
 from transfergrid.benchmarks.metrics import METRICS, get_metric
+from transfergrid.benchmarks.spec import CHOICE_MODE
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.null import NULL_RANK, make_null_adapter
 from transfergrid.engine.interfaces import Adapter, Prepared, Scorer
@@ -48,10 +49,11 @@ class Replanning(Protocol):
 
 
 def has_noise_floor(run: RunFolder, base: BaseModel, targets: Iterable[Target]) -> bool:
-    """Whether the noise floor of all targets is stored for what decides the base's numbers today."""
+    """Whether the noise floor of all targets with choices is stored for what decides the base's numbers today."""
     _, stored = read_noise_floor_file(run, base.name)
     key = base.key(None)
-    return all(stored.get(target.cell.name) == key.digest(target.items_hash) for target in targets)
+    asked = (target for target in targets if target.mode == CHOICE_MODE)
+    return all(stored.get(target.cell.name) == key.digest(target.items_hash) for target in asked)
 
 
 def drop_stale_noise_floor(
@@ -101,7 +103,7 @@ def measure_noise_floor(
             name=f"null-{base.name}",
         )
         for cell, target in targets.items():
-            if (origin, cell) in finished:
+            if (origin, cell) in finished and target.target.mode == CHOICE_MODE:
                 stored = _stored_sums(finished[origin, cell], cell)
                 rows.append(_compare(base.name, target, stored, _score_again(scorer, target, null)))
                 keys[cell.name] = base.key(None).digest(target.target.items_hash)
