@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from transfergrid.config.settings import PAPER_MODELS
+from transfergrid.config.text import PAPER_MODELS
 from transfergrid.grid import BASE, LANGUAGES, SEEDS, TASKS, Grid, Source
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.scores import SCORE_SCHEMA, source_columns
