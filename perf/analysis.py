@@ -85,6 +85,7 @@ def _shared_columns() -> pl.DataFrame:
         n_truncated_tokens=pl.lit(0, dtype=pl.Int32),
         primary_metric=metric,
         unscored_reason=pl.lit(None, dtype=pl.String),
+        output=pl.lit(None, dtype=pl.String),
     )
 
 
