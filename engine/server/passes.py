@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
-from transfergrid.engine.planning.packing import AdapterReference
+from transfergrid.engine.planning.packing import N_IN_FLIGHT, AdapterReference
 from transfergrid.engine.server.wire import FAILED, SCORES, WAITING, pack_frame
 from transfergrid.store.files import hash_files
 
@@ -72,9 +73,13 @@ class Passes:
             async with self._turn:
                 try:
                     await engine.pause_generation(mode="wait", clear_cache=False)
-                    for step in steps:
-                        answers = await engine.collective_rpc("score_step", args=(step, adapter))
-                        frames.put_nowait(pack_frame(SCORES, _first_answer(answers)))
+                    tickets: deque[int] = deque()
+                    for index in range(len(steps)):
+                        for step in steps[index + len(tickets) : index + N_IN_FLIGHT]:
+                            answers = await engine.collective_rpc("score_step", args=(step, adapter))
+                            tickets.append(_first_answer(answers))
+                        scores = await engine.collective_rpc("step_scores", args=(tickets.popleft(),))
+                        frames.put_nowait(pack_frame(SCORES, _first_answer(scores)))
                 finally:
                     await asyncio.shield(engine.resume_generation())
         except Exception as error:

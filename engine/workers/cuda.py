@@ -1,51 +1,36 @@
 """vLLM workers that run steps of our own planner, beside everything vLLM's workers do.
 
 Named through vLLM's ``worker_cls`` setting and reached through ``collective_rpc``, so that one process, spawned
-workers, tensor parallelism and vLLM's server run the same code. The workers build the step's ``SchedulerOutput``
-themselves, hand it to vLLM's V1 model runner, take the hidden states and sample nothing. Blocks, attention, LoRA and
-weights stay vLLM's.
+workers, tensor parallelism and vLLM's server run the same code. ``steps`` runs them on vLLM's V1 model runner; blocks,
+attention and weights stay vLLM's.
 """
 
 from __future__ import annotations
 
-import itertools
 import resource
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 import vllm
 from vllm.lora.request import LoRARequest
-from vllm.sampling_params import SamplingParams
-from vllm.v1.core.kv_cache_utils import KVCacheBlockCopy
-from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
+from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_worker import Worker
 
-from transfergrid.engine.planning.packing import AdapterReference, unpack_step
+from transfergrid.engine.planning.packing import AdapterReference
 from transfergrid.engine.workers.decoder_names import name_decoder_weights
-from transfergrid.engine.workers.logprobs import token_logprobs
 from transfergrid.engine.workers.server_watch import end_with_server
+from transfergrid.engine.workers.steps import StepRunner
 from transfergrid.engine.workers.version import check_vllm_version
 from transfergrid.grid import UserError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy.typing as npt
-
-    from transfergrid.engine.planning.planner import Step
-
-_NO_SAMPLING = SamplingParams(max_tokens=1, temperature=0, detokenize=False)
 
 
 class ScoringMixin:
     """Methods for ``collective_rpc``: score a step, load adapters ahead, tell sizes."""
 
+    lora_class = "transfergrid.engine.workers.lora.CudaLora"
     model_runner: Any
-    _request_ids: Iterator[int]
-    _running: set[str]
+    _steps: StepRunner | None = None
     _loads: dict[int, Future[Any]]
     _loader: ThreadPoolExecutor
 
@@ -54,8 +39,8 @@ class ScoringMixin:
         check_vllm_version(vllm.__version__)
         end_with_server()
         name_decoder_weights()
+        current_platform.get_punica_wrapper = lambda: self.lora_class
         super().load_model(*args, **kwargs)  # type: ignore[misc]
-        self._request_ids, self._running = itertools.count(), set()
         self._loads, self._loader = {}, ThreadPoolExecutor(1, thread_name_prefix="adapter-loader")
         manager = getattr(self.model_runner, "lora_manager", None)
         if manager is not None:
@@ -86,35 +71,30 @@ class ScoringMixin:
         """Return the number of token ids that the model takes."""
         return int(self.model_runner.model_config.get_vocab_size())
 
-    @torch.inference_mode()
-    def score_step(self, packed: bytes, adapter: AdapterReference | None = None) -> bytes | None:
-        """Run one step and return the log-probabilities of its scores.
+    def score_step(self, packed: bytes, adapter: AdapterReference | None = None) -> int:
+        """Launch one step and return the ticket of its scores; two steps may be in flight.
 
         Args:
-            packed: The step, from ``steps.pack_step``.
+            packed: The step, from ``packing.pack_step``.
             adapter: Adapter of all its sequences; None is the base.
+        """
+        if self._steps is None:
+            self._steps = StepRunner(self.model_runner)
+        self._use_adapter(adapter)
+        return self._steps.launch(packed)
+
+    def step_scores(self, ticket: int) -> bytes | None:
+        """Wait for a step and return the log-probabilities of its scores.
 
         Returns:
             Float32 little-endian, shape [S], in the order of the step's scores; None on ranks without logits.
+
+        Raises:
+            RuntimeError: If two more steps were launched since.
         """
-        step = unpack_step(packed)
-        runner = self.model_runner
-        output = self._scheduler_output(step, None if adapter is None else LoRARequest(*adapter))
-        with _without_sampling(runner.model):
-            runner.execute_model(output)
-        state, runner.execute_model_state = runner.execute_model_state, None
-        if len(step.score_rows) == 0:
-            return b""
-        rows = self._runner_rows(step, list(output.num_scheduled_tokens))
-        device = state.hidden_states.device
-        logprobs = token_logprobs(
-            state.hidden_states,
-            torch.from_numpy(rows).to(device),
-            torch.from_numpy(step.score_tokens.astype(np.int64)).to(device),
-            compute_logits=runner.model.compute_logits,
-            vocab_size=self.vocabulary_size(),
-        )
-        return None if logprobs is None else logprobs.cpu().numpy().astype("<f4").tobytes()
+        if self._steps is None:
+            raise RuntimeError("no step was launched")
+        return self._steps.scores(ticket)
 
     def prefetch_adapter(self, adapter: AdapterReference) -> None:
         """Start to read an adapter's weights in the background; the step that uses it waits for them."""
@@ -150,58 +130,17 @@ class ScoringMixin:
         load = self._loads.pop(request.lora_int_id, None)
         return self._load_adapter_now(request) if load is None else load.result()
 
-    def _scheduler_output(self, step: Step, adapter: LoRARequest | None) -> SchedulerOutput:
-        """Return a step in the scheduler's words: all sequences are new requests, those of the last step are done."""
-        new_requests = [
-            NewRequestData(
-                req_id=f"step-sequence-{next(self._request_ids)}",
-                prompt_token_ids=sequence.token_ids.tolist(),
-                mm_features=[],
-                sampling_params=_NO_SAMPLING,
-                pooling_params=None,
-                block_ids=(list(sequence.block_ids),),
-                num_computed_tokens=sequence.n_computed,
-                lora_request=adapter,
-            )
-            for sequence in step.sequences
-        ]
-        n_new_tokens = {
-            request.req_id: len(sequence.token_ids) - sequence.n_computed
-            for request, sequence in zip(new_requests, step.sequences, strict=True)
-        }
-        finished, self._running = self._running, set(n_new_tokens)
-        return SchedulerOutput(
-            scheduled_new_reqs=new_requests,
-            scheduled_cached_reqs=CachedRequestData.make_empty(),
-            num_scheduled_tokens=n_new_tokens,
-            total_num_scheduled_tokens=sum(n_new_tokens.values()),
-            scheduled_spec_decode_tokens={},
-            scheduled_encoder_inputs={},
-            finished_req_ids=finished,
-            free_encoder_mm_hashes=[],
-            kv_cache_block_copies=[KVCacheBlockCopy(*copy) for copy in step.block_copies],
-        )
-
-    def _runner_rows(self, step: Step, request_ids: list[str]) -> npt.NDArray[np.int64]:
-        """Return the scored rows among the runner's hidden states; attention backends may reorder sequences."""
-        runner = self.model_runner
-        n_new = [len(sequence.token_ids) - sequence.n_computed for sequence in step.sequences]
-        planned_starts = np.concatenate(([0], np.cumsum(n_new)[:-1]))
-        positions = [runner.input_batch.req_id_to_index[request_id] for request_id in request_ids]
-        shifts = runner.query_start_loc.np[positions] - planned_starts
-        owners = np.searchsorted(planned_starts, step.score_rows, side="right") - 1
-        rows: npt.NDArray[np.int64] = (step.score_rows + shifts[owners]).astype(np.int64)
-        return rows
-
-
-@contextmanager
-def _without_sampling(model: Any) -> Iterator[None]:
-    """Keep the runner from projecting every sequence's last row onto the vocabulary for a sampler."""
-    model.compute_logits = lambda hidden: None
-    try:
-        yield
-    finally:
-        del model.compute_logits
+    def _use_adapter(self, adapter: AdapterReference | None) -> None:
+        """Put an adapter, or none, on the tokens of all steps to come until vLLM's scheduler sets another mapping."""
+        manager = getattr(self.model_runner, "lora_manager", None)
+        if manager is None:
+            return
+        requests = set() if adapter is None else {LoRARequest(*adapter)}
+        manager.set_active_adapters(requests, None)
+        slots = manager._adapter_manager
+        slots._last_mapping = None  # or vLLM would not set its own again
+        for wrapper in slots.punica_wrapper_mapping.values():
+            wrapper.use_slot(None if adapter is None else slots.lora_index_to_id.index(adapter[1]))
 
 
 class ScoringWorker(ScoringMixin, Worker):  # type: ignore[misc]  # vLLM is not typed for us
