@@ -71,7 +71,7 @@ def make_items(n_items: int) -> list[TokenisedItem]:
 
 @contextmanager
 def without_arithmetic(scorer: Any) -> Iterator[None]:
-    """Leave out what a device does: forward pass, projection and softmax return memory that is there; no block copies."""
+    """Leave out what a device does: forward pass, projection, softmax and copies of blocks."""
     import torch
 
     from transfergrid.engine.workers.steps import StepRunner

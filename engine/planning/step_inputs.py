@@ -27,6 +27,8 @@ class StepInputs(NamedTuple):
     """Shape [N, width], 0 beyond a sequence's blocks."""
     block_copies: Int64Array
     """Shape [2, C]: sources and destinations."""
+    new_blocks: Int64Array
+    """Blocks that the step is the first to write; some may be sources of its copies, which come before."""
     scored_rows: Int64Array
     """Shape [R]: every row that is scored once."""
     score_owners: Int64Array
@@ -63,7 +65,8 @@ def step_inputs(step: PackedStep, *, block_size: int, table_width: int, short_to
     np.cumsum(n_new, out=query_starts[1:])
     positions = np.arange(len(token_ids)) + np.repeat(n_computed - query_starts[:-1], n_new)
     table = np.zeros((len(n_new), table_width), dtype=np.int32)
-    table[np.arange(table_width) < n_blocks[:, None]] = block_ids
+    is_used = np.arange(table_width) < n_blocks[:, None]
+    table[is_used] = block_ids
     blocks, offsets = np.divmod(positions, block_size)
     blocks += np.repeat(np.arange(0, table.size, table_width), n_new)
     is_new_row = np.ones(len(score_rows), dtype=bool)
@@ -75,6 +78,7 @@ def step_inputs(step: PackedStep, *, block_size: int, table_width: int, short_to
         query_starts=query_starts,
         sequence_lengths=n_computed + n_new,
         block_table=table,
+        new_blocks=table[is_used & (np.arange(table_width) >= -(-n_computed // block_size)[:, None])].astype(np.int64),
         block_copies=np.ascontiguousarray(copies.T, dtype=np.int64),
         scored_rows=score_rows[is_new_row].astype(np.int64),
         score_owners=np.cumsum(is_new_row) - 1,

@@ -73,13 +73,16 @@ class Passes:
             async with self._turn:
                 try:
                     await engine.pause_generation(mode="wait", clear_cache=False)
-                    tickets: deque[int] = deque()
-                    for index in range(len(steps)):
-                        for step in steps[index + len(tickets) : index + N_IN_FLIGHT]:
-                            answers = await engine.collective_rpc("score_step", args=(step, adapter))
-                            tickets.append(_first_answer(answers))
-                        scores = await engine.collective_rpc("step_scores", args=(tickets.popleft(),))
-                        frames.put_nowait(pack_frame(SCORES, _first_answer(scores)))
+                    try:
+                        tickets: deque[int] = deque()
+                        for index in range(len(steps)):
+                            for step in steps[index + len(tickets) : index + N_IN_FLIGHT]:
+                                answers = await engine.collective_rpc("score_step", args=(step, adapter))
+                                tickets.append(_first_answer(answers))
+                            scores = await engine.collective_rpc("step_scores", args=(tickets.popleft(),))
+                            frames.put_nowait(pack_frame(SCORES, _first_answer(scores)))
+                    finally:  # the scheduler's requests get the same blocks
+                        await asyncio.shield(engine.collective_rpc("clear_spoilt_blocks"))
                 finally:
                     await asyncio.shield(engine.resume_generation())
         except Exception as error:

@@ -39,7 +39,8 @@ class ScoringMixin:
         check_vllm_version(vllm.__version__)
         end_with_server()
         name_decoder_weights()
-        current_platform.get_punica_wrapper = lambda: self.lora_class
+        lora_class = self.lora_class  # not self: what vLLM's platform keeps would keep the model alive
+        current_platform.get_punica_wrapper = lambda: lora_class
         super().load_model(*args, **kwargs)  # type: ignore[misc]
         self._loads, self._loader = {}, ThreadPoolExecutor(1, thread_name_prefix="adapter-loader")
         manager = getattr(self.model_runner, "lora_manager", None)
@@ -95,6 +96,14 @@ class ScoringMixin:
         if self._steps is None:
             raise RuntimeError("no step was launched")
         return self._steps.scores(ticket)
+
+    def clear_spoilt_blocks(self) -> bool:
+        """Set the whole KV cache to zero if a step left NaN or infinity there; return whether one did.
+
+        For the end of a pass in a server, whose scheduler hands the same blocks to other requests. No request may be
+        running, and no prefix may be kept.
+        """
+        return self._steps is not None and self._steps.clear_spoilt_blocks()
 
     def prefetch_adapter(self, adapter: AdapterReference) -> None:
         """Start to read an adapter's weights in the background; the step that uses it waits for them."""

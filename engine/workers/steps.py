@@ -33,6 +33,8 @@ class StepRunner:
         self._outcomes: list[bool | Exception] = [False] * N_IN_FLIGHT
         """Per set of buffers whether its step has scores, or what went wrong with it."""
         self._n_launched = 0
+        self._is_spoilt = torch.zeros((), dtype=torch.bool, device=runner.device)
+        """Whether a step left NaN or infinity in the KV cache, which attention multiplies by 0 in masked rows: NaN."""
 
     @torch.inference_mode()
     def launch(self, packed: bytes) -> int:
@@ -80,6 +82,8 @@ class StepRunner:
         runner = self._runner
         if inputs.block_copies.size:
             self.copy_blocks(*tensors["block_copies"])
+        if runner.device.type != "cpu" or self._is_spoilt:  # elsewhere asking would wait for the step before
+            self._clear_blocks(tensors["new_blocks"])
         with set_forward_context(
             self._attention_metadata(inputs, tensors),
             runner.vllm_config,
@@ -92,6 +96,7 @@ class StepRunner:
                 intermediate_tensors=None,
                 inputs_embeds=None,
             )
+        self._is_spoilt |= ~torch.isfinite(hidden).all()
         if not len(inputs.score_tokens):
             return torch.empty(0)
         return token_logprobs(
@@ -105,6 +110,21 @@ class StepRunner:
         """Copy whole KV blocks in every layer; no block is source and destination in one step."""
         for blocks in self._blocks:
             blocks.index_copy_(0, destinations, blocks.index_select(0, sources))
+
+    @torch.inference_mode()
+    def clear_spoilt_blocks(self) -> bool:
+        """Set the whole KV cache to zero if a step left NaN or infinity there; return whether one did."""
+        was_spoilt = bool(self._is_spoilt)
+        if was_spoilt:
+            self._is_spoilt.fill_(False)
+            for blocks in self._blocks:
+                blocks.zero_()
+        return was_spoilt
+
+    def _clear_blocks(self, numbers: torch.Tensor) -> None:
+        """Set some blocks of the KV cache to zero in all layers."""
+        for blocks in self._blocks:
+            blocks.index_fill_(0, numbers, 0)
 
     def _attention_metadata(self, inputs: StepInputs, tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
         """Have vLLM's builders make the metadata of every layer."""

@@ -70,6 +70,9 @@ class FakeEngine:
             return [sorted(adapter_modules(adapter))]
         if method == "step_scores":
             return [None, self.scores.pop(args[0])]
+        if method == "clear_spoilt_blocks":
+            self.calls.append("clear")
+            return [False]
         self.calls.append("step")
         await asyncio.sleep(self.step_s)
         if self.dies_after is not None:

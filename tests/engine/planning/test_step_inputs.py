@@ -61,6 +61,8 @@ def test_inputs_equal_what_loops_give(step: Step, short_tokens: int | None) -> N
         at += len(positions)
     assert inputs.query_starts[-1] == at == len(inputs.token_ids)
     assert inputs.block_copies.T.tolist() == [list(copy) for copy in step.block_copies]
+    first_written = [block for each in step.sequences for block in each.block_ids[-(-each.n_computed // 16) :]]
+    assert sorted(inputs.new_blocks.tolist()) == sorted(first_written)
     rows = inputs.scored_rows[inputs.score_owners]
     owners = np.searchsorted(inputs.query_starts, rows, side="right") - 1
     found = zip([order[owner] for owner in owners], inputs.positions[rows], inputs.score_tokens, strict=True)
