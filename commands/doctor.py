@@ -137,7 +137,7 @@ def _dtype_meaning(native: bool) -> str:
 
 
 def _memory() -> Finding:
-    free = available_memory_bytes("cpu") / GIB
+    free = available_memory_bytes() / GIB
     state: State = "ok" if free >= _MIN_MEMORY_GIB else "limited"
     return Finding("memory", f"{free:.1f} GiB free", state, f"{_MIN_MEMORY_GIB} GiB hold the bundled model with ease")
 

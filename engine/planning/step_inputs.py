@@ -56,10 +56,10 @@ def step_inputs(step: PackedStep, *, block_size: int, table_width: int, short_to
     if short_tokens is not None:
         kinds = np.where(n_computed == 0, 2, n_new > short_tokens)
         order = np.argsort(kinds, kind="stable")
-        rows, blocks = _gather(n_new, order), _gather(n_blocks, order)
-        new_row = np.empty_like(rows)
-        new_row[rows] = np.arange(len(rows))
-        token_ids, block_ids, score_rows = token_ids[rows], block_ids[blocks], new_row[score_rows]
+        rows = _gather(n_new, order)
+        new_rows = np.empty(len(rows), dtype=np.int32)
+        new_rows[rows] = np.arange(len(rows), dtype=np.int32)
+        token_ids, block_ids, score_rows = token_ids[rows], block_ids[_gather(n_blocks, order)], new_rows[score_rows]
         n_computed, n_new, n_blocks = n_computed[order], n_new[order], n_blocks[order]
     query_starts = np.zeros(len(n_new) + 1, dtype=np.int32)
     np.cumsum(n_new, out=query_starts[1:])
@@ -90,4 +90,5 @@ def _gather(counts: Int32Array, order: Int64Array) -> Int64Array:
     """Return the positions of all values, runs of the given lengths taken in another order."""
     starts = np.cumsum(counts) - counts
     taken = counts[order]
-    return np.arange(taken.sum()) + np.repeat(starts[order] - (np.cumsum(taken) - taken), taken)
+    positions: Int64Array = np.arange(taken.sum()) + np.repeat(starts[order] - (np.cumsum(taken) - taken), taken)
+    return positions

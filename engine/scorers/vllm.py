@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.adapters.applied import require_effect, require_modules
 from transfergrid.engine.adapters.folder import require_unchanged
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
+from transfergrid.engine.planning.answers import first_answer
 from transfergrid.engine.planning.packing import N_IN_FLIGHT, AdapterReference
 from transfergrid.engine.planning.planner import PlanLimits
 from transfergrid.engine.scorers.passes import PreparedSteps, prepare_steps, probe_step
@@ -79,14 +81,8 @@ class VllmScorer:
 
     def close(self) -> None:
         """Free the model."""
-        if self._llm is None:
-            return
-        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-
-        self._llm.llm_engine.engine_core.shutdown()
-        self._llm = None
-        gc.collect()
-        cleanup_dist_env_and_memory()
+        llm, self._llm = self._llm, None
+        close_llm(llm)
 
     def _score_pass(
         self, prepared: PreparedSteps, adapter: Adapter | None, number: int
@@ -135,5 +131,23 @@ class VllmScorer:
         """Call a method of all workers and return what the first one that has an answer says."""
         if self._llm is None:
             raise RuntimeError("the scorer is closed")
-        answers = self._llm.collective_rpc(method, args=arguments)
-        return next((answer for answer in answers if answer is not None), None)
+        return first_answer(self._llm.collective_rpc(method, args=arguments))
+
+
+def close_llm(llm: Any | None) -> None:
+    """End an engine and free what it holds; None is an engine that was ended already.
+
+    vLLM's Triton operators keep the addresses of every adapter slot for the life of the process, and with them the
+    slots: another model's slot at the same address would be read with their strides.
+    """
+    if llm is None:
+        return
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    operators = sys.modules.get("vllm.lora.ops.triton_ops.utils")
+    for name in ("_LORA_A_PTR_DICT", "_LORA_B_PTR_DICT"):
+        getattr(operators, name, {}).clear()
+    gc.collect()
+    cleanup_dist_env_and_memory()

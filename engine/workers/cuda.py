@@ -17,6 +17,8 @@ from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_worker import Worker
 
+from transfergrid.engine.interfaces import AdapterError
+from transfergrid.engine.planning.answers import hands_back_errors
 from transfergrid.engine.planning.packing import AdapterReference
 from transfergrid.engine.workers.decoder_names import name_decoder_weights
 from transfergrid.engine.workers.server_watch import end_with_server
@@ -42,12 +44,14 @@ class ScoringMixin:
         lora_class = self.lora_class  # not self: what vLLM's platform keeps would keep the model alive
         current_platform.get_punica_wrapper = lambda: lora_class
         super().load_model(*args, **kwargs)  # type: ignore[misc]
+        self.model_runner._dummy_sampler_run = lambda hidden_states: hidden_states  # nothing is sampled from it later
         self._loads, self._loader = {}, ThreadPoolExecutor(1, thread_name_prefix="adapter-loader")
         manager = getattr(self.model_runner, "lora_manager", None)
         if manager is not None:
             self._load_adapter_now = manager._load_adapter
             manager._load_adapter = self._take_loaded_adapter
 
+    @hands_back_errors
     def scoring_limits(self) -> dict[str, int]:
         """Return what a step may use: blocks of the KV cache, their size, sequences and tokens.
 
@@ -72,6 +76,7 @@ class ScoringMixin:
         """Return the number of token ids that the model takes."""
         return int(self.model_runner.model_config.get_vocab_size())
 
+    @hands_back_errors
     def score_step(self, packed: bytes, adapter: AdapterReference | None = None) -> int:
         """Launch one step and return the ticket of its scores; two steps may be in flight.
 
@@ -84,6 +89,7 @@ class ScoringMixin:
         self._use_adapter(adapter)
         return self._steps.launch(packed)
 
+    @hands_back_errors
     def step_scores(self, ticket: int) -> bytes | None:
         """Wait for a step and return the log-probabilities of its scores.
 
@@ -111,13 +117,21 @@ class ScoringMixin:
         if request.lora_int_id not in self._loads and request.lora_int_id not in self.list_loras():  # type: ignore[attr-defined]
             self._loads[request.lora_int_id] = self._loader.submit(self._load_adapter_now, request)
 
+    @hands_back_errors
     def adapter_modules(self, adapter: AdapterReference) -> list[str]:
         """Load an adapter and return the linear layers that carry non-zero weights of it, in the checkpoint's words.
 
         A layer that vLLM packs (``qkv_proj``) is named by its parts (``q_proj``, ...).
+
+        Raises:
+            AdapterError: If vLLM cannot load it.
         """
         request = LoRARequest(*adapter)
-        self.add_lora(request)  # type: ignore[attr-defined]
+        try:
+            self.add_lora(request)  # type: ignore[attr-defined]
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise AdapterError(f"vLLM cannot load adapter {request.lora_name!r}: {reason}; save it again") from error
         manager = self.model_runner.lora_manager._adapter_manager
         slot = manager.lora_index_to_id.index(request.lora_int_id)
         found = []

@@ -14,8 +14,8 @@ CPU_CHUNK_BYTES = 32 * 2**20
 CPU_PIECE_BYTES = 8 * 2**20
 """Float32 log-probabilities that exist at once on the CPU: memory that is used again, not mapped anew every time."""
 
-DEVICE_CHUNK_BYTES = 1 * 2**30
-"""Logits of one chunk on an accelerator, float32."""
+DEVICE_CHUNK_BYTES = 512 * 2**20
+"""Logits of one chunk on an accelerator, float32; ``scorers.sizes.SOFTMAX_BYTES`` leaves room for them, twice."""
 
 
 class ScoredRows(NamedTuple):
@@ -81,4 +81,8 @@ def token_logprobs(
 
 def _gather_logprobs(logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
     """Return the log-probabilities of tokens at rows of some logits, float32."""
+    if logits.is_cuda:
+        from transfergrid.engine.workers.softmax_cuda import gather_logprobs
+
+        return gather_logprobs(logits, rows, tokens)
     return torch.log_softmax(logits, dim=-1, dtype=torch.float32)[rows, tokens]

@@ -84,7 +84,7 @@ class SegmentedLora:
         """Lay the A of a layer's slices (q, k, v; gate, up) side by side: one product instead of several."""
         if len(layer.lora_a_stacked) > 1:
             joined = torch.cat(layer.lora_a_stacked, dim=2)
-            layer.lora_a_stacked = joined.split(layer.lora_a_stacked[0].shape[2], dim=2)
+            layer.lora_a_stacked = joined.chunk(len(layer.lora_a_stacked), dim=2)
             self._joined[joined.data_ptr()] = joined
 
     def add_lora_linear(

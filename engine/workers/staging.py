@@ -21,7 +21,7 @@ class Staging:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._is_pinned = device.type != "cpu"
-        self._event: Any = torch.cuda.Event() if device.type == "cuda" else None
+        self._event: Any = torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._inputs = self._inputs_on_device = self._host(0)
         self._scores = self._host(0)
         self._n_scores = 0

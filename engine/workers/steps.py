@@ -145,11 +145,22 @@ class StepRunner:
         )
         metadata = {}
         for group in self._runner.attn_groups[0]:
-            metadata.update(dict.fromkeys(group.layer_names, group.build_metadata(common)))
+            metadata.update(dict.fromkeys(group.layer_names, _build(group, common)))
         return metadata
+
+
+def _build(group: Any, common: CommonAttentionMetadata) -> Any:
+    """Return a group's metadata; vLLM 0.26 has no ``build_metadata`` yet, and asks the device for lengths not given."""
+    if hasattr(group, "build_metadata"):
+        return group.build_metadata(common)
+    common._seq_lens_cpu = common.seq_lens_cpu_upper_bound
+    return group.get_metadata_builder().build(0, common)
 
 
 def _block_views(kv_caches: list[torch.Tensor], n_blocks: int) -> list[torch.Tensor]:
     """Return the KV caches with one row per block, each memory once; layers may share theirs."""
-    views = {cache.data_ptr(): cache.unflatten(0, (n_blocks, -1)) for cache in kv_caches}
+    views = {
+        cache.data_ptr(): cache.unflatten(0, (n_blocks, -1))  # type: ignore[no-untyped-call]
+        for cache in kv_caches
+    }
     return list(views.values())

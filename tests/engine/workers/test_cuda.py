@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from transfergrid.engine.interfaces import AdapterError
+from transfergrid.engine.planning.answers import first_answer
 from transfergrid.engine.workers.cuda import ScoringMixin
 from transfergrid.grid import UserError
 
@@ -23,7 +25,7 @@ def worker() -> ScoringMixin:
 def test_several_groups_of_the_cache_are_refused(worker: ScoringMixin) -> None:
     worker.model_runner.kv_cache_config = SimpleNamespace(kv_cache_groups=[1, 2])
     with pytest.raises(UserError, match="KV cache has 2 groups of layers; expected 1"):
-        worker.scoring_limits()
+        first_answer([worker.scoring_limits()])
 
 
 def test_an_adapter_loaded_ahead_is_taken_once_then_loaded_anew(worker: ScoringMixin) -> None:
@@ -34,6 +36,15 @@ def test_an_adapter_loaded_ahead_is_taken_once_then_loaded_anew(worker: ScoringM
     request = SimpleNamespace(lora_int_id=5)
     assert worker._take_loaded_adapter(request) == "loaded ahead"
     assert worker._take_loaded_adapter(request) == "loaded now: 5"
+
+
+def test_an_adapter_that_vllm_cannot_load_is_an_adapters_error(worker: ScoringMixin) -> None:
+    def refuse(request: object) -> None:
+        raise ValueError("rank 64 is greater than\n  max_lora_rank 8.")
+
+    worker.add_lora = refuse  # type: ignore[attr-defined]
+    with pytest.raises(AdapterError, match=r"cannot load adapter '7-b': rank 64 is greater than max_lora_rank 8; save"):
+        first_answer([worker.adapter_modules(("7-b", 7, "/b"))])
 
 
 def test_a_planned_step_sets_the_slot_and_lets_vllm_set_its_own_mapping_again(worker: ScoringMixin) -> None:
