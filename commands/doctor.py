@@ -18,7 +18,13 @@ from rich.text import Text
 
 from transfergrid.commands.options import run_option
 from transfergrid.commands.output import make_console
-from transfergrid.engine.models.device import available_memory_bytes, has_native_bfloat16
+from transfergrid.engine.models.device import (
+    available_memory_bytes,
+    cuda_devices,
+    engine_device_type,
+    has_native_bfloat16,
+)
+from transfergrid.grid import UserError
 
 GIB = 2**30
 HUB_HOST = ("huggingface.co", 443)
@@ -121,8 +127,8 @@ def _device() -> Finding:
         return Finding("device", "unknown without torch", "missing", "run 'make install'")
     import torch
 
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name(0)
+    if engine_device_type() == "cuda":
+        name = ", ".join(dict.fromkeys(device.name for device in cuda_devices()))
         native = has_native_bfloat16("cuda")
         return Finding("GPU", name, "ok" if native else "limited", _dtype_meaning(native))
     native = has_native_bfloat16("cpu")
@@ -160,14 +166,27 @@ def _hub() -> Finding:
 
 @click.command()
 @run_option
-def doctor(run_dir: Path) -> None:
+@click.option("--selftest", is_flag=True, help="Also score bundled items in every way and compare with transformers.")
+@click.option("--items", default=8, show_default=True, type=click.IntRange(min=1), help="Items of the selftest.")
+def doctor(run_dir: Path, selftest: bool, items: int) -> None:
     """Say what of this machine serves training and scoring.
 
     \b
-    Example:
+    Examples:
       grid doctor
+      grid doctor --selftest
     """
-    report = examine(run_dir)
-    make_console().print(report)
+    console, report = make_console(), examine(run_dir)
+    console.print(report)
     if not report.can_score:
         sys.exit(1)
+    if selftest:
+        from transfergrid.engine.evaluation.selftest import run_selftest
+
+        result = run_selftest(items)
+        console.print(result)
+        if not result.is_passed:
+            raise UserError(
+                "the planned way did not pass the selftest; score with --engine public, which needs none of our "
+                "workers, and report this with the tables above"
+            )
