@@ -8,15 +8,16 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.table import Table
 from rich.text import Text
 
 from transfergrid.commands.options import run_option
+<<<<<<< HEAD
 from transfergrid.commands.output import make_console
 from transfergrid.engine.models.device import (
     available_memory_bytes,
@@ -25,6 +26,13 @@ from transfergrid.engine.models.device import (
     has_native_bfloat16,
 )
 from transfergrid.grid import UserError
+=======
+from transfergrid.commands.output import make_console, print_report
+from transfergrid.engine.models.device import available_memory_bytes, has_native_bfloat16
+>>>>>>> main
+
+if TYPE_CHECKING:
+    import polars as pl
 
 GIB = 2**30
 HUB_HOST = ("huggingface.co", 443)
@@ -68,6 +76,16 @@ class DoctorReport:
             state = f"[{colours[finding.state]}]{finding.state}[/]"
             table.add_row(Text(finding.subject), Text(finding.found), state, Text(finding.meaning))
         return table
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row per finding."""
+        import polars as pl
+
+        return pl.DataFrame(self.as_json())
+
+    def as_json(self) -> list[dict[str, str]]:
+        """Return one object per finding."""
+        return [asdict(finding) for finding in self.findings]
 
 
 def examine(folder: Path) -> DoctorReport:
@@ -176,8 +194,13 @@ def doctor(run_dir: Path, selftest: bool, items: int) -> None:
       grid doctor
       grid doctor --selftest
     """
+<<<<<<< HEAD
     console, report = make_console(), examine(run_dir)
     console.print(report)
+=======
+    report = examine(run_dir)
+    print_report(make_console(), report)
+>>>>>>> main
     if not report.can_score:
         sys.exit(1)
     if selftest:
