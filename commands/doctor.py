@@ -17,8 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from transfergrid.commands.options import run_option
-<<<<<<< HEAD
-from transfergrid.commands.output import make_console
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.engine.models.device import (
     available_memory_bytes,
     cuda_devices,
@@ -26,10 +25,6 @@ from transfergrid.engine.models.device import (
     has_native_bfloat16,
 )
 from transfergrid.grid import UserError
-=======
-from transfergrid.commands.output import make_console, print_report
-from transfergrid.engine.models.device import available_memory_bytes, has_native_bfloat16
->>>>>>> main
 
 if TYPE_CHECKING:
     import polars as pl
@@ -194,13 +189,8 @@ def doctor(run_dir: Path, selftest: bool, items: int) -> None:
       grid doctor
       grid doctor --selftest
     """
-<<<<<<< HEAD
     console, report = make_console(), examine(run_dir)
-    console.print(report)
-=======
-    report = examine(run_dir)
-    print_report(make_console(), report)
->>>>>>> main
+    print_report(console, report)
     if not report.can_score:
         sys.exit(1)
     if selftest:
