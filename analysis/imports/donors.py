@@ -13,6 +13,7 @@ from transfergrid.store.files import write_atomically
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import IMPORTED_SCHEMA, SE_OF_SEEDS, refuse_duplicates
 from transfergrid.store.scores import regime_expr
+from transfergrid.wording import one_line
 
 NORM_TASKS = ("arc_challenge", "hellaswag")
 """Tasks whose score is acc_norm; the others' is acc."""
@@ -75,7 +76,7 @@ def _read_csv(csv: Path) -> pl.DataFrame:
     except FileNotFoundError as error:
         raise UserError(f"no table at {str(csv)!r}; give the path of the downloaded CSV file") from error
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{str(csv)!r} cannot be read as CSV: {error}") from error
+        raise UserError(f"{str(csv)!r} cannot be read as CSV: {one_line(error)}") from error
 
 
 def _check_columns(csv: Path, raw: pl.DataFrame) -> None:
