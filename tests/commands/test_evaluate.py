@@ -154,11 +154,11 @@ def test_ctrl_c_ends_with_a_message_and_keeps_what_is_finished(run: RunFolder, t
     script = (
         "import sys, time\n"
         "from tests.engine.sweeps import FakeBackend\n"
-        "from transfergrid.engine import backends, fake\n"
+        "from transfergrid.engine.scorers import fake, multi_lora\n"
         "def slow(item, choice, adapter):\n"
         "    time.sleep(0.02 if adapter is None else 0.5)\n"
         "    return fake.hashed_loglikelihood(item, choice, adapter)\n"
-        "backends.MultiLora = lambda config: FakeBackend(slow)\n"
+        "multi_lora.MultiLora = lambda config: FakeBackend(slow)\n"
         "from transfergrid.cli import main\n"
         "main(sys.argv[1:])\n"
     )

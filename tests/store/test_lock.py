@@ -15,7 +15,7 @@ from transfergrid.grid import UserError
 from transfergrid.store.lock import HOLDER_FILE, hold_run_folder
 
 HOLD = (
-    "import sys, time, pathlib; from transfergrid.engine.run_lock import hold_run_folder\n"
+    "import sys, time, pathlib; from transfergrid.store.lock import hold_run_folder\n"
     "with hold_run_folder(pathlib.Path(sys.argv[1]), 'grid eval'):\n"
     "    print('held', flush=True); time.sleep(60)"
 )

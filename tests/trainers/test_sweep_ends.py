@@ -73,7 +73,7 @@ def test_folders_that_cannot_be_made_are_told_in_one_sentence(blocked: str, conf
 
 def test_two_sweeps_in_one_folder_are_refused(config: GridConfig, tmp_path: Path) -> None:
     code = (
-        "from pathlib import Path; from transfergrid.engine.run_lock import hold_run_folder; import sys\n"
+        "from pathlib import Path; from transfergrid.store.lock import hold_run_folder; import sys\n"
         f"with hold_run_folder(Path({str(tmp_path)!r}), 'x'): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

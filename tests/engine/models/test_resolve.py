@@ -34,7 +34,7 @@ def bundled_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         left_over = cache / "models" / f".smollm2-135m-instruct-{bundled._GGUF_SHA256[:8]}-1.building.old"
         left_over.mkdir(parents=True)
         (left_over / "model.safetensors").write_bytes(b"half")
-        code = f"from transfergrid.engine.models import resolve_model; print(resolve_model({BUNDLED!r}))"
+        code = f"from transfergrid.engine.models.resolve import resolve_model; print(resolve_model({BUNDLED!r}))"
         both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
         folders = {process.communicate(timeout=300)[0].strip() for process in both}
         assert [process.returncode for process in both] == [0, 0]

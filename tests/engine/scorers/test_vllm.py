@@ -171,11 +171,11 @@ def test_an_adapter_whose_file_is_not_what_is_applied_is_refused(
     broken, silent = replace(adapters[0], name="broken"), replace(adapters[-1], name="silent")
     monkeypatch.setattr(scorer, "_proven", set())
     with monkeypatch.context() as patch:
-        patch.setattr("transfergrid.engine.scorers.vllm.is_null_adapter", lambda adapter: True)
+        patch.setattr("transfergrid.engine.adapters.applied.is_null_adapter", lambda adapter: True)
         with pytest.raises(AdapterError, match="'broken' changes the scores of a probe"):
             loglikelihoods(scorer, random_items(8, 1), broken)
     with monkeypatch.context() as patch:
-        patch.setattr("transfergrid.engine.scorers.vllm.is_null_adapter", lambda adapter: False)
+        patch.setattr("transfergrid.engine.adapters.applied.is_null_adapter", lambda adapter: False)
         with pytest.raises(AdapterError, match="'silent' does not change the scores of a probe"):
             loglikelihoods(scorer, random_items(8, 1), silent)
 

@@ -67,7 +67,7 @@ def test_another_version_is_refused_with_a_sentence(version: str) -> None:
 @pytest.fixture
 def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep settings from being changed by what a GPU of this machine has free."""
-    monkeypatch.setattr("transfergrid.engine.scorers.vllm.device_type", lambda: "cpu")
+    monkeypatch.setattr("transfergrid.engine.scorers.launch.device_type", lambda: "cpu")
 
 
 @pytest.mark.usefixtures("on_a_cpu")

@@ -130,7 +130,7 @@ def test_the_command_names_the_model_our_workers_and_the_guard(tiny_llama: Path,
 
 def test_settings_reach_the_command(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "transfergrid.engine.scorers.vllm.device_type", lambda: "cpu"
+        "transfergrid.engine.scorers.launch.device_type", lambda: "cpu"
     )  # a GPU's share depends on its memory
     monkeypatch.setattr(serve, "check_engine_settings", lambda arguments: None)  # vLLM takes fp8 with bfloat16 only
     engine = EngineConfig(
@@ -201,7 +201,7 @@ def test_it_becomes_the_server(tiny_llama: Path, tmp_path: Path, monkeypatch: py
     assert called == [(sys.executable, found.arguments, environment)]
 
 
-WATCHER = "from transfergrid.engine.server_watch import end_with_server as end; import time; end(); print('on', flush=True); time.sleep(60)"
+WATCHER = "from transfergrid.engine.workers.server_watch import end_with_server as end; import time; end(); print('on', flush=True); time.sleep(60)"
 
 
 def test_a_worker_ends_with_its_server() -> None:

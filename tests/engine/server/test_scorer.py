@@ -176,7 +176,7 @@ def test_an_adapter_with_other_weights_on_the_server_is_refused(scorer: ServerSc
 def test_an_adapter_that_changes_nothing_is_refused(
     scorer: ServerScorer, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transfergrid.engine.scorers.vllm.is_null_adapter", lambda adapter: True)
+    monkeypatch.setattr("transfergrid.engine.adapters.applied.is_null_adapter", lambda adapter: True)
     with pytest.raises(AdapterError, match="changes the scores of a probe"):
         scores(scorer, items_of(1), adapters[0])
 
