@@ -8,7 +8,7 @@ import polars as pl
 
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.scores import check_schema, damaged
+from transfergrid.store.scores import UNREADABLE, check_contents, check_schema, damaged
 
 NOISE_FLOOR_SCHEMA = pl.Schema(
     {
@@ -68,6 +68,7 @@ def read_imported(run: RunFolder) -> pl.DataFrame:
 
 
 def _read_all(paths: list[Path], schema: pl.Schema, name: str, n_keys: int) -> pl.DataFrame:
+    check_contents(paths)
     for path in paths:
         check_schema(path, schema)
     if not paths:
@@ -81,7 +82,7 @@ def _read_all(paths: list[Path], schema: pl.Schema, name: str, n_keys: int) -> p
 def _read_one(path: Path, schema: pl.Schema) -> pl.DataFrame:
     try:
         return pl.read_parquet(path, columns=schema.names())
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         raise damaged(path, error) from error
 
 

@@ -19,7 +19,7 @@ from transfergrid.config.settings import GridConfig
 from transfergrid.store.data_manifest import read_manifest
 from transfergrid.store.files import hash_files
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.scores import score_parts
+from transfergrid.store.scores import UNREADABLE, score_parts
 from transfergrid.wording import count as counted
 
 ANALYSIS_PACKAGES = ("transfergrid", "polars", "numpy", "scipy", "statsmodels", "lang2vec")
@@ -125,7 +125,7 @@ def _footer(path: Path) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(pl.read_parquet_metadata(path)[_FOOTER])
         return found if {"origin", "key_parts", "cells"} <= found.keys() else None
-    except (OSError, ValueError, KeyError, AttributeError, pl.exceptions.PolarsError):
+    except (*UNREADABLE, ValueError, KeyError, AttributeError):
         return None
 
 

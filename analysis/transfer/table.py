@@ -23,7 +23,14 @@ from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import read_imported, read_noise_floor
-from transfergrid.store.scores import find_unreadable, regime_expr, scan_scores, score_parts
+from transfergrid.store.scores import (
+    UNREADABLE,
+    check_contents,
+    find_unreadable,
+    regime_expr,
+    scan_scores,
+    score_parts,
+)
 
 NO_MODEL = "no adapter scores of this model in the store"
 
@@ -40,10 +47,11 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
         UserError: If a file is unusable, rows are there twice, or a model is both scored and imported.
     """
     parts = score_parts(run)
+    check_contents(parts)
     scores = scan_scores(parts)
     try:
         observations = list(observe(scores))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         fault = find_unreadable(parts)
         if fault is None:
             raise

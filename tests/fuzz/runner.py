@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import pkgutil
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +100,7 @@ def try_input(reader: Reader, content: bytes) -> None:
     reader.n_tried += 1
     start = time.process_time()
     fault = None
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         try:
             reader.read(content, Path(folder))
         except UserError as error:
@@ -115,6 +117,19 @@ def try_input(reader: Reader, content: bytes) -> None:
         fault = f"it took {wall:.1f} s"
     if fault is not None:
         raise BrokenError(f"{_keep(reader.name, content)}: {fault[:_SHOWN]}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Polars' panics say of themselves off the terminal; the exception is what counts."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _keep(name: str, content: bytes) -> Path:
