@@ -9,9 +9,8 @@ import polars as pl
 from transfergrid.analysis.imports.report import ImportReport, summarise_import
 from transfergrid.analysis.records import KEY
 from transfergrid.grid import Cell, UserError
-from transfergrid.store.files import write_atomically
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.imported import IMPORTED_SCHEMA, SE_OF_SEEDS, refuse_duplicates
+from transfergrid.store.imported import IMPORTED_SCHEMA, SE_OF_SEEDS, refuse_duplicates, write_import
 from transfergrid.store.scores import regime_expr
 from transfergrid.wording import one_line
 
@@ -47,7 +46,7 @@ _DELTA_TOLERANCE_PP = 0.01
 
 
 def import_donors(csv: Path, run: RunFolder) -> ImportReport:
-    """Read the study's table of results into ``imported/donors.parquet``; a second import replaces the first.
+    """Read the study's table of results into ``imported/donors.CHECKSUM.parquet``; a second import replaces the first.
 
     The score of a cell is acc_norm for ARC and HellaSwag (the table's ``norm`` columns) and acc elsewhere.
 
@@ -64,9 +63,8 @@ def import_donors(csv: Path, run: RunFolder) -> ImportReport:
     table = _convert(csv, raw)
     refuse_duplicates(table, list(KEY), f"table {str(csv)!r}")
     _check_rows(csv, table)
-    path = run.imported / "donors.parquet"
     imported = table.select(IMPORTED_SCHEMA.names()).sort(KEY)
-    write_atomically(path, imported.write_parquet)
+    path = write_import(run.imported, "donors", imported)
     return summarise_import(path, imported, "aggregates")
 
 
