@@ -11,6 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+import polars.selectors
+
 from transfergrid.grid import UserError
 
 
@@ -102,6 +105,14 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: UTF-8, two blanks of indentation, a newline at the end."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def csv_text(table: pl.DataFrame) -> str:
+    """Return a table as CSV; text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    text = pl.selectors.string()
+    return table.with_columns(
+        pl.when(text.str.contains(r"^[=+\-@\t\r]")).then("'" + text).otherwise(text).name.keep()
+    ).write_csv()
 
 
 def hash_text(*parts: str) -> str:

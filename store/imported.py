@@ -95,7 +95,46 @@ def read_imported(run: RunFolder) -> pl.DataFrame:
     Raises:
         UserError: If a file cannot be read, has another schema, or a (model, source, target) stands there twice.
     """
-    return _read_all(sorted(run.imported.glob("*.parquet")), IMPORTED_SCHEMA, "imported table", 7)
+    found = _read_all(sorted(run.imported.glob("*.parquet")), IMPORTED_SCHEMA, "imported table", 7)
+    check_numbers(f"an imported table below {str(run.imported)!r}", found)
+    return rounded(found)
+
+
+_BOUNDS = {
+    "base_score": (0.0, 1.0),
+    "adapter_score": (0.0, 1.0),
+    "delta_pp": (-100.0, 100.0),
+    "delta_sd_pp": (0.0, 100.0),
+    "se_pp": (0.0, 100.0),
+    "n_seeds": (1.0, 1e6),
+    "size_b": (0.0, 1e6),
+}
+"""Least and greatest value of the numbers of IMPORTED_SCHEMA."""
+
+
+def check_numbers(where: str, table: pl.DataFrame) -> None:
+    """Refuse numbers that cannot be: scores in percent, negative standard errors, half seeds, infinity.
+
+    Raises:
+        UserError: Names the first such row with its value and what is accepted.
+    """
+    for name, (low, high) in _BOUNDS.items():
+        value = pl.col(name).cast(pl.Float64)
+        wrong = table.filter(~value.is_between(low, high) | value.is_nan() | ((value % 1 != 0) & (name == "n_seeds")))
+        if wrong.height:
+            row = wrong.row(0, named=True)
+            kind = "whole number" if name == "n_seeds" else "number"
+            raise UserError(
+                f"{where}: {name} of model {row['model']!r}, {row['source_task']}-{row['source_language']} to "
+                f"{row['target_task']}-{row['target_language']} is {row[name]}; expected a {kind} from {low:g} to "
+                f"{high:g}"
+            )
+
+
+def rounded(table: pl.DataFrame) -> pl.DataFrame:
+    """Return imported rows with deltas and errors to 9 digits: 1.85e-15 is a zero that was computed in binary."""
+    names = ("delta_pp", "delta_sd_pp", "se_pp")
+    return table.with_columns(pl.col(names).round(9) + 0.0)  # no -0.0
 
 
 def read_remarks(run: RunFolder) -> pl.DataFrame:

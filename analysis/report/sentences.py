@@ -10,6 +10,7 @@ import polars as pl
 from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.regimes import SEEDS_ONLY, seeds_only
+from transfergrid.analysis.tables.remarks import remark_lines
 from transfergrid.analysis.tables.roles import HUB, why_unlabelled
 from transfergrid.analysis.tables.variance import CROSSED, NESTED, RESIDUAL
 from transfergrid.config.settings import AnalysisConfig
@@ -115,6 +116,8 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
         ]
     if missing := _missing(tables):
         found.append(Finding("What is missing?", missing))
+    if lines := remark_lines(tables.transfer):
+        found.append(Finding("What else must be known?", ". ".join(lines) + "."))
     return found
 
 

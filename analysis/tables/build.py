@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import polars as pl
 from threadpoolctl import threadpool_limits
@@ -14,6 +14,7 @@ from transfergrid.analysis.tables.consistency import consistency_tables
 from transfergrid.analysis.tables.distance import distance_tables
 from transfergrid.analysis.tables.matrices import language_matrix_table, matrix_table
 from transfergrid.analysis.tables.regimes import regime_table
+from transfergrid.analysis.tables.remarks import remark_lines, with_remark
 from transfergrid.analysis.tables.roles import role_table
 from transfergrid.analysis.tables.variance import variance_table
 from transfergrid.analysis.transfer.table import NO_MODEL, read_transfer
@@ -114,7 +115,9 @@ def tables_from(transfer: Transfer, settings: AnalysisConfig, *, on_progress: Pr
     draws = resample_deltas(transfer.rows, transfer.items, settings)
     # the matrices are small from here on: more BLAS threads only wait for each other, on a busy machine for minutes
     with threadpool_limits(limits=1, user_api="blas"):
-        return _tables_from_draws(transfer, draws, settings, report)
+        tables = _tables_from_draws(transfer, draws, settings, report)
+    lines = remark_lines(transfer.rows)
+    return replace(tables, **{name: with_remark(table, lines) for name, table in tables.named()})
 
 
 def _tables_from_draws(

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.regimes import SEEDS_ONLY, seeds_only
+from transfergrid.analysis.tables.remarks import remark_lines
 from transfergrid.analysis.tables.roles import FRAGILE, HUB, why_unlabelled
 from transfergrid.analysis.tables.variance import CROSSED, NESTED
 from transfergrid.analysis.terminal.table_view import reasons_view
@@ -31,7 +32,7 @@ def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
         _roles(tables.roles),
         Text("\n".join([*_labels(tables.roles), ""])),
         Text("\n".join([*_variance(tables.variance), *_agreement(tables.consistency), *_distance(tables.distance)])),
-        Text("\n".join(_missing(tables))),
+        Text("\n".join(_reservations(tables))),
     ]
     return Group(*parts)
 
@@ -198,10 +199,9 @@ def _distance(distance: pl.DataFrame) -> list[str]:
     return lines
 
 
-def _missing(tables: AnalysisTables) -> list[str]:
-    if tables.missing.is_empty():
-        return []
-    return [f"Missing: {line}" for line in reasons_view(tables.missing)]
+def _reservations(tables: AnalysisTables) -> list[str]:
+    lines = [] if tables.missing.is_empty() else [f"Missing: {line}" for line in reasons_view(tables.missing)]
+    return [*lines, *(f"Remark: {line}." for line in remark_lines(tables.transfer))]
 
 
 def format_pp(value: float | None) -> str:

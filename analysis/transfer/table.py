@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from transfergrid.analysis.records import KEY, ItemBlock, Transfer
+from transfergrid.analysis.records import KEY, ROW, ItemBlock, Transfer
 from transfergrid.analysis.statistics.significance import (
     PairedSums,
     crossed_standard_error,
@@ -22,7 +22,7 @@ from transfergrid.analysis.transfer.pairing import merge_blocks, observe
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.imported import read_imported, read_noise_floor
+from transfergrid.store.imported import check_names, read_imported, read_noise_floor, read_remarks
 from transfergrid.store.scores import (
     UNREADABLE,
     check_contents,
@@ -58,6 +58,7 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
         raise fault from error
     blocks = merge_blocks([block for each in observations for block in each.blocks])
     by_seed = transfer_by_seed([each.rows for each in observations], config, read_noise_floor(run))
+    check_names(run.scores, by_seed)
     imported = read_imported(run)
     if both := sorted(set(by_seed["model"]) & set(imported["model"])):
         raise UserError(
@@ -65,6 +66,7 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
         )
     rows = pl.concat([_average_seeds(by_seed, blocks), transfer_from_imported(imported)], how="diagonal")
     unscored = _unscored_models(by_seed, config)
+    by_seed = by_seed.join(read_remarks(run), on=list(KEY), how="left", validate="m:1").sort(ROW)
     return Transfer(by_seed, _finish(rows, imported, run, config), blocks, unscored)
 
 
@@ -161,6 +163,7 @@ _COLUMNS = (
     "p_method",
     "n_flips_noise_floor",
     "reason",
+    "remark",
 )
 
 
@@ -168,7 +171,9 @@ def _finish(rows: pl.DataFrame, imported: pl.DataFrame, run: RunFolder, config: 
     traits = _traits(rows, imported, config)
     languages = sorted({*rows["source_language"], *rows["target_language"]})
     families = {language: language_family(language) for language in languages}
-    frame = rows.join(traits, on="model", how="left", validate="m:1").with_columns(
+    remarks = read_remarks(run)
+    frame = rows.join(remarks, on=list(KEY), how="left", validate="1:1")
+    frame = frame.join(traits, on="model", how="left", validate="m:1").with_columns(
         regime=regime_expr(),
         construction=construction_expr(rows, run, config),
         source_language_family=pl.col("source_language").replace_strict(families, return_dtype=pl.String),
