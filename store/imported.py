@@ -177,9 +177,10 @@ def check_names(path: Path, frame: pl.DataFrame) -> None:
     for side in ("source", "target"):
         names = [f"{side}_task", f"{side}_language"]
         for task, language in frame.select(names).unique().iter_rows() if set(names) <= set(frame.columns) else ():
-            if task is None or language is None:
+            if task is not None and language is not None:
+                Cell(task, language)
+            elif "source" not in frame.columns:  # else it may be a source of no single cell
                 raise UserError(f"{str(path)!r} has a row without {side}; import it again")
-            Cell(task, language)
 
 
 def _read_one(path: Path, schema: pl.Schema) -> pl.DataFrame:

@@ -21,7 +21,7 @@ from transfergrid.store.imported import (
     rounded,
     write_import,
 )
-from transfergrid.store.scores import UNREADABLE, regime_expr
+from transfergrid.store.scores import UNREADABLE, with_regime
 from transfergrid.wording import one_line
 
 NORM_TASKS = ("arc_challenge", "hellaswag")
@@ -149,7 +149,8 @@ def _check_rows(csv: Path, table: pl.DataFrame) -> None:
     for source_task, target_task, source_language, target_language in cells.iter_rows():
         Cell(source_task, source_language)
         Cell(target_task, target_language)
-    wrong = table.with_columns(expected=regime_expr()).filter(pl.col("regime") != pl.col("expected"))
+    expected = with_regime(table.drop("regime"))["regime"]
+    wrong = table.with_columns(expected=expected).filter(pl.col("regime") != pl.col("expected"))
     if wrong.height:
         row = wrong.row(0, named=True)
         raise UserError(f"{_row_name(csv, row)} says regime {row['regime']!r}; its cells make it {row['expected']!r}")

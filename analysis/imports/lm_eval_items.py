@@ -11,7 +11,7 @@ import polars as pl
 from transfergrid.analysis.imports.lm_eval_results import Result
 from transfergrid.analysis.imports.lm_eval_samples import Answer, read_answers
 from transfergrid.grid import UserError
-from transfergrid.store.scores import SCORE_SCHEMA
+from transfergrid.store.scores import SCORE_SCHEMA, source_columns
 
 
 @dataclass(slots=True)
@@ -79,8 +79,7 @@ def _row(result: Result, answer: Answer) -> dict[str, object]:
     return {
         "model": result.model,
         "seed": result.seed,
-        "source_task": result.source.cell.task if result.source.cell else None,
-        "source_language": result.source.cell.language if result.source.cell else None,
+        **source_columns(result.source),
         "target_task": result.target.task,
         "target_language": result.target.language,
         "item_id": answer.item_id,

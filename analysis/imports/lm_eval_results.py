@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transfergrid.analysis.imports.lm_eval_conditions import read_conditions
-from transfergrid.grid import Cell, Source, UserError
+from transfergrid.grid import BASE, Cell, Source, UserError
 from transfergrid.store.json_text import read_json
 from transfergrid.wording import one_line
 
@@ -133,7 +133,7 @@ def adapter_source(arguments: Mapping[str, Any]) -> Adapter:
             "control characters"
         )
     if not path:
-        return Adapter(base.rstrip("/"), None, None, Source())
+        return Adapter(base.rstrip("/"), None, None, BASE)
     folder = Path(str(path))
     try:
         cell = Cell.parse(folder.name)
@@ -142,7 +142,8 @@ def adapter_source(arguments: Mapping[str, Any]) -> Adapter:
             f"adapter folder {str(path)!r} does not say what it was trained on: {error}; name it TASK-LANG"
         ) from error
     seed = re.fullmatch(r"s([0-9]{1,18})", folder.parent.name)
-    return Adapter(base.rstrip("/"), str(path), int(seed[1]) if seed else UNKNOWN_SEED, Source(cell))
+    number = int(seed[1]) if seed else UNKNOWN_SEED
+    return Adapter(base.rstrip("/"), str(path), number, Source.of(cell, number))
 
 
 def parse_arguments(raw: str | Mapping[str, Any] | None) -> dict[str, Any]:
