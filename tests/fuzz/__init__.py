@@ -11,6 +11,6 @@ has to know of it::
         (folder / "adapter_config.json").write_bytes(content)  # the folder is empty and removed afterwards
         read_adapter_config(folder)  # may return anything, or raise a UserError
 
-An input holds if ``read`` returns, or raises a `UserError` of one line without control characters, within two seconds
+A reader whose message lists several faults, one a line, says ``SEVERAL_LINES = True``. An input holds if ``read`` returns, or raises a `UserError` of one line without control characters, within two seconds
 of processor time.
 """

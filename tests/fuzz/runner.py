@@ -37,6 +37,8 @@ class Reader:
     name: str
     contents: st.SearchStrategy[bytes]
     read: Callable[[bytes, Path], object]
+    several_lines: bool = False
+    """Whether a message lists several faults, one a line."""
     n_tried: int = 0
     n_refused: int = 0
     """Inputs that ended in one sentence."""
@@ -50,7 +52,12 @@ def find_readers(names: Sequence[str] = ()) -> list[Reader]:
     modules = {name.removeprefix(_PREFIX): importlib.import_module(f"tests.fuzz.{name}") for name in found}
     if unknown := sorted(set(names) - modules.keys()):
         raise UserError(f"no reader {unknown[0]!r}; expected some of {sorted(modules)}")
-    return [Reader(name, each.CONTENTS, each.read) for name, each in modules.items() if not names or name in names]
+    lines = {name: getattr(each, "SEVERAL_LINES", False) for name, each in modules.items()}
+    return [
+        Reader(name, each.CONTENTS, each.read, lines[name])
+        for name, each in modules.items()
+        if not names or name in names
+    ]
 
 
 def fuzz(readers: Sequence[Reader], seconds: float, *, first_seed: int | None = None) -> None:
@@ -106,7 +113,7 @@ def try_input(reader: Reader, content: bytes) -> None:
         except UserError as error:
             reader.n_refused += 1
             text = str(error)
-            if not text or not text.isprintable():
+            if not text or not (text.replace("\n", "") if reader.several_lines else text).isprintable():
                 fault = f"the sentence has line breaks or control characters: {text!r}"
         except KeyboardInterrupt:
             raise
