@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from transfergrid.analysis.tables.reference import render_tables
 from transfergrid.cli import main
 from transfergrid.config.text import render_reference
 
@@ -16,6 +17,10 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 def test_the_configuration_reference_is_up_to_date() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == render_reference()
+
+
+def test_the_list_of_tables_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "tables.md").read_text(encoding="utf-8") == render_tables()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
