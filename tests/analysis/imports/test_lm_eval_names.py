@@ -1,7 +1,7 @@
 import pytest
 
 from tests.analysis.imports.test_lm_eval import MODEL
-from transfergrid.analysis.imports.lm_eval_results import adapter_source, parse_arguments, task_cell
+from transfergrid.analysis.imports.lm_eval_names import adapter_source, parse_arguments, task_cell
 from transfergrid.grid import Cell, Source, UserError
 
 
