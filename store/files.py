@@ -9,12 +9,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import polars as pl
-import polars.selectors
+from typing import TYPE_CHECKING, Any
 
 from transfergrid.grid import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class WriteError(UserError, OSError):
@@ -109,7 +109,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def csv_text(table: pl.DataFrame) -> str:
     """Return a table as CSV; text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    text = pl.selectors.string()
+    import polars as pl  # late: commands that show no table start without it
+    from polars import selectors
+
+    text = selectors.string()
     return table.with_columns(
         pl.when(text.str.contains(r"^[=+\-@\t\r]")).then("'" + text).otherwise(text).name.keep()
     ).write_csv()

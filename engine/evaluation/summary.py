@@ -87,6 +87,10 @@ class EvaluationReport:
             "unscored": self.unscored.to_dicts(),
         }
 
+    def rows(self) -> pl.DataFrame:
+        """Return the baselines."""
+        return self.baselines
+
     def __rich__(self) -> RenderableType:
         """Render as tables, one of baselines per model, then what is missing."""
         models = self.baselines["model"].unique(maintain_order=True).to_list()
