@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
+from pydantic import TypeAdapter, ValidationError
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from transfergrid.store.json_text import JsonError, read_json
 
 MANIFEST = "manifest.json"
 
@@ -65,8 +67,8 @@ class DataManifest:
 def read_manifest(folder: Path) -> DataManifest | None:
     """Return the manifest of a data folder, None if there is none or it is of another form."""
     try:
-        return DataManifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return TypeAdapter(DataManifest).validate_python(read_json(folder / MANIFEST))
+    except (JsonError, ValidationError):
         return None
 
 

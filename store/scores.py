@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +13,13 @@ import polars as pl
 
 from transfergrid.grid import BASE_KIND, BASELINE_NAME, CELL_KIND, Cell, Source, UserError, regime_by_kind
 from transfergrid.store.folder import RunFolder
+from transfergrid.wording import one_line
+
+UNREADABLE = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What Polars raises where a file is damaged; a panic is no `Exception`."""
+
+CHECKSUM_LENGTH = 16
+_NAMED_CHECKSUM = re.compile(rf".*\.([0-9a-f]{{{CHECKSUM_LENGTH}}})\.parquet")
 
 SCORE_SCHEMA = pl.Schema(
     {
@@ -93,6 +103,38 @@ def score_parts(run: RunFolder) -> list[Path]:
     return [*sorted(run.scores.glob("*.parquet")), *sorted((run.imported / "scores").glob("*.parquet"))]
 
 
+def content_checksum(path: Path) -> str:
+    """Return what a part's name says of its content: the start of its SHA-256, hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:CHECKSUM_LENGTH]
+
+
+def check_contents(parts: Iterable[Path]) -> None:
+    """Compare every part's content with the checksum in its name; names without one pass.
+
+    Reads every byte, a gigabyte a second and core: call it once a command.
+
+    Raises:
+        UserError: If a part cannot be read or its content is not what its name says; names the first.
+    """
+    named = [(path, found[1]) for path in parts if (found := _NAMED_CHECKSUM.fullmatch(path.name))]
+    with ThreadPoolExecutor() as pool:
+        fits = pool.map(lambda part: _fits(*part), named)
+        for (path, _), is_whole in zip(named, fits, strict=True):
+            if not is_whole:
+                raise UserError(
+                    f"{str(path)!r} does not have the content that its name says: it was damaged or changed after it "
+                    "was written; move it away, then make it again ('grid eval' for scores, 'grid import' for imports)"
+                )
+
+
+def _fits(path: Path, checksum: str) -> bool:
+    try:
+        return content_checksum(path) == checksum
+    except OSError as error:
+        raise damaged(path, error) from error
+
+
 def scan_scores(parts: Iterable[Path]) -> pl.LazyFrame:
     """Scan item rows lazily.
 
@@ -127,15 +169,15 @@ def find_unreadable(parts: Iterable[Path]) -> UserError | None:
     """Return what to say of the first part whose footer is sound but that cannot be read through; None: all can."""
     for path in parts:
         try:
-            pl.read_parquet(path)
-        except (pl.exceptions.PolarsError, OSError) as error:
+            pl.scan_parquet(path).collect()  # the same way as it failed
+        except UNREADABLE as error:
             return damaged(path, error)
     return None
 
 
-def damaged(path: Path, error: Exception) -> UserError:
+def damaged(path: Path, error: BaseException) -> UserError:
     """Return what to say of a file that cannot be read as Parquet."""
-    return UserError(f"{str(path)!r} cannot be read as Parquet: {error}; move it away and run again")
+    return UserError(f"{str(path)!r} cannot be read as Parquet: {one_line(error)}; move it away and run again")
 
 
 def check_schema(path: Path, schema: pl.Schema, *, optional: Collection[str] = ()) -> pl.Schema:
@@ -146,7 +188,7 @@ def check_schema(path: Path, schema: pl.Schema, *, optional: Collection[str] = (
     """
     try:
         found = pl.Schema(pl.read_parquet_schema(path))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         raise damaged(path, error) from error
     for column, dtype in schema.items():
         if column not in found:
