@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from transfergrid.grid import BASELINE_NAME, Cell, Source, UserError
+from transfergrid.grid import Cell, Source, UserError
 from transfergrid.store.file_index import FileIndex
 from transfergrid.store.files import write_atomically
-from transfergrid.store.scores import SCORE_SCHEMA
+from transfergrid.store.scores import SCORE_SCHEMA, scan_scores
 
 ASIDE = "aside"
 """Folder of parts that no longer count."""
@@ -48,14 +48,23 @@ class Origin(NamedTuple):
     """What was scored: one source of one model, under one training seed."""
 
     model: str
-    seed: int | None
-    """Training seed; None is the base, which has none."""
+    """The configuration's name of the base model."""
     source: Source
+
+    @property
+    def seed(self) -> int | None:
+        """Training seed; None is the base, which has none."""
+        return self.source.seed
 
     @property
     def name(self) -> str:
         """The origin's name in files and messages."""
-        return f"{self.model}.{BASELINE_NAME}" if self.seed is None else f"{self.model}.s{self.seed}.{self.source}"
+        return f"{self.model}.{self.source}" if self.seed is None else f"{self.model}.s{self.seed}.{self.source}"
+
+    def __str__(self) -> str:
+        """Return model, seed and source for messages."""
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        return f"model {self.model!r}{seed}, source {self.source.name!r}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +177,7 @@ class ScoreStore:
             raise StoreError(f"rows have the columns {rows.schema}; expected {SCORE_SCHEMA}")
         footer = {
             "origin": [origin.model, origin.seed, origin.source.name],
+            "source": {**asdict(origin.source), "cells": [cell.name for cell in origin.source.cells]},
             "key_parts": key_parts,
             "cells": [asdict(cell) for cell in cells],
         }
@@ -188,7 +198,7 @@ class ScoreStore:
             The part with the other cells, None if there are none.
         """
         kept = [cell for cell in part.cells if cell.target not in targets]
-        rows = pl.read_parquet(part.path) if kept else None
+        rows = scan_scores([part.path]).collect() if kept else None
         self._move_aside(part.path)
         self._parts.pop(part.path, None)
         if rows is None:
@@ -239,9 +249,13 @@ def _read_footer(path: Path) -> Any:
 
 def _part(path: Path, footer: Any) -> Part:
     try:
-        model, seed, source = footer["origin"]
+        model, seed, name = footer["origin"]
+        told = footer.get("source")  # older parts have only the base and single-cell adapters
+        source = (
+            Source(**{**told, "cells": tuple(map(Cell.parse, told["cells"]))}) if told else Source.parse(name, seed)
+        )
         cells = tuple(CellRecord(**cell) for cell in footer["cells"])
-        return Part(path, Origin(model, seed, Source.parse(source)), footer["key_parts"], cells)
+        return Part(path, Origin(model, source), footer["key_parts"], cells)
     except (ValueError, KeyError, TypeError, UserError) as error:
         raise StoreError(f"part {path.name!r} cannot be read: {error}") from error
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import polars as pl
 from rich.table import Table
 
 from transfergrid.benchmarks.materialise import ensure_data
@@ -32,6 +33,7 @@ from transfergrid.trainers.events import (
     AdapterFailed,
     AdapterFinished,
     BaseLoaded,
+    Remark,
     SweepStarted,
     TrainingEvent,
     TrainingEvents,
@@ -63,6 +65,18 @@ class SweepSummary:
             table.add_column(name, justify="right")
         table.add_row(str(len(self.finished)), str(len(self.kept)), str(len(self.failed)))
         return table
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row per adapter: its name, what became of it, and why it failed."""
+        states = {"trained": self.finished, "already there": self.kept}
+        found = [(name, state, None) for state, names in states.items() for name in names]
+        failed = [(name, "failed", reason) for name, reason in self.failed]
+        schema = {"adapter": pl.String, "state": pl.String, "reason": pl.String}
+        return pl.DataFrame([*found, *failed], schema=schema, orient="row")
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return one object per adapter."""
+        return self.rows().to_dicts()
 
     def raise_failures(self) -> None:
         """Raise if any adapter failed.
@@ -169,7 +183,10 @@ def train_here(task: TrainingTask) -> Iterable[TrainingResult]:
 def open_base(job: TrainingJob, config: GridConfig, events: TrainingEvents) -> LoadedBase:
     """Load the base of a job."""
     base = load_base(job.model.folder, config.training)
-    events(BaseLoaded(model=job.model.config.name, dtype=base.dtype, device=base.device))
+    name = job.model.config.name
+    events(BaseLoaded(model=name, dtype=base.dtype, device=base.device))
+    if not base.plain_head:
+        events(Remark(message=f"{name}: its logits are more than one projection; the loss goes TRL's slower way"))
     return base
 
 

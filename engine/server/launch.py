@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import polars as pl
 from rich.text import Text
 
 from transfergrid.config.settings import MAX_LORA_RANK, EngineConfig, GridConfig, ModelConfig
@@ -67,6 +68,14 @@ class ServerStart:
             f"{self.model} is being loaded; once GET {self.url}/health answers: grid eval --server {self.url}\n"
             f"adapters are loaded from {self.adapter_root} only; Ctrl-C stops the server"
         )
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row: model, URL and folder of the adapters."""
+        return pl.DataFrame([self.as_json()])
+
+    def as_json(self) -> dict[str, str]:
+        """Return model, URL and folder of the adapters."""
+        return {"model": self.model, "url": self.url, "adapter_root": str(self.adapter_root)}
 
     def run(self) -> NoReturn:
         """Become the server: this process ends with it, and signals reach it directly."""

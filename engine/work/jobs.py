@@ -14,7 +14,7 @@ from transfergrid.engine.adapters.places import AdapterPlace
 from transfergrid.engine.interfaces import Adapter, AdapterError, Backend
 from transfergrid.engine.work.base_model import BaseModel, require_base
 from transfergrid.engine.work.failures import Failure
-from transfergrid.grid import BASE, Cell, Source, UserError
+from transfergrid.grid import BASE, Cell, UserError
 from transfergrid.store.file_index import FileIndex
 from transfergrid.store.files import hash_files, hash_json
 from transfergrid.store.key import RunKey
@@ -79,11 +79,11 @@ def find_jobs(
     failures: list[Failure] = []
     jobs = []
     if selection.has_base:
-        jobs.append(SourceJob(Origin(base.name, None, BASE), None, base.key(None), selection.targets))
+        jobs.append(SourceJob(Origin(base.name, BASE), None, base.key(None), selection.targets))
     for place in places:
         if place.model != base.name:
             continue
-        name = place.cell.name
+        name = place.source.name
         try:
             if not place.path.is_dir():
                 raise AdapterError(
@@ -94,14 +94,14 @@ def find_jobs(
         except UserError as error:
             failures.append(Failure(model=base.name, seed=place.seed, source=name, reason=str(error)))
         else:
-            origin = Origin(base.name, place.seed, Source(place.cell))
+            origin = Origin(base.name, place.source)
             jobs.append(SourceJob(origin, adapter, base.key(adapter), selection.targets))
     return ModelJobs(base, tuple(jobs)), tuple(failures)
 
 
 def _check(place: AdapterPlace, base: BaseModel, backend: Backend, index: FileIndex) -> Adapter:
     """Check an adapter, or take what an earlier check of the same files by the same code found."""
-    name = f"{place.cell.name}-s{place.seed}"
+    name = f"{place.source.name}-s{place.seed}"
 
     def check() -> dict[str, Any]:
         fields = asdict(backend.check_adapter(place.path, base.folder, name=name))
