@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="One engine for all adapters, or every adapter merged and an engine start for each.",
 )
+@click.option("--engine", help="vllm (default), sequential, or reference: transformers and peft in float32, slow.")
 @click.option("--server", "server_url", help="Score through the 'grid serve' at this URL, in place of an engine here.")
 @click.option("--api-key", envvar="TRANSFERGRID_API_KEY", show_envvar=True, help="Key of that server.")
 @click.option("--force", is_flag=True, help="Score again what is finished; old parts move to scores/aside.")
@@ -42,6 +43,7 @@ def evaluate_command(
     run: RunFolder,
     cluster: ClusterOptions | None,
     multi_lora: bool,
+    engine: str | None,
     server_url: str | None,
     api_key: str | None,
     dry_run: bool,
@@ -63,27 +65,22 @@ def evaluate_command(
     quiet_libraries()
     from transfergrid.commands.display.scoring import SweepDisplay
     from transfergrid.engine.evaluation.sweep import evaluate
-    from transfergrid.engine.scorers.multi_lora import MultiLora
 
     request = make_request(**options)
     backend: Backend
     if dry_run:
         show_estimate(config, run, request, as_json=as_json)
-    if server_url is not None:
+    if cluster is not None and server_url is not None:
+        raise UserError("--server scores through one server, --ray starts engines of its own; give one of the two")
+    if server_url is None:
+        config, backend = _choose(config, engine, multi_lora=multi_lora)
+    else:
         from transfergrid.engine.evaluation.through_server import connect
 
-        if not multi_lora:
-            raise UserError("--server serves adapters as they are; leave out --sequential")
-        if cluster is not None:
-            raise UserError("--server scores through one server, --ray starts engines of its own; give one of the two")
+        if not multi_lora or engine is not None:
+            raise UserError("--server serves adapters as they are; leave out --sequential and --engine")
         server, request = connect(config, request, server_url, api_key=api_key)
         config, backend = server.config, server
-    elif multi_lora:
-        backend = MultiLora(config.engine)
-    else:
-        from transfergrid.engine.scorers.sequential import Sequential
-
-        backend = Sequential(config.engine)
     with SweepDisplay(Console(stderr=True) if as_json else make_console()) as display:
         if cluster is None:
             report = evaluate(config, run, request, backend=backend, on_event=display)
@@ -94,3 +91,13 @@ def evaluate_command(
     print_report(make_console(), report, "json" if as_json else None)
     if not report.is_complete:
         sys.exit(1)
+
+
+def _choose(config: GridConfig, engine: str | None, *, multi_lora: bool) -> tuple[GridConfig, Backend]:
+    """Return the configuration as the engine that was asked for computes, and its maker of scorers."""
+    from transfergrid.engine.scorers.registry import choose_engine
+
+    if not multi_lora and engine not in (None, "sequential"):
+        raise UserError(f"--sequential and --engine {engine} are two ways to score; give one of them")
+    chosen = choose_engine(engine or ("vllm" if multi_lora else "sequential"), config)
+    return chosen.config, chosen.backend

@@ -31,7 +31,7 @@ from transfergrid.store.noise_floor import (
     read_noise_floor_file,
     write_noise_floor,
 )
-from transfergrid.store.score_store import FinishedCell, Origin, ScoreStore
+from transfergrid.store.score_store import FinishedCell, Origin
 
 
 @runtime_checkable
@@ -81,9 +81,21 @@ def drop_stale_noise_floor(
 
 
 def measure_noise_floor(
-    run: RunFolder, base: BaseModel, targets: Mapping[Cell, TokenisedTarget], scorer: Scorer
+    run: RunFolder,
+    base: BaseModel,
+    targets: Mapping[Cell, TokenisedTarget],
+    scorer: Scorer,
+    *,
+    finished: Mapping[tuple[Origin, Cell], FinishedCell],
 ) -> pl.DataFrame:
     """Score the base again and store the flips of every target whose base scores are in the store.
+
+    Args:
+        run: The run folder.
+        base: The model.
+        targets: Those that are compared, where their base scores are in the store.
+        scorer: Has the model in memory.
+        finished: The store's cells.
 
     Returns:
         The stored table, with earlier targets whose key is still today's.
@@ -91,7 +103,6 @@ def measure_noise_floor(
     Raises:
         AdapterError: If no null adapter can be made for this base.
     """
-    finished = ScoreStore(run.scores).scan(repair=False).finished()
     origin = Origin(base.name, BASE)
     valid = _valid_keys(base, (target.target for target in targets.values()), finished)
     earlier, keys = _current(*read_noise_floor_file(run, base.name), valid)

@@ -17,7 +17,7 @@ from transfergrid.config.selection import Selection
 from transfergrid.engine.work.failures import Failure, describe_failures, is_about, read_failures
 from transfergrid.grid import BASE_KIND, CELL_KIND, Cell, Regime
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.score_store import CellRecord, Origin, ScoreStore
+from transfergrid.store.score_store import CellRecord, Origin, Part, Scan
 from transfergrid.store.scores import SOURCE_COLUMNS, scan_scores, with_regime
 
 SHOWN_FAULTS = 30
@@ -123,21 +123,24 @@ class EvaluationReport:
 
 
 def summarise(
-    run: RunFolder, selection: Selection, pairs: Sequence[tuple[Origin, Cell]], totals: Totals
+    run: RunFolder,
+    selection: Selection,
+    pairs: Sequence[tuple[Origin, Cell]],
+    totals: Totals,
+    parts: Sequence[Part],
 ) -> EvaluationReport:
-    """Read the store and sum up what was asked for.
+    """Read the rows of the store and sum up what was asked for.
 
     Args:
         run: The run folder.
         selection: What was asked for.
         pairs: Every (source, target) whose source is usable.
         totals: What this run did.
+        parts: All parts of the store.
     """
-    store = ScoreStore(run.scores)
-    scan = store.scan(repair=False)
-    finished = scan.finished()
+    finished = Scan(tuple(parts)).finished()
     origins = {origin for origin, _ in pairs}
-    paths = [part.path for part in scan.parts if part.origin in origins]
+    paths = [part.path for part in parts if part.origin in origins]
     targets = pl.DataFrame(
         [(cell.task, cell.language) for cell in selection.targets],
         schema={"target_task": pl.String, "target_language": pl.String},
