@@ -174,12 +174,19 @@ def _first(questions: Questions) -> Mapping[str, Question]:
     return next(iter(questions.values()))
 
 
-def ensure_data(config: GridConfig, folder: Path) -> DataManifest:
-    """Return the manifest of a run's data, materialising it first if it is missing or was made for another request."""
+def has_data(config: GridConfig, folder: Path) -> bool:
+    """Whether a run's data folder holds, unchanged, what a configuration asks for."""
     manifest = read_manifest(folder)
-    if manifest is not None and manifest.request_hash == request_hash(config) and _complete(manifest, folder):
-        return manifest
-    return materialise(config, folder)
+    return manifest is not None and manifest.request_hash == request_hash(config) and _complete(manifest, folder)
+
+
+def ensure_data(config: GridConfig, folder: Path) -> DataManifest:
+    """Return the manifest of a run's data, materialising it first if it is missing or was made for another request.
+
+    The caller holds the run folder, or has asked ``has_data``.
+    """
+    manifest = read_manifest(folder)
+    return manifest if manifest is not None and has_data(config, folder) else materialise(config, folder)
 
 
 def _complete(manifest: DataManifest, folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,15 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from transfergrid.grid import UserError
+from transfergrid.store.json_text import JsonError, read_json
+
 MANIFEST = "manifest.json"
+_KINDS = {
+    **dict.fromkeys(("request_hash", "source"), str),
+    **dict.fromkeys(("revisions", "counts", "dropped", "hashes", "datasets"), dict),
+    **dict.fromkeys(("remarks", "languages"), list),
+}
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,22 @@ class DataManifest:
 
 
 def read_manifest(folder: Path) -> DataManifest | None:
-    """Return the manifest of a data folder, None if there is none or it is of another form."""
-    try:
-        return DataManifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    """Return the manifest of a data folder; None if there is none.
+
+    Raises:
+        UserError: If the file cannot be read or holds something else.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
         return None
+    try:
+        manifest = DataManifest(**read_json(path))
+        if not all(isinstance(getattr(manifest, name), kind) for name, kind in _KINDS.items()):
+            raise TypeError("a field of another kind")
+        return manifest
+    except (JsonError, TypeError) as error:
+        reason = error.reason if isinstance(error, JsonError) else "it is not a manifest of items"
+        raise UserError(f"{str(path)!r} cannot be read: {reason}; remove it and run 'grid data' again") from error
 
 
 class HubPin(NamedTuple):

@@ -29,7 +29,10 @@ class WriteError(UserError, OSError):
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_NO_WAY_IN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
+_NO_WAY_IN = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+)
 
 
 @contextmanager
