@@ -89,8 +89,7 @@ def build_examples(tokenizer: Any, items: Sequence[Item], settings: ExampleSetti
     if settings.supervise_end_token:
         pairs = [(context, (*learnt, tokenizer.eos_token_id)) for context, learnt in pairs]
     _refuse_too_long(ids, pairs, settings)
-    bos = tokenizer.bos_token_id if has_bos else None
-    return [_example(context, learnt, settings, bos) for context, learnt in pairs]
+    return [_example(context, learnt, settings, tokenizer.bos_token_id) for context, learnt in pairs]
 
 
 def split_validation(n_items: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
