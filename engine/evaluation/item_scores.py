@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from transfergrid.benchmarks.items import Item
-from transfergrid.benchmarks.metrics import PrimaryMetric, ScoringError, pick_choice
+from transfergrid.benchmarks.metrics import PrimaryMetric, ScoringError, find_tied_choices, pick_choice
 from transfergrid.grid import Cell
 from transfergrid.store.score_store import Origin
 from transfergrid.store.scores import SCORE_SCHEMA, source_columns
@@ -72,6 +72,13 @@ def score_item(
         loglikelihoods_nats=tuple(loglikelihoods),
         n_truncated_tokens=n_truncated_tokens,
     )
+
+
+def is_tied(score: ItemScore, metric: str) -> bool:
+    """Whether two choices of an item share the best value; an item without log-likelihoods has no tie."""
+    sums = score.loglikelihoods_nats
+    lengths = score.choice_chars if metric == "acc_norm" else None
+    return sums is not None and len(find_tied_choices(sums, lengths)) > 1
 
 
 def leave_unscored(item: Item, reason: str) -> ItemScore:

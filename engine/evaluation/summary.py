@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -15,6 +15,7 @@ from rich.text import Text
 from transfergrid.config.selection import Selection
 from transfergrid.engine.work.failures import Failure, describe_failures, is_about, read_failures
 from transfergrid.grid import BASE_KIND, CELL_KIND, Cell, Regime
+from transfergrid.store.counts import describe_counts, sum_counts
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import CellRecord, Origin, ScoreStore
 from transfergrid.store.scores import SOURCE_COLUMNS, scan_scores, with_regime
@@ -68,6 +69,8 @@ class EvaluationReport:
     failures: tuple[Failure, ...]
     unscored: pl.DataFrame
     """model, target_task, target_language, item_id, unscored_reason, n_sources."""
+    counts: Mapping[str, int]
+    """What happened to items and choices, summed over the finished cells; see ``store.counts``."""
 
     @property
     def is_complete(self) -> bool:
@@ -85,6 +88,7 @@ class EvaluationReport:
             "deltas": self.deltas.to_dicts(),
             "failures": [{"what": failure.what, "reason": failure.reason} for failure in self.failures],
             "unscored": self.unscored.to_dicts(),
+            "counts": dict(self.counts),
         }
 
     def __rich__(self) -> RenderableType:
@@ -93,7 +97,7 @@ class EvaluationReport:
         parts: list[RenderableType] = [_baseline_table(self.baselines, model) for model in models]
         if not self.deltas.is_empty():
             parts.append(_delta_table(self.deltas))
-        return Group(*parts, Text(self._closing_line()), *map(Text, self._fault_lines()))
+        return Group(*parts, Text(self._closing_line()), Text(self._count_line()), *map(Text, self._fault_lines()))
 
     def _closing_line(self) -> str:
         totals = self.totals
@@ -105,6 +109,9 @@ class EvaluationReport:
                 f"{totals.n_repeated_tokens:,} without sharing ({totals.saved_share:.0%} saved)"
             )
         return line
+
+    def _count_line(self) -> str:
+        return f"in the cells that were asked for: {describe_counts(self.counts)}"
 
     def _fault_lines(self) -> list[str]:
         failed = describe_failures(self.failures)
@@ -149,6 +156,7 @@ def summarise(
         deltas=mean_deltas(scores),
         failures=tuple(failure for failure in read_failures(run.scores) if is_about(selection, failure)),
         unscored=_unscored(rows).collect(),
+        counts=sum_counts(asdict(finished[pair].record) for pair in pairs if pair in finished),
     )
 
 
