@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from rich.console import Group, RenderableType
@@ -69,21 +69,11 @@ class AnalysisReport:
             return hierarchy_rows(self.tables.roles)
         return self.tables[self.shown or "regimes"]
 
-    def to_json(self) -> str:
-        """Return the table shown as a JSON list of rows, or all tables as an object of such lists."""
+    def as_json(self) -> Any:
+        """Return the rows shown as a list of objects, or all tables as an object of such lists."""
         if self.shown is not None:
-            return json_rows(self.rows())
-        parts = [f"{json.dumps(name)}: {json_rows(table)}" for name, table in self.tables.named()]
-        return "{" + ",\n".join(parts) + "}"
-
-    def to_csv(self) -> str:
-        """Return the table shown as CSV; without one, the regimes."""
-        return self.rows().write_csv()
-
-
-def json_rows(table: pl.DataFrame) -> str:
-    """Return a table as a JSON list of objects; null stays null."""
-    return table.write_json()
+            return self.rows().to_dicts()
+        return {name: table.to_dicts() for name, table in self.tables.named()}
 
 
 def analyze(

@@ -8,17 +8,20 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.table import Table
 from rich.text import Text
 
 from transfergrid.commands.options import run_option
-from transfergrid.commands.output import make_console
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.engine.models.device import available_memory_bytes, has_native_bfloat16
+
+if TYPE_CHECKING:
+    import polars as pl
 
 GIB = 2**30
 HUB_HOST = ("huggingface.co", 443)
@@ -62,6 +65,16 @@ class DoctorReport:
             state = f"[{colours[finding.state]}]{finding.state}[/]"
             table.add_row(Text(finding.subject), Text(finding.found), state, Text(finding.meaning))
         return table
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row per finding."""
+        import polars as pl
+
+        return pl.DataFrame(self.as_json())
+
+    def as_json(self) -> list[dict[str, str]]:
+        """Return one object per finding."""
+        return [asdict(finding) for finding in self.findings]
 
 
 def examine(folder: Path) -> DoctorReport:
@@ -168,6 +181,6 @@ def doctor(run_dir: Path) -> None:
       grid doctor
     """
     report = examine(run_dir)
-    make_console().print(report)
+    print_report(make_console(), report)
     if not report.can_score:
         sys.exit(1)

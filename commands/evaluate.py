@@ -17,7 +17,7 @@ from transfergrid.commands.options import (
     say_remote_code,
     with_config,
 )
-from transfergrid.commands.output import make_console, print_result
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.commands.plan import show_estimate
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
@@ -103,6 +103,6 @@ def evaluate_command(
             from transfergrid.engine.evaluation.on_cluster import evaluate_on_cluster
 
             report = evaluate_on_cluster(config, run, request, cluster, backend=backend, on_event=display)
-    print_result(make_console(), report, as_json=as_json)
+    print_report(make_console(), report, "json" if as_json else None)
     if not report.is_complete:
         sys.exit(1)

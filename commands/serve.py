@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from transfergrid.commands.options import remote_code_option, say_remote_code, with_config
-from transfergrid.commands.output import make_console
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 
@@ -51,5 +51,5 @@ def serve(
     say_remote_code(config, models, is_allowed=allow_remote_code)
     options = ServeOptions(host=host, port=port, api_key=api_key, adapter_root=adapter_root or run.adapters)
     start = prepare_server(config, models, options)
-    make_console().print(start, soft_wrap=True)
+    print_report(make_console(), start, soft_wrap=True)
     start.run()

@@ -14,12 +14,12 @@ from transfergrid.analysis.statistics.bootstrap import (
     DRAW_DECIMALS,
     MIN_VALID_SHARE,
     ClusterBootstrap,
+    DrawArray,
     Interval,
     centred_interval,
     count_levels,
 )
 from transfergrid.analysis.statistics.group_draws import Group, resample_groups
-from transfergrid.analysis.statistics.group_intervals import DrawArray
 from transfergrid.config.settings import AnalysisConfig
 
 

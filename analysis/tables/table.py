@@ -15,6 +15,9 @@ from transfergrid.config.settings import AnalysisConfig
 
 Computed = TypeVar("Computed")
 
+ONE_MODEL = "no standard error: one model"
+"""Reason of a row whose standard error would be across models."""
+
 
 class Column(NamedTuple):
     """One column of a table."""

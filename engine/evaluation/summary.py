@@ -91,6 +91,10 @@ class EvaluationReport:
             "counts": dict(self.counts),
         }
 
+    def rows(self) -> pl.DataFrame:
+        """Return the baselines."""
+        return self.baselines
+
     def __rich__(self) -> RenderableType:
         """Render as tables, one of baselines per model, then what is missing."""
         models = self.baselines["model"].unique(maintain_order=True).to_list()

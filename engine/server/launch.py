@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import polars as pl
 from rich.text import Text
 
 from transfergrid.config.settings import MAX_LORA_RANK, EngineConfig, GridConfig, ModelConfig
@@ -24,6 +25,7 @@ from transfergrid.engine.scorers.vllm_args import check_engine_settings
 from transfergrid.engine.server.guard import SETUP_VARIABLE, GuardSetup
 from transfergrid.engine.workers.server_watch import SERVER_PID_VARIABLE
 from transfergrid.grid import UserError
+from transfergrid.store.json_text import JsonError, read_json
 
 API_KEY_VARIABLE = "TRANSFERGRID_API_KEY"
 MAX_SERVED_TOKENS = 4096
@@ -67,6 +69,14 @@ class ServerStart:
             f"{self.model} is being loaded; once GET {self.url}/health answers: grid eval --server {self.url}\n"
             f"adapters are loaded from {self.adapter_root} only; Ctrl-C stops the server"
         )
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row: model, URL and folder of the adapters."""
+        return pl.DataFrame([self.as_json()])
+
+    def as_json(self) -> dict[str, str]:
+        """Return model, URL and folder of the adapters."""
+        return {"model": self.model, "url": self.url, "adapter_root": str(self.adapter_root)}
 
     def run(self) -> NoReturn:
         """Become the server: this process ends with it, and signals reach it directly."""
@@ -229,8 +239,8 @@ def _ranks(root: Path) -> list[int]:
     ranks = []
     for path in root.rglob(CONFIG_FILE):
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = read_json(path)
             ranks.append(max(int(rank) for rank in (config["r"], *(config.get("rank_pattern") or {}).values())))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (JsonError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return [rank for rank in ranks if 1 <= rank <= MAX_LORA_RANK]
