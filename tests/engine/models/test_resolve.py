@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.hub import use_local_hub
+from tests.models import make_tiny_model
+from transfergrid.engine.interfaces import AdapterError
 from transfergrid.engine.models import bundled
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.models.resolve import model_revision, resolve_model
+from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.grid import UserError
 
@@ -261,3 +264,18 @@ def test_a_configuration_no_reader_can_hold_is_one_sentence(content: str, tmp_pa
 def test_a_model_path_of_300_characters_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"unknown model 'm{300}'; expected "):
         resolve_model("m" * 300)
+
+
+def test_base_weights_that_end_too_early_are_one_sentence(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "model")
+    (file,) = folder.glob("*.safetensors")
+    content = file.read_bytes()
+    for kept in (len(content) - 1, len(content) // 2, 100, 4, 0):
+        file.write_bytes(content[:kept])
+        with pytest.raises(
+            AdapterError, match=r"is not a safetensors file \(.*\); was it cloned without git-lfs, or not"
+        ):
+            read_linear_shapes(folder)
+    file.write_bytes((200_000).to_bytes(8, "little") + b"[" * 200_000)
+    with pytest.raises(AdapterError, match=r"nested deeper than 100 brackets"):
+        read_linear_shapes(folder)
