@@ -14,7 +14,7 @@ import jinja2.meta
 
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.sandbox import BoundedEnvironment, TemplateLimitError, compile_template, render
-from transfergrid.benchmarks.spec import ChoicesSpec, FormatSpec, Metric, TaskSpec, read_task_spec
+from transfergrid.benchmarks.spec import ChoicesSpec, FormatSpec, TaskSpec, read_task_spec
 from transfergrid.benchmarks.text import clean
 from transfergrid.grid import TASKS, UserError
 
@@ -50,8 +50,9 @@ class PromptFormat:
 
     name: FormatName
     build: Callable[[Question], Item]
-    primary_metric: Metric
+    primary_metric: str
     supervise: Literal["continuation", "text"]
+    mode: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +205,7 @@ def _format(environment: BoundedEnvironment, spec: TaskSpec, name: FormatName, p
             gold=question.gold,
         )
 
-    return PromptFormat(name, build, part.primary_metric, part.supervise)
+    return PromptFormat(name, build, part.primary_metric, part.supervise, part.mode)
 
 
 def _say(error: Exception) -> str:

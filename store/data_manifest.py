@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
+from pydantic import TypeAdapter, ValidationError
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -15,11 +16,6 @@ from transfergrid.grid import UserError
 from transfergrid.store.json_text import JsonError, read_json
 
 MANIFEST = "manifest.json"
-_KINDS = {
-    **dict.fromkeys(("request_hash", "source"), str),
-    **dict.fromkeys(("revisions", "counts", "dropped", "hashes", "datasets"), dict),
-    **dict.fromkeys(("remarks", "languages"), list),
-}
 
 
 @dataclass(frozen=True)
@@ -79,11 +75,8 @@ def read_manifest(folder: Path) -> DataManifest | None:
     if not path.exists():
         return None
     try:
-        manifest = DataManifest(**read_json(path))
-        if not all(isinstance(getattr(manifest, name), kind) for name, kind in _KINDS.items()):
-            raise TypeError("a field of another kind")
-        return manifest
-    except (JsonError, TypeError) as error:
+        return TypeAdapter(DataManifest).validate_python(read_json(path))
+    except (JsonError, ValidationError) as error:
         reason = error.reason if isinstance(error, JsonError) else "it is not a manifest of items"
         raise UserError(f"{str(path)!r} cannot be read: {reason}; remove it and run 'grid data' again") from error
 

@@ -19,13 +19,12 @@ import polars as pl
 
 from transfergrid.grid import Cell, Source, UserError
 from transfergrid.store.files import write_atomically
-from transfergrid.store.scores import SCORE_SCHEMA, scan_scores
+from transfergrid.store.scores import CHECKSUM_LENGTH, SCORE_SCHEMA, UNREADABLE, scan_scores
 
 ASIDE = "aside"
 """Folder of parts that no longer count."""
 
 _METADATA = "transfergrid"
-_CHECKSUM_LENGTH = 16
 
 
 class StoreError(UserError):
@@ -241,9 +240,9 @@ def read_part(path: Path) -> Part:
         return Part(path, Origin(model, source), footer["key_parts"], cells)
     except StoreError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, IndexError, pl.exceptions.PolarsError) as error:
+    except (*UNREADABLE, ValueError, KeyError, TypeError, IndexError) as error:
         raise StoreError(f"part {path.name!r} cannot be read: {error}") from error
 
 
 def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:_CHECKSUM_LENGTH]
+    return hashlib.sha256(content).hexdigest()[:CHECKSUM_LENGTH]

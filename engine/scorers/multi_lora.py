@@ -11,6 +11,7 @@ from typing import Any
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.interfaces import Adapter, Scorer
+from transfergrid.engine.models.device import engine_device_type
 from transfergrid.engine.models.shapes import LinearShapes, read_linear_shapes
 from transfergrid.engine.workers.version import vllm_version
 
@@ -45,9 +46,16 @@ def _linear_shapes(model_folder: Path) -> LinearShapes:
     return read_linear_shapes(model_folder)
 
 
-def vllm_key_parts(way: str, config: EngineConfig, *, version: str | None = None) -> dict[str, Any]:
-    """Return the parts of a run key that a vLLM engine decides; its version is the installed one unless given."""
+def vllm_key_parts(
+    way: str, config: EngineConfig, *, version: str | None = None, device: str | None = None
+) -> dict[str, Any]:
+    """Return the parts of a run key that a vLLM engine decides; version and device are those found here unless given.
+
+    The device is named where it is not the CPU, which keys without one mean.
+    """
+    device = device or engine_device_type()
     return {
+        **({} if device == "cpu" else {"device": device}),
         "name": "vllm",
         "version": version or vllm_version(),
         "way": way,

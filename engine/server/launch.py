@@ -18,12 +18,14 @@ from rich.text import Text
 from transfergrid.config.settings import MAX_LORA_RANK, EngineConfig, GridConfig, ModelConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE
 from transfergrid.engine.adapters.null import NULL_RANK
+from transfergrid.engine.models.device import engine_device_type
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.models.resolve import model_revision, resolve_model
 from transfergrid.engine.scorers.launch import plan_engine
 from transfergrid.engine.scorers.vllm_args import check_engine_settings
 from transfergrid.engine.server.guard import SETUP_VARIABLE, GuardSetup
 from transfergrid.engine.workers.server_watch import SERVER_PID_VARIABLE
+from transfergrid.engine.workers.version import require_tested, vllm_version
 from transfergrid.grid import UserError
 from transfergrid.store.json_text import JsonError, read_json
 
@@ -99,6 +101,7 @@ def prepare_server(config: GridConfig, models: Sequence[str], options: ServeOpti
     check_address(options.host, options.api_key)
     model = choose_model(config, models)
     require_free(options.host, options.port)
+    require_tested(vllm_version(), engine_device_type())
     folder = resolve_model(model.path, model.revision)
     root = options.adapter_root.resolve()
     longest = min(read_model_facts(folder).max_positions, MAX_SERVED_TOKENS)

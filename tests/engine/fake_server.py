@@ -41,6 +41,8 @@ class FakeEngine:
 
     calls: list[str] = field(default_factory=list)
     step_s: float = 0.0
+    scores: dict[int, bytes] = field(default_factory=dict)
+    """By ticket, not taken yet."""
     failure: Exception | None = None
     dies_after: int | None = None
     """Steps after which the engine is dead; None: it lives."""
@@ -66,6 +68,8 @@ class FakeEngine:
         if method == "adapter_modules":
             adapter = Adapter(name="", path=Path(args[0][2]), content_hash="", rank=8)
             return [sorted(adapter_modules(adapter))]
+        if method == "step_scores":
+            return [None, self.scores.pop(args[0])]
         if method == "clear_spoilt_blocks":
             self.calls.append("clear")
             return [False]
@@ -79,7 +83,9 @@ class FakeEngine:
         if self.failure is not None:
             raise self.failure
         packed, adapter_reference = args
-        return [None, made_up_logprobs(packed, None if adapter_reference is None else adapter_reference[2])]
+        ticket = self.calls.count("step")
+        self.scores[ticket] = made_up_logprobs(packed, None if adapter_reference is None else adapter_reference[2])
+        return [ticket, ticket]
 
 
 class Faults:
