@@ -101,7 +101,7 @@ class RowsSpec(_Spec):
 class TaskSpec(_Spec):
     """A multiple-choice task."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
     id: str
     """Column with the item's id, the same in every language."""
     gold: str

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from transfergrid.commands.options import make_request, narrowing_options, pair_options, ray_options, with_config
+from transfergrid.commands.options import (
+    make_request,
+    narrowing_options,
+    pair_options,
+    ray_options,
+    remote_code_option,
+    say_remote_code,
+    with_config,
+)
 from transfergrid.commands.output import make_console, print_report
 from transfergrid.commands.plan import show_estimate
 from transfergrid.config.settings import GridConfig
@@ -38,6 +46,7 @@ if TYPE_CHECKING:
 @click.option("--noise-floor", is_flag=True, help="Score the base twice and store how many predictions flip.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, like 'grid plan'.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@remote_code_option
 def evaluate_command(
     config: GridConfig,
     run: RunFolder,
@@ -48,6 +57,7 @@ def evaluate_command(
     api_key: str | None,
     dry_run: bool,
     as_json: bool,
+    allow_remote_code: bool,
     **options: Any,
 ) -> None:
     """Score the base and every adapter on every target cell; finished cells are kept.
@@ -73,6 +83,7 @@ def evaluate_command(
     if cluster is not None and server_url is not None:
         raise UserError("--server scores through one server, --ray starts engines of its own; give one of the two")
     if server_url is None:
+        say_remote_code(config, request.narrowing.models, is_allowed=allow_remote_code)
         config, backend = _choose(config, engine, multi_lora=multi_lora)
     else:
         from transfergrid.engine.evaluation.through_server import connect

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from transfergrid.grid import UserError
 from transfergrid.store.json_text import JsonError, read_json
 
 MANIFEST = "manifest.json"
@@ -65,11 +66,19 @@ class DataManifest:
 
 
 def read_manifest(folder: Path) -> DataManifest | None:
-    """Return the manifest of a data folder, None if there is none or it is of another form."""
-    try:
-        return TypeAdapter(DataManifest).validate_python(read_json(folder / MANIFEST))
-    except (JsonError, ValidationError):
+    """Return the manifest of a data folder; None if there is none.
+
+    Raises:
+        UserError: If the file cannot be read or holds something else.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
         return None
+    try:
+        return TypeAdapter(DataManifest).validate_python(read_json(path))
+    except (JsonError, ValidationError) as error:
+        reason = error.reason if isinstance(error, JsonError) else "it is not a manifest of items"
+        raise UserError(f"{str(path)!r} cannot be read: {reason}; remove it and run 'grid data' again") from error
 
 
 class HubPin(NamedTuple):

@@ -32,7 +32,10 @@ class WriteError(UserError, OSError):
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_NO_WAY_IN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
+_NO_WAY_IN = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+)
 
 
 @contextmanager
@@ -40,7 +43,7 @@ def telling_of_the_disk(folder: Path) -> Iterator[None]:
     """Turn a folder that cannot be written into a sentence; errors of other kinds, or about other files, pass.
 
     Raises:
-        UserError: If the disk is full, or the folder is not to be had or written.
+        UserError: If the disk is full, or the folder cannot be made or written.
     """
     try:
         yield

@@ -80,6 +80,15 @@ class CellRecord:
     wall_s: float
     n_computed_tokens: int
     n_repeated_tokens: int
+    n_tied: int | None = None
+    """Scored items whose best value by the primary metric two choices share; this and the next are None in parts that
+    were written before they were counted."""
+    n_truncated: int | None = None
+    """Items whose context was cut on the left."""
+    n_not_prefix: int | None = None
+    """(item, choice) pairs whose context, encoded alone, is not the start of the joint encoding."""
+    n_encoded_apart: int | None = None
+    """(item, choice) pairs whose choice has no token of its own in the joint encoding."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import polars as pl
 import yaml
 
 from transfergrid.config.settings import GridConfig
+from transfergrid.store.counts import describe_counts, sum_counts
 from transfergrid.store.data_manifest import read_manifest
 from transfergrid.store.files import hash_files
 from transfergrid.store.folder import RunFolder
@@ -107,6 +108,7 @@ def _score_parts(run: RunFolder) -> Iterator[ManifestPart]:
     known = [footer for _, footer in footers if footer is not None]
     keys: Counter[str] = Counter(_shared_key(footer) for footer in known)
     facts = [("files", f"{len(footers)}, {len(footers) - len(known)} without a record of how they were scored")]
+    facts.append(("counts", describe_counts(sum_counts(cell for footer in known for cell in footer["cells"]))))
     rows = []
     for key, count in keys.most_common():
         model, parts = json.loads(key)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from transfergrid.benchmarks.items import Item
-from transfergrid.benchmarks.metrics import METRICS, ScoringError, get_metric
+from transfergrid.benchmarks.metrics import METRICS, ScoringError, find_tied_choices, get_metric
 from transfergrid.grid import Cell
 from transfergrid.store.score_store import Origin
 from transfergrid.store.scores import SCORE_SCHEMA, source_columns
@@ -74,6 +74,13 @@ def score_item(item: Item, loglikelihoods: Sequence[float], origin: CellOrigin) 
         pred_norm=pred_norm,
         loglikelihoods_nats=tuple(loglikelihoods),
     )
+
+
+def is_tied(score: ItemScore, metric: str) -> bool:
+    """Whether two choices of an item share the best value; an item without log-likelihoods has no tie."""
+    sums = score.loglikelihoods_nats
+    lengths = score.choice_chars if get_metric(metric).length is len else None
+    return sums is not None and len(find_tied_choices(sums, lengths)) > 1
 
 
 def leave_unscored(item: Item, reason: str) -> ItemScore:

@@ -10,7 +10,7 @@ from typing import Any
 
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.evaluation.events import ItemsScored, OnEvent
-from transfergrid.engine.evaluation.item_scores import CellOrigin, ItemScore, leave_unscored, score_rows
+from transfergrid.engine.evaluation.item_scores import CellOrigin, ItemScore, is_tied, leave_unscored, score_rows
 from transfergrid.engine.evaluation.modes import NOT_FINITE, Mode, get_mode
 from transfergrid.engine.interfaces import Adapter, Prepared, Scorer
 from transfergrid.engine.work.targets import TokenisedTarget
@@ -62,6 +62,10 @@ class CellScorer:
             wall_s=time.perf_counter() - started,
             n_computed_tokens=0 if prepared is None else prepared.n_computed_tokens,
             n_repeated_tokens=0 if prepared is None else prepared.n_repeated_tokens,
+            n_tied=sum(is_tied(score, item_origin.primary_metric) for score in scores),
+            n_truncated=target.counts.n_truncated_items,
+            n_not_prefix=target.counts.n_not_prefix,
+            n_encoded_apart=target.counts.n_encoded_apart,
         )
         return ScoredCell(origin, key.parts, record, partial(score_rows, item_origin, scores))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -16,6 +16,7 @@ from transfergrid.benchmarks.metrics import lower_is_better
 from transfergrid.config.selection import Selection
 from transfergrid.engine.work.failures import Failure, describe_failures, is_about, read_failures
 from transfergrid.grid import BASE_KIND, CELL_KIND, Cell, Regime
+from transfergrid.store.counts import describe_counts, sum_counts
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import CellRecord, Origin, Part, Scan
 from transfergrid.store.scores import SOURCE_COLUMNS, scan_scores, with_regime
@@ -69,6 +70,8 @@ class EvaluationReport:
     failures: tuple[Failure, ...]
     unscored: pl.DataFrame
     """model, target_task, target_language, item_id, unscored_reason, n_sources."""
+    counts: Mapping[str, int]
+    """What happened to items and choices, summed over the finished cells; see ``store.counts``."""
 
     @property
     def is_complete(self) -> bool:
@@ -86,6 +89,7 @@ class EvaluationReport:
             "deltas": self.deltas.to_dicts(),
             "failures": [{"what": failure.what, "reason": failure.reason} for failure in self.failures],
             "unscored": self.unscored.to_dicts(),
+            "counts": dict(self.counts),
         }
 
     def rows(self) -> pl.DataFrame:
@@ -98,7 +102,7 @@ class EvaluationReport:
         parts: list[RenderableType] = [_baseline_table(self.baselines, model) for model in models]
         if not self.deltas.is_empty():
             parts.append(_delta_table(self.deltas))
-        return Group(*parts, Text(self._closing_line()), *map(Text, self._fault_lines()))
+        return Group(*parts, Text(self._closing_line()), Text(self._count_line()), *map(Text, self._fault_lines()))
 
     def _closing_line(self) -> str:
         totals = self.totals
@@ -110,6 +114,9 @@ class EvaluationReport:
                 f"{totals.n_repeated_tokens:,} without sharing ({totals.saved_share:.0%} saved)"
             )
         return line
+
+    def _count_line(self) -> str:
+        return f"in the cells that were asked for: {describe_counts(self.counts)}"
 
     def _fault_lines(self) -> list[str]:
         failed = describe_failures(self.failures)
@@ -157,6 +164,7 @@ def summarise(
         deltas=mean_deltas(scores),
         failures=tuple(failure for failure in read_failures(run.scores) if is_about(selection, failure)),
         unscored=_unscored(rows).collect(),
+        counts=sum_counts(asdict(finished[pair].record) for pair in pairs if pair in finished),
     )
 
 

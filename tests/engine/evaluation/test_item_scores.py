@@ -7,7 +7,7 @@ import pytest
 
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.metrics import ScoringError, find_tied_choices, pick_choice
-from transfergrid.engine.evaluation.item_scores import CellOrigin, leave_unscored, score_item, score_rows
+from transfergrid.engine.evaluation.item_scores import CellOrigin, is_tied, leave_unscored, score_item, score_rows
 from transfergrid.grid import BASE, Cell, Source
 from transfergrid.store.score_store import Origin
 from transfergrid.store.scores import SCORE_SCHEMA
@@ -142,3 +142,10 @@ def test_an_unscored_item_has_a_reason_and_no_prediction() -> None:
 
 def test_no_items_give_an_empty_table_with_all_columns() -> None:
     assert score_rows(origin(), []).schema == SCORE_SCHEMA
+
+
+def test_a_tie_is_one_of_the_metric_that_counts() -> None:
+    for sums, acc, acc_norm in (([-2.0, -2.0], True, False), ([-2.0, -4.0], False, True), ([-2.0, -3.0], False, False)):
+        score = score_item(item("ab", "abcd"), sums, origin())
+        assert (is_tied(score, "acc"), is_tied(score, "acc_norm")) == (acc, acc_norm)
+    assert not is_tied(leave_unscored(item("ab", "abcd"), "too long"), "acc")
