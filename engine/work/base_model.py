@@ -109,7 +109,7 @@ def require_base(folder: Path, base: BaseModel, *, name: str) -> None:
         return
     try:
         content = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(
             f"adapter {name!r}: {RECORD_FILE} in {str(folder)!r} cannot be read: {error}; train the adapter again"
         ) from error

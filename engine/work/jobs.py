@@ -71,7 +71,7 @@ def find_jobs(
                 )
             require_base(place.path, base, name=f"{name}-s{place.seed}")
             adapter = backend.check_adapter(place.path, base.folder, name=f"{name}-s{place.seed}")
-        except UserError as error:
+        except (UserError, OSError) as error:  # a name too long, a folder that may not be entered
             failures.append(Failure(model=base.name, seed=place.seed, source=name, reason=str(error)))
         else:
             origin = Origin(base.name, place.seed, Source(place.cell))
