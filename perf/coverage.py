@@ -21,7 +21,7 @@ from transfergrid.analysis.records import PAIR, ItemBlock, Transfer
 from transfergrid.analysis.terminal.recommendation import recommend_from
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import LANGUAGES, TASKS, Cell
-from transfergrid.store.scores import regime_expr
+from transfergrid.store.scores import with_regime
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -99,8 +99,7 @@ def draw_run(world: World, generator: np.random.Generator) -> Drawn:
     sides = [(cell.task, cell.language) for cell in world.cells]
     models = [f"m{place}" for place in range(world.n_models)]
     keys = [(model, *source, *target) for model in models for source in sides for target in sides]
-    rows = pl.DataFrame(keys, schema=["model", *PAIR], orient="row").with_columns(
-        regime=regime_expr(),
+    rows = with_regime(pl.DataFrame(keys, schema=["model", *PAIR], orient="row")).with_columns(
         delta_pp=pl.Series(100 * differences.mean(axis=3).ravel()),
         se_pp=pl.Series(100 * differences.std(axis=3, ddof=1).ravel() / world.n_items**0.5),
     )

@@ -12,7 +12,7 @@ from transfergrid.grid import Cell, UserError
 from transfergrid.store.files import write_atomically
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import IMPORTED_SCHEMA, SE_OF_SEEDS, refuse_duplicates
-from transfergrid.store.scores import regime_expr
+from transfergrid.store.scores import with_regime
 
 NORM_TASKS = ("arc_challenge", "hellaswag")
 """Tasks whose score is acc_norm; the others' is acc."""
@@ -111,7 +111,8 @@ def _check_rows(csv: Path, table: pl.DataFrame) -> None:
     for source_task, target_task, source_language, target_language in cells.iter_rows():
         Cell(source_task, source_language)
         Cell(target_task, target_language)
-    wrong = table.with_columns(expected=regime_expr()).filter(pl.col("regime") != pl.col("expected"))
+    expected = with_regime(table.drop("regime"))["regime"]
+    wrong = table.with_columns(expected=expected).filter(pl.col("regime") != pl.col("expected"))
     if wrong.height:
         row = wrong.row(0, named=True)
         raise UserError(f"{_row_name(csv, row)} says regime {row['regime']!r}; its cells make it {row['expected']!r}")

@@ -59,6 +59,11 @@ class AnalysisTables:
         for each in fields(self):
             yield each.name, getattr(self, each.name)
 
+    @property
+    def single_source(self) -> pl.DataFrame:
+        """The transfer table without sources of other kinds, for matrices, figures and sentences."""
+        return self.transfer.filter(pl.col("source_task").is_not_null())
+
     def get(self, name: str) -> pl.DataFrame:
         """Return a table by its name.
 
@@ -100,7 +105,7 @@ def build_tables(
     report = on_progress or (lambda name: None)
     report("transfer")
     transfer = read_transfer(run, config)
-    if transfer.rows.is_empty():
+    if transfer.every_row.is_empty():
         raise UserError(
             f"{str(run.root)!r} has no adapter scores and no imported table; run 'grid eval' or 'grid import' first"
         )
@@ -141,7 +146,7 @@ def _tables_from_draws(
         consistency_by_source=consistency.by_source,
         distance=distance.summary,
         distance_pairs=distance.pairs,
-        transfer=rows,
+        transfer=transfer.every_row,
         transfer_by_seed=transfer.by_seed,
         missing=missing_table(transfer),
     )
@@ -149,7 +154,7 @@ def _tables_from_draws(
 
 def missing_table(transfer: Transfer) -> pl.DataFrame:
     """Return the rows without a delta: of every seed, imported ones, and one for a model that is not there at all."""
-    columns = ["model", "seed", "source_task", "source_language", "target_task", "target_language", "reason"]
+    columns = ["model", "seed", "source_task", "source_language", "target_task", "target_language", "source", "reason"]
     of_seeds = transfer.by_seed.filter(pl.col("delta_pp").is_null()).select(columns)
     imported = transfer.rows.filter((pl.col("origin") == "imported") & pl.col("delta_pp").is_null())
     of_imports = imported.with_columns(seed=pl.lit(None, dtype=pl.Int64)).select(columns)

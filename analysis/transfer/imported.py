@@ -8,6 +8,7 @@ import polars as pl
 from transfergrid.analysis.records import KEY, SOURCE, TARGET
 from transfergrid.analysis.statistics.significance import t_test_p
 from transfergrid.store.imported import SE_OF_SEEDS
+from transfergrid.store.scores import SOURCE_COLUMNS, with_sources
 
 NOT_IMPORTED = "no delta in the imported table"
 
@@ -21,7 +22,7 @@ def _expect_imported(imported: pl.DataFrame) -> pl.DataFrame:
 
 def transfer_from_imported(given: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of an imported table in the transfer table's columns."""
-    imported = _expect_imported(given)
+    imported = with_sources(_expect_imported(given))
     delta = imported["delta_pp"].fill_null(np.nan).to_numpy()
     se = imported["se_pp"].fill_null(np.nan).to_numpy()
     df = imported["n_seeds"].fill_null(1).to_numpy() - 1.0
@@ -31,6 +32,7 @@ def transfer_from_imported(given: pl.DataFrame) -> pl.DataFrame:
     tested = pl.Series(~np.isnan(p_values))
     return imported.select(
         *KEY,
+        *SOURCE_COLUMNS,
         "primary_metric",
         "n_seeds",
         "base_score",

@@ -7,23 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from transfergrid.analysis.records import KEY, ItemBlock, Transfer
+from transfergrid.analysis.records import EVERY_KEY, KEY, ItemBlock, Transfer
 from transfergrid.analysis.statistics.significance import (
     PairedSums,
     crossed_standard_error,
     t_test_p,
 )
-from transfergrid.analysis.transfer.by_seed import transfer_by_seed, with_q
+from transfergrid.analysis.transfer.by_seed import no_counts, transfer_by_seed, with_q
 from transfergrid.analysis.transfer.construction import construction_expr
 from transfergrid.analysis.transfer.imported import transfer_from_imported
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
 from transfergrid.analysis.transfer.pairing import merge_blocks, observe
+from transfergrid.analysis.transfer.sources import IS_SINGLE, read_sources, single_blocks
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import read_imported, read_noise_floor
-from transfergrid.store.scores import find_unreadable, regime_expr, scan_scores, score_parts
+from transfergrid.store.scores import find_unreadable, scan_scores, score_parts, with_regime
 
 NO_MODEL = "no adapter scores of this model in the store"
 
@@ -49,15 +50,25 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
             raise
         raise fault from error
     blocks = merge_blocks([block for each in observations for block in each.blocks])
-    by_seed = transfer_by_seed([each.rows for each in observations], config, read_noise_floor(run))
+    counts = pl.concat([each.rows for each in observations]) if observations else no_counts()
+    cells = config.grid.cells if config is not None else ()
+    sources = read_sources(scores, [*counts["source"], *(cell.name for cell in cells)])
+    by_seed = transfer_by_seed(counts, config, read_noise_floor(run), sources)
     imported = read_imported(run)
     if both := sorted(set(by_seed["model"]) & set(imported["model"])):
         raise UserError(
             f"model {both[0]!r} has both item scores and an imported table; analyse them in two run folders"
         )
-    rows = pl.concat([_average_seeds(by_seed, blocks), transfer_from_imported(imported)], how="diagonal")
-    unscored = _unscored_models(by_seed, config)
-    return Transfer(by_seed, _finish(rows, imported, run, config), blocks, unscored)
+    averaged = _average_seeds(by_seed, blocks).join(sources, on="source", how="left", validate="m:1")
+    rows = pl.concat([averaged, transfer_from_imported(imported)], how="diagonal")
+    rows = _finish(rows, imported, run, config)
+    return Transfer(
+        by_seed,
+        rows.filter(IS_SINGLE),
+        single_blocks(blocks, sources),
+        _unscored_models(by_seed.filter(IS_SINGLE), config),
+        rows.filter(~IS_SINGLE),
+    )
 
 
 def _unscored_models(by_seed: pl.DataFrame, config: GridConfig | None) -> tuple[str, ...]:
@@ -68,7 +79,7 @@ def _unscored_models(by_seed: pl.DataFrame, config: GridConfig | None) -> tuple[
 
 def _average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.DataFrame:
     there = pl.col("delta_pp").is_not_null()
-    averaged = by_seed.group_by(KEY, maintain_order=True).agg(
+    averaged = by_seed.group_by(EVERY_KEY, maintain_order=True).agg(
         primary_metric=pl.col("primary_metric").drop_nulls().first(),
         n_seeds=there.sum().cast(pl.Int64),
         n_seeds_missing=(~there).sum().cast(pl.Int64),
@@ -85,7 +96,7 @@ def _average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.Dat
         n_flips_noise_floor=pl.col("n_flips_noise_floor").first(),
         reason=pl.when(there.any()).then(None).otherwise(pl.col("reason").drop_nulls().sort().first()),
     )
-    joined = averaged.join(_between_items(blocks), on=list(KEY), how="left", validate="1:1")
+    joined = averaged.join(_between_items(blocks), on=list(EVERY_KEY), how="left", validate="1:1")
     with_errors = _with_standard_errors(joined)
     se_origin = pl.when(pl.col("se_pp").is_not_null()).then(pl.lit("items"))
     return with_errors.with_columns(origin=pl.lit("items"), se_origin=se_origin).drop("squares", "mcnemar_p")
@@ -93,7 +104,7 @@ def _average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.Dat
 
 def _between_items(blocks: Sequence[ItemBlock]) -> pl.DataFrame:
     """Return per row the sum over items of (the item's mean over seeds - mean)^2."""
-    frames = [pl.DataFrame(schema={**dict.fromkeys(KEY, pl.String), "between_items": pl.Float64})]
+    frames = [pl.DataFrame(schema={**dict.fromkeys(EVERY_KEY, pl.String), "between_items": pl.Float64})]
     for block in blocks:
         values = block.differences.astype(np.float64)
         n_items = np.maximum(block.scored.sum(axis=1), 1)
@@ -129,6 +140,8 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
 
 _COLUMNS = (
     *KEY,
+    "source",
+    "source_kind",
     "regime",
     "family",
     "size",
@@ -158,15 +171,14 @@ _COLUMNS = (
 
 def _finish(rows: pl.DataFrame, imported: pl.DataFrame, run: RunFolder, config: GridConfig | None) -> pl.DataFrame:
     traits = _traits(rows, imported, config)
-    languages = sorted({*rows["source_language"], *rows["target_language"]})
+    languages = sorted({*rows["source_language"].drop_nulls(), *rows["target_language"]})
     families = {language: language_family(language) for language in languages}
-    frame = rows.join(traits, on="model", how="left", validate="m:1").with_columns(
-        regime=regime_expr(),
+    frame = with_regime(rows.join(traits, on="model", how="left", validate="m:1")).with_columns(
         construction=construction_expr(rows, run, config),
         source_language_family=pl.col("source_language").replace_strict(families, return_dtype=pl.String),
         target_language_family=pl.col("target_language").replace_strict(families, return_dtype=pl.String),
     )
-    return with_q(frame, "p_value", "q_value").select(_COLUMNS).sort(KEY)
+    return with_q(frame, "p_value", "q_value").select(_COLUMNS).sort(*KEY, "source", nulls_last=True)
 
 
 def _traits(rows: pl.DataFrame, imported: pl.DataFrame, config: GridConfig | None) -> pl.DataFrame:

@@ -49,7 +49,7 @@ class ScoringMixin:
     _loads: dict[int, Future[Any]]
     _loader: ThreadPoolExecutor
     _has_spoilt_blocks: bool = False
-    """Whether a step left NaN in the KV cache: attention multiplies the rows that it masks by 0, and 0 x NaN is NaN."""
+    """Whether a step left NaN or infinity in the KV cache: attention multiplies masked rows by 0, and 0 x NaN is NaN."""
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load the model as vLLM does, then let adapters come from background loads."""
@@ -200,7 +200,7 @@ class ScoringMixin:
         )
 
     def _clear_blocks(self, blocks: list[int] | slice) -> None:
-        """Set blocks of the KV cache to zero in all layers; one block may be several of the attention kernel's."""
+        """Set blocks of the KV cache to zero in all layers; one of ours may be several of the attention kernel's."""
         runner = self.model_runner
         for cache in runner.kv_caches:
             cache.unflatten(0, (runner.kv_cache_config.num_blocks, -1))[blocks] = 0
