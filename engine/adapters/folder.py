@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transfergrid.engine.adapters.weights import WeightsFile, read_weights, unique_pairs
+from transfergrid.engine.adapters.weights import WeightsFile, read_weights
 from transfergrid.engine.interfaces import Adapter, AdapterError
 from transfergrid.store.files import hash_files
+from transfergrid.store.json_text import JsonError, parse_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -99,22 +99,19 @@ def read_adapter(folder: Path, name: str) -> AdapterFolder:
     """
     if not (folder / WEIGHTS_FILE).is_file():
         others = [other for other in FOREIGN_WEIGHTS if (folder / other).is_file()]
-        way_out = (
-            f"it has {others[0]!r}, which 'grid convert-adapter' reads"
-            if others
-            else "save it with peft's save_pretrained"
-        )
+        way_out = f"it has {others[0]!r}, which 'grid convert-adapter' reads" if others else _SAVE
         raise AdapterError(f"adapter {name!r} has no {WEIGHTS_FILE} in {str(folder)!r}; {way_out}")
     try:
         content = (folder / CONFIG_FILE).read_bytes()
-        config = json.loads(content, object_pairs_hook=unique_pairs)
+        config = parse_json(content, repr(CONFIG_FILE), allow_nan=True)
         if not isinstance(config, dict):
             raise TypeError(f"expected an object, found {config!r:.60}")
     except FileNotFoundError as error:
         raise AdapterError(f"adapter {name!r} has no {CONFIG_FILE} in {str(folder)!r}; {_SAVE}") from error
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, TypeError, JsonError) as error:
+        reason = error.reason if isinstance(error, JsonError) else error
         raise AdapterError(
-            f"adapter {name!r}: {CONFIG_FILE} in {str(folder)!r} cannot be read: {error}; save it again"
+            f"adapter {name!r}: {CONFIG_FILE} in {str(folder)!r} cannot be read: {reason}; save it again"
         ) from error
     try:
         weights = read_weights(folder / WEIGHTS_FILE)

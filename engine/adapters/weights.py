@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from transfergrid.store.json_text import JsonError, parse_json
 
 MAX_HEADER_BYTES = 100_000_000
 """Longest header that safetensors itself reads."""
@@ -65,7 +66,7 @@ def _read_header(handle: BinaryIO, n_bytes: int, digest: Any) -> list[tuple[str,
     text = handle.read(n_header)
     digest.update(start + text)
     try:
-        header = json.loads(text, object_pairs_hook=unique_pairs)
+        header = parse_json(text, repr(handle.name), max_bytes=MAX_HEADER_BYTES)
         header.pop("__metadata__", None)
         entries = [
             (entry["data_offsets"], key, str(entry["dtype"]), tuple(map(int, entry["shape"])))
@@ -73,7 +74,9 @@ def _read_header(handle: BinaryIO, n_bytes: int, digest: Any) -> list[tuple[str,
         ]
         entries.sort(key=lambda entry: tuple(map(int, entry[0])))
         return _checked(entries, n_bytes - 8 - n_header)
-    except (KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+    except JsonError as error:
+        raise ValueError(f"its header is damaged ({error.reason})") from error
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"its header is damaged ({type(error).__name__}: {error!s:.80})") from error
 
 
@@ -103,16 +106,3 @@ def _largest(key: str, kind: str, data: bytes) -> float:
         raise ValueError(f"{key!r} holds NaN or infinity")
     width = np.dtype(floats).itemsize
     return float(np.frombuffer((bits << shift).to_bytes(width, "little"), floats)[0])
-
-
-def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object's pairs as a mapping; for ``object_pairs_hook``.
-
-    Raises:
-        ValueError: If a key comes twice.
-    """
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} comes twice")
-    return mapping

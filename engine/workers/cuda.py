@@ -49,7 +49,7 @@ class ScoringMixin:
     _loads: dict[int, Future[Any]]
     _loader: ThreadPoolExecutor
     _has_spoilt_blocks: bool = False
-    """Whether a step left NaN or infinity in the KV cache: attention multiplies masked rows by 0, and 0 x NaN is NaN."""
+    """Whether a step left NaN in the KV cache: attention multiplies masked rows by 0, and 0 x NaN is NaN."""
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load the model as vLLM does, then let adapters come from background loads."""

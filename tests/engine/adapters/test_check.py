@@ -159,7 +159,6 @@ def test_name_is_readable_and_unique_per_weights(
         ({"lora_alpha": None}, "has lora_alpha=None; expected a number, not 0"),
         ({"lora_alpha": "16"}, "has lora_alpha='16'; expected a number, not 0"),
         ({"lora_alpha": float("nan")}, "has lora_alpha=nan; expected a number, not 0"),
-        ({"lora_alpha": 10**400}, "has a pattern that is no regular expression, or a number too large"),
         ({"use_rslora": "false"}, "has use_rslora='false'; expected true or false"),
         ({"target_modules": None}, "has target_modules=None; expected a list of names of layers"),
         ({"layers_to_transform": ["1"]}, r"has layers_to_transform=\['1'\]; expected numbers of layers"),
@@ -189,7 +188,10 @@ def test_missing_weights_are_refused(adapter_folder: Path, base: dict[str, tuple
         check_adapter(adapter_folder, base, name="mine")
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "[" * 200_000, '{"r": 8, "r": 4}', '{"r": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[1]", "[" * 200_000, '{"lora_alpha": 1' + "0" * 400 + "}", '{"r": 8, "r": 4}', '{"r": ' + "9" * 5000 + "}"],
+)
 def test_broken_configuration_is_refused(adapter_folder: Path, base: dict[str, tuple[int, int]], text: str) -> None:
     (adapter_folder / CONFIG_FILE).write_text(text, encoding="utf-8")
     with pytest.raises(AdapterError, match=f"{CONFIG_FILE} in .* cannot be read: .*; save it again"):

@@ -76,8 +76,8 @@ ENTRY = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (with_header({"a": {**ENTRY, "shape": 2}}, bytes(8)), "its header is damaged"),
         (with_header({"a": {"dtype": "F32"}}), "its header is damaged"),
         (with_header([1]), "its header is damaged"),
-        (with_header(b'{"a": 1, "a": 2}'), "the key 'a' comes twice"),
-        (with_header(b"[" * 100_000), "its header is damaged|Expecting"),
+        (with_header(b'{"a": 1, "a": 2}'), "key 'a' is there twice"),
+        (with_header(b"[" * 100_000), "nested deeper than 100 brackets"),
     ],
 )
 def test_a_damaged_file_is_told_in_words(file: Path, content: bytes, message: str) -> None:
