@@ -28,6 +28,27 @@ _OTHER_KEYS = (
 )
 
 
+def check_adapters(adapters: Mapping[str, Path], base: LinearShapes) -> dict[str, Adapter]:
+    """Check all adapters before anything is loaded.
+
+    Args:
+        adapters: Folder by readable name.
+        base: Linear layers of the base, from ``read_linear_shapes``.
+
+    Raises:
+        AdapterError: If any cannot be served; lists every fault.
+    """
+    checked, faults = {}, []
+    for name, folder in adapters.items():
+        try:
+            checked[name] = check_adapter(folder, base, name=name)
+        except AdapterError as error:
+            faults.append(str(error))
+    if faults:
+        raise AdapterError("\n".join(faults))
+    return checked
+
+
 def check_adapter(folder: Path, base: LinearShapes, *, name: str) -> Adapter:
     """Check one adapter; reads its files once.
 

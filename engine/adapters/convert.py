@@ -131,6 +131,8 @@ def _ordered(tensor: Any, key: LoraKey, base: Path | None, name: str) -> Any:
 
 def _load(source: Path) -> dict[str, Any]:
     """Return the tensors of the first file of weights that a folder holds; runs no code of it."""
+    import pickle
+
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -142,18 +144,12 @@ def _load(source: Path) -> dict[str, Any]:
     try:
         is_safe = file.suffix == ".safetensors"
         weights = load_file(file) if is_safe else torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, ValueError, RuntimeError, EOFError, KeyError, *_unpickling_errors()) as error:
+    except (SafetensorError, pickle.UnpicklingError, OSError, EOFError, ValueError, RuntimeError, LookupError) as error:
         reason = " ".join(str(error).split())
         raise AdapterError(f"{str(file)!r} cannot be read: {reason:.200}; expected a file of tensors alone") from error
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise AdapterError(f"{str(file)!r} holds more than names and tensors; expected a file of LoRA weights")
     return {str(key): value for key, value in weights.items()}
-
-
-def _unpickling_errors() -> tuple[type[Exception], ...]:
-    import pickle
-
-    return pickle.UnpicklingError, IndexError, AttributeError, TypeError
 
 
 def _subtract_start(source: Path, folder: Path, base: Path | None, *, init: str) -> None:

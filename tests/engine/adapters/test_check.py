@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.models import edit_json, make_tiny_adapter
 from transfergrid.engine.adapters.applied import require_modules
-from transfergrid.engine.adapters.check import check_adapter, served_rank
+from transfergrid.engine.adapters.check import check_adapter, check_adapters, served_rank
 from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE, find_adapters
 from transfergrid.engine.adapters.null import make_null_adapter
 from transfergrid.engine.interfaces import AdapterError
@@ -305,6 +305,15 @@ def test_a_matrix_of_another_shape_is_refused(adapter_folder: Path, base: dict[s
     save_file({key: value.flatten() for key, value in weights.items()}, adapter_folder / WEIGHTS_FILE)
     with pytest.raises(AdapterError, match=r"A and B of '.*' have the shapes \(\d+,\) and .*; expected matrices"):
         check_adapter(adapter_folder, base, name="mine")
+
+
+def test_all_faults_come_in_one_message(
+    tiny_adapters: tuple[Path, ...], adapter_folder: Path, base: dict[str, tuple[int, int]], tmp_path: Path
+) -> None:
+    edit_json(adapter_folder / CONFIG_FILE, use_dora=True)
+    with pytest.raises(AdapterError, match=r"(?s)'dora' uses DoRA.*\n.*'gone' has no"):
+        check_adapters({"fine": tiny_adapters[1], "dora": adapter_folder, "gone": tmp_path / "gone"}, base)
+    assert list(check_adapters({"fine": tiny_adapters[1]}, base)) == ["fine"]
 
 
 def test_weights_of_another_library_are_named(adapter_folder: Path, base: dict[str, tuple[int, int]]) -> None:
