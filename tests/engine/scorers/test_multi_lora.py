@@ -54,6 +54,21 @@ def test_an_adapter_that_vllm_does_not_serve_can_be_merged(folder: Path, tiny_ll
     assert (adapter.rank, adapter.name) == (8, f"a@{adapter.content_hash[:12]}")
 
 
+def test_adapters_of_a_base_with_experts_are_refused_on_the_cpu(
+    folder: Path, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = shutil.copytree(tiny_llama, tmp_path / "experts")
+    edit_json(base / "config.json", num_local_experts=4)
+    backend = MultiLora(EngineConfig())
+    monkeypatch.setattr("transfergrid.engine.scorers.multi_lora.device_type", lambda: "cpu")
+    with pytest.raises(
+        AdapterError, match=r"'a' is of a base with experts, .* on a GPU only; 'grid eval --sequential'"
+    ):
+        backend.check_adapter(folder, base, name="a")
+    monkeypatch.setattr("transfergrid.engine.scorers.multi_lora.device_type", lambda: "cuda")
+    assert backend.check_adapter(folder, base, name="a").rank == 8
+
+
 @pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
 def test_half_an_adapter_is_refused(folder: Path, name: str) -> None:
     (folder / name).unlink()
