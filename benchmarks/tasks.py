@@ -13,7 +13,7 @@ import jinja2
 
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.sandbox import BoundedEnvironment, TemplateLimitError, compile_template, render
-from transfergrid.benchmarks.spec import ChoicesSpec, FormatSpec, Metric, TaskSpec, read_task_spec
+from transfergrid.benchmarks.spec import ChoicesSpec, FormatSpec, TaskSpec, read_task_spec
 from transfergrid.benchmarks.text import clean
 from transfergrid.grid import TASKS, UserError
 
@@ -48,8 +48,9 @@ class PromptFormat:
 
     name: FormatName
     build: Callable[[Question], Item]
-    primary_metric: Metric
+    primary_metric: str
     supervise: Literal["continuation", "text"]
+    mode: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,7 @@ def _format(environment: BoundedEnvironment, spec: TaskSpec, name: FormatName, p
             gold=question.gold,
         )
 
-    return PromptFormat(name, build, part.primary_metric, part.supervise)
+    return PromptFormat(name, build, part.primary_metric, part.supervise, part.mode)
 
 
 def _say(error: Exception) -> str:

@@ -6,7 +6,7 @@ import click
 from rich.markup import escape
 
 from transfergrid.commands.options import with_config
-from transfergrid.commands.output import make_console
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 
@@ -27,7 +27,7 @@ def data(config: GridConfig, run: RunFolder) -> None:
         manifest = materialise(
             config, run.data, on_cell=lambda task, language: status.update(escape(f"reading {task} {language}"))
         )
-    console.print(manifest)
+    print_report(console, manifest)
     for remark in manifest.remarks:
         console.print(f"note: {remark}", soft_wrap=True, markup=False)
     console.print(f"written to {run.data}", markup=False)

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from transfergrid.commands.options import make_request, narrowing_options, pair_options, ray_options, with_config
-from transfergrid.commands.output import make_console, print_result
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.commands.plan import show_estimate
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
@@ -91,6 +91,6 @@ def evaluate_command(
             from transfergrid.engine.evaluation.on_cluster import evaluate_on_cluster
 
             report = evaluate_on_cluster(config, run, request, cluster, backend=backend, on_event=display)
-    print_result(make_console(), report, as_json=as_json)
+    print_report(make_console(), report, "json" if as_json else None)
     if not report.is_complete:
         sys.exit(1)

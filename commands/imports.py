@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from transfergrid.commands.options import run_option
-from transfergrid.commands.output import make_console
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.store.folder import RunFolder
 
 
@@ -34,7 +34,7 @@ def import_donors_command(csv: Path, run_dir: Path) -> None:
     """
     from transfergrid.analysis.imports.donors import import_donors
 
-    make_console().print(import_donors(csv, RunFolder(run_dir)))
+    print_report(make_console(), import_donors(csv, RunFolder(run_dir)))
 
 
 @import_group.command("lm-eval")
@@ -52,4 +52,4 @@ def import_lm_eval_command(folder: Path, run_dir: Path) -> None:
     """
     from transfergrid.analysis.imports.lm_eval import import_lm_eval
 
-    make_console().print(import_lm_eval(folder, RunFolder(run_dir)))
+    print_report(make_console(), import_lm_eval(folder, RunFolder(run_dir)))

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from transfergrid.commands.options import with_config
-from transfergrid.commands.output import make_console
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 
@@ -48,5 +48,5 @@ def serve(
 
     options = ServeOptions(host=host, port=port, api_key=api_key, adapter_root=adapter_root or run.adapters)
     start = prepare_server(config, models, options)
-    make_console().print(start, soft_wrap=True)
+    print_report(make_console(), start, soft_wrap=True)
     start.run()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import polars as pl
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -49,6 +50,16 @@ class DataManifest:
         for task, counts in self.counts.items():
             table.add_row(Text(task), str(counts["train"]), str(counts["test"]), str(self.dropped.get(task, 0)))
         return table
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row per task."""
+        names = ("task", "n_train", "n_test", "n_left_out")
+        counts = [(task, n["train"], n["test"], self.dropped.get(task, 0)) for task, n in self.counts.items()]
+        return pl.DataFrame(counts, schema=names, orient="row")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it."""
+        return asdict(self)
 
 
 def read_manifest(folder: Path) -> DataManifest | None:

@@ -26,20 +26,23 @@ SCORE_SCHEMA = pl.Schema(
         "loglikelihoods_nats": pl.List(pl.Float64()),  # one per choice; null: not scored
         "choice_chars": pl.List(pl.Int32()),
         "n_truncated_tokens": pl.Int32(),
-        "primary_metric": pl.String(),  # "acc" or "acc_norm": the metric that is this target's score
+        "primary_metric": pl.String(),  # name of the metric that is this target's score
         "unscored_reason": pl.String(),  # null: scored
         "run_key": pl.String(),
         "source": pl.String(),  # name; "base": the base model
         "source_kind": pl.String(),  # one of grid.KINDS
         "source_cells": pl.String(),  # names of the cells it was trained on, blanks between; null: the base model
+        "value": pl.Float64(),  # by the primary metric, 0..1; null: not scored
+        "output": pl.String(),  # what the model said; null: not scored, or a mode in which it says nothing
     }
 )
 """Columns of the results store, one row per (model, seed, source, target, item)."""
 
 SOURCE_COLUMNS = ("source", "source_kind", "source_cells")
-"""Columns that older parts lack; their sources are the base and single-cell adapters."""
+"""Columns that say which source a row is of."""
 
-_ADDED = SOURCE_COLUMNS
+ADDED_COLUMNS = (*SOURCE_COLUMNS, "value", "output")
+"""Columns that parts written before version 0.2 lack."""
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
@@ -102,8 +105,8 @@ def scan_scores(parts: Iterable[Path]) -> pl.LazyFrame:
     whole: list[Path] = []
     older: list[Path] = []
     for path in parts:
-        found = check_schema(path, SCORE_SCHEMA, optional=_ADDED)
-        (whole if set(_ADDED) <= found.keys() else older).append(path)
+        found = check_schema(path, SCORE_SCHEMA, optional=ADDED_COLUMNS)
+        (whole if set(ADDED_COLUMNS) <= found.keys() else older).append(path)
     frames = [pl.scan_parquet(paths, extra_columns="ignore") for paths in (whole, older) if paths]
     if older:
         frames[-1] = complete_rows(frames[-1])
@@ -113,8 +116,11 @@ def scan_scores(parts: Iterable[Path]) -> pl.LazyFrame:
 
 
 def complete_rows(frame: Frame) -> Frame:
-    """Add the columns that rows of an older part lack."""
-    return with_sources(frame)
+    """Add the columns that rows of an older part lack: its metrics are acc and acc_norm, its sources have one cell."""
+    pred = pl.when(pl.col("primary_metric") == "acc_norm").then("pred_norm").otherwise("pred")
+    return with_sources(frame).with_columns(
+        value=(pred == pl.col("gold")).cast(pl.Float64), output=pl.lit(None, dtype=pl.String)
+    )
 
 
 def find_unreadable(parts: Iterable[Path]) -> UserError | None:

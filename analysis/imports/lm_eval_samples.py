@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transfergrid.analysis.imports.lm_eval_results import Result, Samples
+from transfergrid.benchmarks.metrics import METRICS, Metric, get_metric
 from transfergrid.grid import UserError
 from transfergrid.store.scores import source_columns
 
@@ -39,7 +40,7 @@ def item_rows(result: Result) -> Iterator[dict[str, object]]:
             "primary_metric": result.metric,
             "run_key": f"lm-eval {result.time}",
             "n_truncated_tokens": 0,
-            **_answer(item_id, sample),
+            **_answer(item_id, sample, get_metric(result.metric)),
         }
 
 
@@ -69,7 +70,7 @@ def _gold(target: object, choices: Sequence[str]) -> int:
     return choices.index(text) if text in choices and not text.isdigit() else int(text)
 
 
-def _answer(item_id: str, sample: _Sample) -> dict[str, object]:
+def _answer(item_id: str, sample: _Sample, metric: Metric) -> dict[str, object]:
     content = sample.content
     try:
         values = [float(response[0]) for response in content["filtered_resps"]]
@@ -88,8 +89,9 @@ def _answer(item_id: str, sample: _Sample) -> dict[str, object]:
         )
     return {
         "gold": gold,
-        "pred": max(range(len(values)), key=lambda choice: values[choice]),
-        "pred_norm": max(range(len(values)), key=lambda choice: values[choice] / chars[choice]),
+        "pred": METRICS["acc"].pick(values, choices),
+        "pred_norm": METRICS["acc_norm"].pick(values, choices),
+        "value": metric.of_item(values, choices, gold),
         "loglikelihoods_nats": values,
         "choice_chars": chars,
         "unscored_reason": None,

@@ -8,6 +8,7 @@ elsewhere, the more the noisier it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 from rich import box
@@ -51,13 +52,13 @@ class Recommendation:
         """Show the first rows and what the columns mean."""
         return _render(self)
 
-    def to_json(self) -> str:
-        """Return all rows as a JSON list of objects."""
-        return self.table.write_json()
+    def rows(self) -> pl.DataFrame:
+        """Return all sources."""
+        return self.table
 
-    def to_csv(self) -> str:
-        """Return all rows as CSV."""
-        return self.table.write_csv()
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return all sources as a list of objects."""
+        return self.table.to_dicts()
 
 
 def recommend(

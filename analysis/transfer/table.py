@@ -63,7 +63,7 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     rows = pl.concat([averaged, transfer_from_imported(imported)], how="diagonal")
     rows = _finish(rows, imported, run, config)
     return Transfer(
-        by_seed,
+        by_seed.drop("squares"),
         rows.filter(IS_SINGLE),
         single_blocks(blocks, sources),
         _unscored_models(by_seed.filter(IS_SINGLE), config),
@@ -91,7 +91,7 @@ def _average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.Dat
         delta_sd_seeds_pp=pl.col("delta_pp").std(),
         n_unscored=pl.col("n_unscored").max(),
         mcnemar_p=pl.col("mcnemar_p").filter(there).first(),
-        squares=(pl.col("n_only_base") + pl.col("n_only_adapter")).filter(there).sum(),
+        squares=pl.col("squares").filter(there).sum(),
         between_seeds=((pl.col("delta_pp") - pl.col("delta_pp").mean()) / 100).pow(2).sum(),
         n_flips_noise_floor=pl.col("n_flips_noise_floor").first(),
         reason=pl.when(there.any()).then(None).otherwise(pl.col("reason").drop_nulls().sort().first()),
@@ -124,16 +124,18 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
     errors = crossed_standard_error(sums)
     with np.errstate(invalid="ignore", divide="ignore"):
         by_t = np.where(errors.se > 0, t_test_p(mean / errors.se, errors.df), np.where(errors.se == 0, 1.0, np.nan))
-    single = column("n_seeds") < 2
-    p_values = np.where(single, column("mcnemar_p"), by_t)
+    exact = (column("n_seeds") < 2) & np.isfinite(column("mcnemar_p"))
+    p_values = np.where(exact, column("mcnemar_p"), by_t)
     return frame.with_columns(
         se_pp=pl.Series(100 * errors.se).fill_nan(None),
         df=pl.Series(errors.df).fill_nan(None),
         p_value=pl.Series(p_values).fill_nan(None),
         p_method=pl.when(pl.Series(np.isnan(p_values)))
         .then(None)
-        .when(pl.Series(single))
+        .when(pl.Series(exact))
         .then(pl.lit("exact McNemar"))
+        .when(pl.col("n_seeds") < 2)
+        .then(pl.lit("t test over items"))
         .otherwise(pl.lit("t test, items and seeds crossed")),
     ).drop("between_items", "between_seeds")
 

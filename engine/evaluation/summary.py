@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from transfergrid.benchmarks.metrics import lower_is_better
 from transfergrid.config.selection import Selection
 from transfergrid.engine.work.failures import Failure, describe_failures, is_about, read_failures
 from transfergrid.grid import BASE_KIND, CELL_KIND, Cell, Regime
@@ -87,6 +88,10 @@ class EvaluationReport:
             "unscored": self.unscored.to_dicts(),
         }
 
+    def rows(self) -> pl.DataFrame:
+        """Return the baselines."""
+        return self.baselines
+
     def __rich__(self) -> RenderableType:
         """Render as tables, one of baselines per model, then what is missing."""
         models = self.baselines["model"].unique(maintain_order=True).to_list()
@@ -154,13 +159,13 @@ def summarise(
 
 def score_cells(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Return one row per (model, source, target): items, unscored items and the score by the primary metric."""
-    picked = pl.when(pl.col("primary_metric") == "acc_norm").then("pred_norm").otherwise("pred")
     return (
         rows.group_by(*_TARGET, *_SOURCE)
         .agg(
             n_items=pl.len(),
-            n_unscored=picked.is_null().sum(),
-            score=(picked == pl.col("gold")).mean(),  # null where not scored, left out of the mean
+            n_unscored=pl.col("value").is_null().sum(),
+            score=pl.col("value").mean(),  # null where not scored, left out of the mean
+            primary_metric=pl.col("primary_metric").first(),
         )
         .sort(*_TARGET, *_SOURCE, nulls_last=False)
     )
@@ -170,10 +175,11 @@ def mean_deltas(scores: pl.DataFrame) -> pl.DataFrame:
     """Return the mean delta in percentage points per model, kind of source and regime, over pairs with a baseline."""
     baselines = scores.filter(_IS_BASE).select(*_TARGET, base_score="score")
     pairs = scores.filter(~_IS_BASE).join(baselines, on=_TARGET, validate="m:1")
+    sign = pl.when(pl.col("primary_metric").is_in(lower_is_better())).then(-100).otherwise(100)
     place = {regime.value: place for place, regime in enumerate(Regime)}
     return (
         with_regime(pairs)
-        .with_columns(delta_pp=100 * (pl.col("score") - pl.col("base_score")))
+        .with_columns(delta_pp=sign * (pl.col("score") - pl.col("base_score")))
         .drop_nulls("delta_pp")
         .group_by("model", "source_kind", "regime")
         .agg(n_pairs=pl.len(), mean_delta_pp=pl.col("delta_pp").mean())

@@ -22,6 +22,7 @@ from transfergrid.engine.evaluation.events import (
     SweepStarted,
     ignore_events,
 )
+from transfergrid.engine.evaluation.modes import get_mode
 from transfergrid.engine.evaluation.noise_floor import drop_stale_noise_floor, has_noise_floor, measure_noise_floor
 from transfergrid.engine.evaluation.score_model import OpenModel, open_model
 from transfergrid.engine.evaluation.summary import EvaluationReport, Totals, summarise
@@ -128,6 +129,8 @@ def find_work(config: GridConfig, run: RunFolder, request: EvalRequest, backend:
     selection, places = find_sources(config, run, request)
     ensure_data(config, run.data)
     targets = {cell: load_target(config, run.data, cell) for cell in selection.targets}
+    for target in targets.values():
+        get_mode(target.mode)
     models, failures = [], []
     for model in selection.models:
         try:

@@ -22,6 +22,8 @@ class ModelFacts:
     """Weights of all linear layers between the embeddings and the vocabulary projection: 2 FLOP each per token."""
     n_kv_values_per_token: int
     """Keys and values that one token keeps, over all layers."""
+    quantised_bytes: int | None = None
+    """Size of the weights' files where they are quantised; None: they are loaded in the engine's number format."""
 
 
 def read_model_facts(folder: Path) -> ModelFacts:
@@ -50,4 +52,10 @@ def read_model_facts(folder: Path) -> ModelFacts:
         max_positions=positions,
         n_layer_parameters=layers * per_layer,
         n_kv_values_per_token=layers * 2 * kv_width,
+        quantised_bytes=_weight_file_bytes(folder) if config.get("quantization_config") else None,
     )
+
+
+def _weight_file_bytes(folder: Path) -> int | None:
+    """Return the size of a folder's weights; None where there are none yet."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) or None

@@ -23,6 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.interfaces import AdapterError
+from transfergrid.engine.models.device import engine_device_type
+from transfergrid.engine.planning.answers import first_answer
 from transfergrid.engine.planning.packing import AdapterReference
 from transfergrid.engine.planning.packing_checks import check_packed_step
 from transfergrid.engine.planning.planner import PlanLimits
@@ -166,7 +168,7 @@ class GuardMiddleware:
         if self._facts is None:
             engine, setup = _state(request).engine_client, self._setup
             config = engine.vllm_config
-            limits = next(filter(None, await engine.collective_rpc("scoring_limits")))
+            limits = first_answer(await engine.collective_rpc("scoring_limits"))
             self._facts = ServerFacts(
                 api_version=API_VERSION,
                 instance=self._instance,
@@ -181,6 +183,7 @@ class GuardMiddleware:
                 max_model_len=config.model_config.max_model_len,
                 vocab_size=config.model_config.get_vocab_size(),
                 limits=limits,
+                device=engine_device_type(),
             )
         return self._facts
 

@@ -10,7 +10,7 @@ from typing import Any
 from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.engine.adapters.folder import RECORD_FILE
 from transfergrid.engine.interfaces import Adapter, AdapterError, Backend
-from transfergrid.engine.models.device import resolve_dtype
+from transfergrid.engine.models.device import engine_device_type, resolve_dtype
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.models.resolve import model_revision, resolve_model
 from transfergrid.engine.models.shapes import read_linear_shapes
@@ -71,7 +71,7 @@ def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend) -> Ba
     shared = {
         "model": {
             "revision": model_revision(folder),
-            "dtype": resolve_dtype(config.engine.dtype),
+            "dtype": resolve_dtype(config.engine.dtype, engine_device_type()),
             "quantization": config.engine.quantization,
         },
         "tokenizer": {

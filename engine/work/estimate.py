@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+import polars as pl
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -76,6 +77,10 @@ class Estimate:
     def as_json(self) -> dict[str, Any]:
         """Return the estimate for a program."""
         return {"models": [asdict(model) for model in self.models], "unavailable": dict(self.unavailable)}
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row per model."""
+        return pl.DataFrame([asdict(model) for model in self.models])
 
     def __rich__(self) -> RenderableType:
         """Render one column per model for a few, one row per model in blocks of figures for more."""

@@ -21,7 +21,8 @@ from tests.analysis.synthetic import (
 from transfergrid.analysis.analyze import AnalysisReport, analyze
 from transfergrid.analysis.imports.donors import import_donors
 from transfergrid.analysis.records import Transfer
-from transfergrid.analysis.tables.build import TABLE_NAMES, AnalysisTables, build_tables, tables_from
+from transfergrid.analysis.tables.build import AnalysisTables, build_tables, tables_from
+from transfergrid.analysis.tables.registry import all_tables
 from transfergrid.config.settings import AnalysisConfig, GridConfig, ModelConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
@@ -57,7 +58,7 @@ def unexplained(table: pl.DataFrame) -> list[str]:
 def test_every_table_is_written_twice_and_reads_back(run: RunFolder) -> None:
     report = analyze(run, FAST)
     assert {path.name for path in run.tables.iterdir()} == {
-        f"{name}.{ending}" for name in TABLE_NAMES for ending in ("parquet", "csv")
+        f"{name}.{ending}" for name in all_tables() for ending in ("parquet", "csv")
     }
     for name, table in report.tables.named():
         assert pl.read_parquet(run.tables / f"{name}.parquet").equals(table)
@@ -74,7 +75,7 @@ def test_the_same_seed_gives_the_same_tables(run: RunFolder) -> None:
 def test_progress_names_every_stage(run: RunFolder) -> None:
     stages: list[str] = []
     build_tables(run, FAST, on_progress=stages.append)
-    assert stages == ["transfer", "resamples", "regimes", "roles", "variance", "consistency", "distance"]
+    assert stages == ["transfer", "resamples", *all_tables()]
 
 
 @pytest.mark.parametrize("width", [80, 100])
@@ -104,27 +105,27 @@ def test_the_first_lines_of_the_summary_are_the_regimes(run: RunFolder) -> None:
     assert [line.split()[0] for line in lines[3:8]] == ["all", "MT-ML", "MT-CL", "CT-ML", "CT-CL"]
 
 
-@pytest.mark.parametrize("name", TABLE_NAMES)
+@pytest.mark.parametrize("name", list(all_tables()))
 def test_every_table_can_be_shown_by_name(run: RunFolder, name: str) -> None:
     report = analyze(run, FAST, table=name, write=False)
     for width in (80, 100):
         text = show(report, width)
-        assert text.startswith(f"{name}: {report.tables.get(name).height} rows")
+        assert text.startswith(f"{name}: {report.tables[name].height} rows")
         assert max(map(len, text.splitlines())) <= width
-    assert json.loads(report.to_json()) == json.loads(report.tables.get(name).write_json())
-    assert report.to_csv() == report.tables.get(name).write_csv()
+    assert report.as_json() == json.loads(report.tables[name].write_json())
+    assert report.rows().equals(report.tables[name])
 
 
 def test_the_matrix_and_the_hierarchy_are_views_of_tables(run: RunFolder) -> None:
     matrix = analyze(run, FAST, table="matrix", write=False)
     assert matrix.rows().equals(matrix.tables.language_matrices)
-    assert json.loads(matrix.to_json())[0].keys() == dict.fromkeys(matrix.tables.language_matrices.columns).keys()
+    assert matrix.as_json()[0].keys() == dict.fromkeys(matrix.tables.language_matrices.columns).keys()
     hierarchy = analyze(run, FAST, table="hierarchy", write=False)
     donors = hierarchy.rows().filter(unit="language", role="donor", regime="MT-CL")
     # the first two have the same number of right answers
     assert donors["rank"].to_list() == [1, 1, 3]
     assert donors["score_pp"][0] == pytest.approx(donors["score_pp"][1])
-    assert hierarchy.to_csv().startswith("role,unit,regime,name,")
+    assert hierarchy.rows().write_csv().startswith("role,unit,regime,name,")
     for report in (matrix, hierarchy):
         for width in (80, 100):
             assert max(map(len, show(report, width).splitlines())) <= width
@@ -153,11 +154,11 @@ def test_regimes_without_rows_say_so_in_the_summary(tmp_path: Path) -> None:
 
 def test_json_of_all_tables_holds_every_row(run: RunFolder) -> None:
     report = analyze(run, FAST, write=False)
-    found = json.loads(report.to_json())
+    found = report.as_json()
     assert {name: len(rows) for name, rows in found.items()} == {
         name: table.height for name, table in report.tables.named()
     }
-    assert report.to_csv() == report.tables.regimes.write_csv()
+    assert report.rows().equals(report.tables.regimes)
 
 
 def test_an_unknown_table_is_refused_before_anything_is_read(tmp_path: Path) -> None:

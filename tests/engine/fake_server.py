@@ -42,6 +42,8 @@ class FakeEngine:
 
     calls: list[str] = field(default_factory=list)
     step_s: float = 0.0
+    scores: dict[int, bytes] = field(default_factory=dict)
+    """By ticket, not taken yet."""
     failure: Exception | None = None
     dies_after: int | None = None
     """Steps after which the engine is dead; None: it lives."""
@@ -67,6 +69,8 @@ class FakeEngine:
         if method == "adapter_modules":
             largest = read_weights(Path(args[0][2]) / WEIGHTS_FILE).largest
             return [sorted({layer_name(key.partition(".lora_")[0]) for key, value in largest.items() if value})]
+        if method == "step_scores":
+            return [None, self.scores.pop(args[0])]
         if method == "clear_spoilt_blocks":
             self.calls.append("clear")
             return [False]
@@ -80,7 +84,9 @@ class FakeEngine:
         if self.failure is not None:
             raise self.failure
         packed, adapter_reference = args
-        return [None, made_up_logprobs(packed, None if adapter_reference is None else adapter_reference[2])]
+        ticket = self.calls.count("step")
+        self.scores[ticket] = made_up_logprobs(packed, None if adapter_reference is None else adapter_reference[2])
+        return [ticket, ticket]
 
 
 class Faults:

@@ -15,9 +15,9 @@ from transfergrid.grid import TASKS, UserError
 from transfergrid.trainers import adapter_training
 from transfergrid.trainers.base_model import LoadedBase, load_base
 from transfergrid.trainers.events import BatchHalved, EpochDone, StepDone
-from transfergrid.trainers.examples import IGNORED
 from transfergrid.trainers.jobs import TrainingJob
-from transfergrid.trainers.sft.recipe import BatchShape
+from transfergrid.trainers.recipe import BatchShape
+from transfergrid.trainers.sft import IGNORED
 
 pytestmark = pytest.mark.engine
 
@@ -282,7 +282,17 @@ def test_the_adapter_of_a_quantised_base_stays_float32(
     config = make_config(tiny_llama, learning_rate=5e-5)
     job = first_job(config, tmp_path)
     _, expected = train_weights(job, base, config, tmp_path)
-    monkeypatch.setattr(base.model, "is_loaded_in_4bit", True, raising=False)  # by which TRL knows such a base
+    make_trainer = adapter_training.make_trainer
+
+    def on_a_quantised_base(model: Any, *args: Any, **kwargs: Any) -> Any:
+        quantised = model.get_base_model()
+        quantised.is_loaded_in_4bit = True  # by which TRL knows such a base
+        try:
+            return make_trainer(model, *args, **kwargs)
+        finally:
+            del quantised.is_loaded_in_4bit
+
+    monkeypatch.setattr(adapter_training, "make_trainer", on_a_quantised_base)
     _, weights = train_weights(job, base, config, tmp_path)
     assert {value.dtype for value in weights.values()} == {torch.float32}
     assert all(torch.equal(value, expected[name]) for name, value in weights.items())

@@ -11,8 +11,7 @@ from rich.console import Console
 from tests.analysis.report.runs import data_of, page_of, random_deltas, write_holed_run, write_two_models
 from tests.analysis.synthetic import MODELS, TASKS, cells, item_rows, published_table, write_run
 from transfergrid.analysis.imports.donors import import_donors
-from transfergrid.analysis.report import write_report
-from transfergrid.analysis.report.page import SCRIPTS
+from transfergrid.analysis.report.page import SCRIPTS, write_report
 from transfergrid.analysis.report.payload import records, script_json
 from transfergrid.cli import main
 from transfergrid.config.settings import AnalysisConfig, GridConfig

@@ -171,6 +171,10 @@ def test_several_models_need_to_be_told_apart(tmp_path: Path) -> None:
         ("", r"has the columns \[\]; expected path, task, language"),
         ("path,cell\na,b\n", r"has the columns \['cell', 'path'\]"),
         ("path,task,language\na,xnli,de\nb\n", r"table\.csv', line 3: task is empty; expected path, task and language"),
+        (
+            "path,kind,source,cells\na,mixture,both,\n",
+            r"table\.csv', line 2: cells is empty; expected path, kind, source and cells",
+        ),
         ("path,task,language\n,xnli,de\n", "line 2: path is empty"),
         ("path,task,language\na,xnli, \n", "line 2: language is empty"),
         ("path,task,language,seed\na,arc_challenge,de,x\n", "has seed 'x'; expected a whole number"),

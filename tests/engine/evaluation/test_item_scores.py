@@ -102,7 +102,7 @@ def test_a_missing_loglikelihood_is_an_error() -> None:
 
 
 def test_scores_become_rows_of_the_store() -> None:
-    rows = score_rows(origin(), [score_item(item("ab", "cdef", gold=1), [-6.0, -8.0], origin(), n_truncated_tokens=3)])
+    rows = score_rows(origin(), [score_item(item("ab", "cdef", gold=1), [-6.0, -8.0], origin())])
     assert rows.schema == SCORE_SCHEMA
     assert rows.row(0, named=True) == {
         "model": "tiny",
@@ -117,10 +117,12 @@ def test_scores_become_rows_of_the_store() -> None:
         "pred_norm": 1,
         "loglikelihoods_nats": [-6.0, -8.0],
         "choice_chars": [2, 4],
-        "n_truncated_tokens": 3,
+        "n_truncated_tokens": 0,
         "primary_metric": "acc_norm",
         "unscored_reason": None,
         "run_key": "k1",
+        "value": 1.0,
+        "output": None,
         "source": "arc_challenge-de",
         "source_kind": "cell",
         "source_cells": "arc_challenge-de",

@@ -8,18 +8,19 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from tests.analysis.synthetic import item_frame
 from transfergrid.engine.evaluation.summary import SHOWN_FAULTS, EvaluationReport, Totals, mean_deltas, score_cells
 from transfergrid.engine.work.failures import Failure
-from transfergrid.grid import Source
-from transfergrid.store.scores import SCORE_SCHEMA, source_columns
 
 
 def item(source: str | None, target: str, item_id: str, pred: int | None, **changes: Any) -> dict[str, Any]:
+    source_task, _, source_language = (source or "").partition("-")
     task, _, language = target.partition("-")
     row = {
         "model": "tiny",
         "seed": None if source is None else 17,
-        **source_columns(Source.parse(source or "base")),
+        "source_task": source_task or None,
+        "source_language": source_language or None,
         "target_task": task,
         "target_language": language,
         "item_id": item_id,
@@ -34,7 +35,7 @@ def item(source: str | None, target: str, item_id: str, pred: int | None, **chan
 
 
 def cells(*rows: dict[str, Any]) -> pl.DataFrame:
-    return score_cells(pl.LazyFrame(list(rows), schema=SCORE_SCHEMA)).collect()
+    return score_cells(item_frame(rows).lazy()).collect()
 
 
 def test_an_item_that_is_not_scored_is_neither_right_nor_wrong() -> None:

@@ -19,7 +19,7 @@ from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import EngineConfig, GridConfig, ModelConfig
 from transfergrid.engine.adapters.folder import WEIGHTS_FILE
 from transfergrid.engine.evaluation.events import CellFinished, Event, Failed
-from transfergrid.engine.evaluation.score_cell import NOT_FINITE
+from transfergrid.engine.evaluation.modes import NOT_FINITE
 from transfergrid.engine.evaluation.summary import EvaluationReport
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem

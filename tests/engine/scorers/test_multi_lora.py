@@ -17,7 +17,7 @@ from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.adapters.merge import check_mergeable, merge_adapter
 from transfergrid.engine.interfaces import AdapterError
-from transfergrid.engine.scorers.multi_lora import MultiLora
+from transfergrid.engine.scorers.multi_lora import MultiLora, vllm_key_parts
 from transfergrid.engine.scorers.sequential import Sequential
 from transfergrid.engine.workers.version import vllm_version
 from transfergrid.grid import UserError
@@ -29,6 +29,13 @@ def test_the_two_ways_differ_in_their_way_alone() -> None:
     assert multi.pop("way") == "multi-lora"
     assert sequential.pop("way") == "sequential"
     assert multi == sequential == {"name": "vllm", "version": vllm_version(), "arguments": {"load_format": "auto"}}
+
+
+def test_a_device_other_than_the_cpu_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = vllm_key_parts("multi-lora", EngineConfig())
+    monkeypatch.setattr("transfergrid.engine.scorers.multi_lora.engine_device_type", lambda: "cuda")
+    assert vllm_key_parts("multi-lora", EngineConfig()) == {**on_cpu, "device": "cuda"}
+    assert vllm_key_parts("multi-lora", EngineConfig(), device="cpu") == on_cpu  # a server's, not this machine's
 
 
 def test_a_machine_without_an_engine_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,12 +67,12 @@ def test_adapters_of_a_base_with_experts_are_refused_on_the_cpu(
     base = shutil.copytree(tiny_llama, tmp_path / "experts")
     edit_json(base / "config.json", num_local_experts=4)
     backend = MultiLora(EngineConfig())
-    monkeypatch.setattr("transfergrid.engine.scorers.multi_lora.device_type", lambda: "cpu")
+    monkeypatch.setattr("transfergrid.engine.scorers.multi_lora.engine_device_type", lambda: "cpu")
     with pytest.raises(
         AdapterError, match=r"'a' is of a base with experts, .* on a GPU only; 'grid eval --sequential'"
     ):
         backend.check_adapter(folder, base, name="a")
-    monkeypatch.setattr("transfergrid.engine.scorers.multi_lora.device_type", lambda: "cuda")
+    monkeypatch.setattr("transfergrid.engine.scorers.multi_lora.engine_device_type", lambda: "cuda")
     assert backend.check_adapter(folder, base, name="a").rank == 8
 
 
