@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +19,7 @@ from transfergrid.engine.models.token_facts import token_facts
 from transfergrid.engine.models.tokenizer import TokenisationSettings
 from transfergrid.store.file_index import FileIndex
 from transfergrid.store.files import hash_files
+from transfergrid.store.json_text import JsonError, read_json
 from transfergrid.store.key import RunKey
 
 _TOKENIZER_FILES = (
@@ -124,10 +124,10 @@ def require_base(folder: Path, base: BaseModel, *, name: str) -> None:
     if not record.is_file():
         return
     try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(record)
+    except JsonError as error:
         raise AdapterError(
-            f"adapter {name!r}: {RECORD_FILE} in {str(folder)!r} cannot be read: {error}; train the adapter again"
+            f"adapter {name!r}: {RECORD_FILE} in {str(folder)!r} cannot be read: {error.reason}; train it again"
         ) from error
     trained_on = content.get("base") if isinstance(content, dict) else None
     revision = trained_on.get("revision") if isinstance(trained_on, dict) else None

@@ -91,7 +91,7 @@ def find_jobs(
                 )
             require_base(place.path, base, name=f"{name}-s{place.seed}")
             adapter = _check(place, base, backend, index)
-        except UserError as error:
+        except (UserError, OSError) as error:  # a name too long, a folder that may not be entered
             failures.append(Failure(model=base.name, seed=place.seed, source=name, reason=str(error)))
         else:
             origin = Origin(base.name, place.source)

@@ -78,7 +78,7 @@ def break_adapter(run: RunFolder, how: str) -> None:
     ("how", "reason"),
     [
         ("missing", "no adapter of that name in .*; 'grid train-adapters' trains it"),
-        ("truncated", "is not a safetensors file"),
+        ("truncated", "its header should have 3520 bytes, the file has 40"),
         ("unserved", "uses DoRA"),
         ("half saved", "has no adapter_model.safetensors"),
     ],
