@@ -253,6 +253,8 @@ def _read_footer(path: Path) -> Any:
         return json.loads(pl.read_parquet_metadata(io.BytesIO(content))[_METADATA])
     except StoreError:
         raise
+    except PermissionError as error:  # the part may be sound, and is not to be moved aside
+        raise UserError(f"part {path.name!r} cannot be read: {error.strerror}; give read access to it") from error
     except (*UNREADABLE, ValueError, KeyError) as error:
         raise StoreError(f"part {path.name!r} cannot be read: {error}") from error
 

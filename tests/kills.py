@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+MEMORY_BYTES = 9 * 2**30
+"""Address space of a sweep: it must do with that of a small machine."""
 Kill = dict[str, int]
 """What was finished when a sweep was killed: the inode of every file by its name."""
 
@@ -36,6 +39,7 @@ def kill_rounds(
     Returns:
         For every run folder the kills that count.
     """
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     chance = random.Random(1)
     rounds: list[list[Kill]] = []
     for run in runs:

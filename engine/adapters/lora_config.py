@@ -226,12 +226,12 @@ def _require_quick(pattern: str) -> None:
         ValueError: If it is too long, or has so many ways to match that Python's ``re`` may try them for ever.
         re.error: If it is not valid.
     """
-    re.compile(short := pattern[: _LONGEST_PATTERN + 1])
-    if len(pattern) > _LONGEST_PATTERN or _way_bits(sre_parser.parse(short)) > _MOST_WAY_BITS:
+    if len(pattern) > _LONGEST_PATTERN or _way_bits(sre_parser.parse(pattern)) > _MOST_WAY_BITS:
         raise ValueError(
             f"a pattern that may take for ever to match ({pattern!r:.60}); expected names of layers, or a pattern with "
             "at most four of '*' and '+' and none inside another"
         )
+    re.compile(pattern)
 
 
 def _way_bits(parsed: Iterable[tuple[Any, Any]]) -> float:

@@ -182,6 +182,10 @@ def test_a_tracker_that_is_not_there_is_named_before_the_first_job(
     ("damage", "message"),
     [
         (lambda folder: (folder / "training.json").unlink(), r"is not complete .*; delete it"),
+        (
+            lambda folder: (folder / "training.json").write_text("[" * 200_000),
+            r"is not complete \(it is nested deeper than 100 brackets\); delete it",
+        ),
         (lambda folder: (folder / "training.json").write_text("[]"), r"training\.json that is none of .*; delete the"),
         (
             lambda folder: edit_json(folder / "training.json", key=None),
