@@ -10,10 +10,10 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.table import Table
 
@@ -34,6 +34,9 @@ from transfergrid.engine.scorers.public import start_public
 from transfergrid.engine.scorers.reference import ReferenceScorer
 from transfergrid.engine.workers.version import selftest_record, vllm_version
 from transfergrid.store.files import write_json
+
+if TYPE_CHECKING:
+    import polars as pl
 
 TASK, LANGUAGE = "arc_challenge", "en"
 TOLERANCES = {"float32": 0.01, "float16": 0.5, "bfloat16": 3.0}
@@ -84,6 +87,16 @@ class SelftestReport:
     def is_passed(self) -> bool:
         """Whether every planned way is right."""
         return all(way.is_right for way in self.ways if way.name == "planned")
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row per way."""
+        import polars as pl
+
+        return pl.DataFrame(self.as_json())
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return one object per way."""
+        return [asdict(way) | {"is_right": way.is_right} for way in self.ways]
 
     def __rich__(self) -> Table:
         """Render as a table, one row per way."""
