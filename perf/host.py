@@ -2,7 +2,7 @@
 
 ``python -m transfergrid.perf.host``; half a minute on two cores. A planned pass of 16,384-token steps goes through our
 worker on a two-layer model whose forward pass and vocabulary projection are left out, so that all that is measured is
-the host's. A second pass of one short sequence, with the forward pass, gives the cost of calling one layer.
+the host's. A pass over one item, with and without the forward pass, gives the cost of calling one layer.
 """
 
 from __future__ import annotations
@@ -148,8 +148,9 @@ def measure(console: Console, folder: Path, adapter: Adapter, items: list[Tokeni
         def run(plan: Any, source: Adapter | None = source) -> list[Any]:
             return list(scorer.score(plan, source))
 
-        layer_s = lowest_s(lambda run=run: run(short)) / short.plan.n_steps / N_LAYERS
+        short_s = lowest_s(lambda run=run: run(short))
         with without_arithmetic(scorer):
+            layer_s = (short_s - lowest_s(lambda run=run: run(short))) / short.plan.n_steps / N_LAYERS
             step_s = lowest_s(lambda run=run: run(prepared)) / n_steps
             causes = profiled(lambda run=run: run(prepared), n_steps, n_causes)
         per_sequence = 1e6 * step_s * n_steps / plan.n_sequences

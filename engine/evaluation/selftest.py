@@ -42,7 +42,8 @@ TASK, LANGUAGE = "arc_challenge", "en"
 TOLERANCES = {"float32": 0.01, "float16": 0.5, "bfloat16": 3.0}
 """Largest difference of one choice's log-likelihood to float32, nats, by number format."""
 _RANK = 16
-_MIN_EFFECT = 0.1  # nats that the adapter must change some log-likelihood by
+MIN_EFFECT = 0.1
+"""Nats that an adapter must change some log-likelihood by."""
 
 Scores = Sequence[float]
 """Log-likelihoods of all choices of all items, in order."""
@@ -70,7 +71,7 @@ class WayResult:
     def is_right(self) -> bool:
         """Whether it ran, agrees with transformers within its number format, and applied the adapter."""
         largest = max(self.base_difference, self.adapter_difference)
-        return self.failure is None and largest <= TOLERANCES[self.dtype] and self.effect >= _MIN_EFFECT
+        return self.failure is None and largest <= TOLERANCES[self.dtype] and self.effect >= MIN_EFFECT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +132,21 @@ def run_selftest(n_items: int) -> SelftestReport:
     Raises:
         UserError: If the bundled model cannot be built, or no engine is installed.
     """
-    device, version = engine_device_type(), vllm_version()
     model = resolve_model(BUNDLED_MODEL)
-    items = bundled_items(model, n_items)
+    report = compare_ways(model, bundled_items(model, n_items))
+    if report.is_passed:
+        noted = {"n_items": report.n_items, "time": time.time()}
+        write_json(selftest_record(report.version, report.device), noted)
+    return report
+
+
+def compare_ways(model: Path, items: Sequence[TokenisedItem]) -> SelftestReport:
+    """Score items in every way, under the base and a random adapter.
+
+    Raises:
+        UserError: If no engine is installed.
+    """
+    device, version = engine_device_type(), vllm_version()
     longest = max(len(item.context) + max(map(len, item.continuations)) for item in items)
     with tempfile.TemporaryDirectory() as folder:
         make_random_adapter(model, Path(folder), rank=_RANK, seed=0)
@@ -144,10 +157,7 @@ def run_selftest(n_items: int) -> SelftestReport:
         used = cast("Dtype", resolve_dtype("auto", device))
         planned = [case.run("planned", dtype, expected) for dtype in dict.fromkeys(("float32", used))]
         ways = (*planned, case.run("public", used, expected))
-    report = SelftestReport(version=version, device=device, n_items=len(items), ways=ways)
-    if report.is_passed:
-        write_json(selftest_record(version, device), {"n_items": len(items), "time": time.time()})
-    return report
+    return SelftestReport(version=version, device=device, n_items=len(items), ways=ways)
 
 
 def bundled_items(model: Path, n_items: int) -> list[TokenisedItem]:
