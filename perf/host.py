@@ -80,12 +80,12 @@ def without_arithmetic(scorer: Any) -> Iterator[None]:
         return type(worker.model_runner.model)
 
     kind = scorer._llm.collective_rpc(model_class)[0]
-    hidden, logits = torch.zeros(STEP_TOKENS, 64), torch.zeros(STEP_TOKENS, VOCABULARY)
+    hidden, logits = torch.zeros(STEP_TOKENS, 1), torch.zeros(1, 1)
     kept = kind.forward, kind.compute_logits, StepRunner.copy_blocks, torch.log_softmax
     StepRunner.copy_blocks = lambda *arguments: None
     torch.log_softmax = lambda rows, **keywords: rows
     kind.forward = lambda self, input_ids, *arguments, **keywords: hidden[: len(input_ids)]
-    kind.compute_logits = lambda self, rows: logits[: len(rows)]
+    kind.compute_logits = lambda self, rows: logits.expand(len(rows), VOCABULARY)
     try:
         yield
     finally:
@@ -131,10 +131,13 @@ def main(items: int, causes: int) -> None:
 
 def measure(console: Console, folder: Path, adapter: Adapter, items: list[TokenisedItem], *, n_causes: int) -> None:
     """Print host time per step and sequence, its causes, and the cost of calling a layer."""
+    import torch
+
     from transfergrid.engine.scorers.launch import start_vllm
 
     config = EngineConfig(dtype="float32", token_budget=STEP_TOKENS, kv_cache_gib=0.5)
     scorer = start_vllm(folder, config, max_rank=RANK, longest_tokens=512)
+    torch.set_num_threads(1)  # threads that wait for each other are no cost of a host
     prepared, short = scorer.prepare(items), scorer.prepare(items[:1])
     n_steps, plan = prepared.plan.n_steps, prepared.plan
     console.print(
