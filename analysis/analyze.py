@@ -12,13 +12,14 @@ from rich.text import Text
 
 from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
 from transfergrid.analysis.tables.registry import all_tables
+from transfergrid.analysis.tables.remarks import remark_lines
 from transfergrid.analysis.terminal.hierarchy import hierarchy_rows, hierarchy_view
 from transfergrid.analysis.terminal.matrix import MatrixView
 from transfergrid.analysis.terminal.summary import summary
 from transfergrid.analysis.terminal.table_view import table_view
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
-from transfergrid.store.files import write_atomically, write_text
+from transfergrid.store.files import csv_text, write_atomically, write_text
 from transfergrid.store.folder import RunFolder
 from transfergrid.wording import closest_hint
 
@@ -48,9 +49,11 @@ class AnalysisReport:
 
     def __rich__(self) -> RenderableType:
         """Show what was asked for and where the files are."""
+        lines = [f"Remark: {line}." for line in remark_lines(self.tables.transfer)] if self.shown is not None else []
+        content = Group(self._content(), *(Text(line, overflow="fold") for line in lines))
         if self.folder is None:
-            return self._content()
-        return Group(self._content(), Text(f"Every table: {self.folder}/NAME.parquet and .csv", overflow="fold"))
+            return content
+        return Group(content, Text(f"Every table: {self.folder}/NAME.parquet and .csv", overflow="fold"))
 
     def _content(self) -> RenderableType:
         if self.shown is None:
@@ -114,7 +117,7 @@ def write_tables(tables: AnalysisTables, folder: Path) -> None:
     try:
         for name, table in tables.named():
             write_atomically(folder / f"{name}.parquet", table.write_parquet)
-            write_text(folder / f"{name}.csv", table.write_csv())
+            write_text(folder / f"{name}.csv", csv_text(table))
     except OSError as error:
         raise UserError(
             f"the tables cannot be written to {str(folder)!r}: {error.strerror or error}; make room there "

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import click
 from rich.console import Console, RenderableType
 
+from transfergrid.store.files import csv_text
+
 if TYPE_CHECKING:
     import polars as pl
 
@@ -50,6 +52,6 @@ def print_report(console: Console, report: Report, output: str | None = None, *,
     if output == "json":
         click.echo(json.dumps(report.as_json(), ensure_ascii=False, indent=2))
     elif output == "csv":
-        click.echo(report.rows().write_csv(), nl=False)
+        click.echo(csv_text(report.rows()), nl=False)
     else:
         console.print(report, soft_wrap=soft_wrap)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
+from pydantic import TypeAdapter, ValidationError
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from transfergrid.grid import UserError
+from transfergrid.store.json_text import JsonError, read_json
 
 MANIFEST = "manifest.json"
 
@@ -63,11 +66,19 @@ class DataManifest:
 
 
 def read_manifest(folder: Path) -> DataManifest | None:
-    """Return the manifest of a data folder, None if there is none or it is of another form."""
-    try:
-        return DataManifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    """Return the manifest of a data folder; None if there is none.
+
+    Raises:
+        UserError: If the file cannot be read or holds something else.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
         return None
+    try:
+        return TypeAdapter(DataManifest).validate_python(read_json(path))
+    except (JsonError, ValidationError) as error:
+        reason = error.reason if isinstance(error, JsonError) else "it is not a manifest of items"
+        raise UserError(f"{str(path)!r} cannot be read: {reason}; remove it and run 'grid data' again") from error
 
 
 class HubPin(NamedTuple):

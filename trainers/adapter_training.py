@@ -16,6 +16,7 @@ from transfergrid.trainers.events import AdapterStarted, BatchHalved, TrainingEv
 from transfergrid.trainers.jobs import TrainingJob
 from transfergrid.trainers.recipe import BatchShape, make_trainer
 from transfergrid.trainers.sft.memory import is_out_of_memory, peak_memory_gib, reset_peak_memory
+from transfergrid.trainers.trackers import end_tracker_runs
 
 SaveAdapter = Callable[[Any, "TrainedAdapter"], None]
 """Called with the peft model, its best weights in place, and the record of the training."""
@@ -79,6 +80,7 @@ def train_adapter(
                 ) from error
         shape = smaller
         _free_memory(base.device)
+        end_tracker_runs()
         events(
             BatchHalved(job=job.name, batch_size=shape.batch_size, gradient_accumulation=shape.gradient_accumulation)
         )

@@ -41,6 +41,7 @@ from transfergrid.trainers.events import (
 )
 from transfergrid.trainers.jobs import TrainingJob, prepare_jobs
 from transfergrid.trainers.record import make_record
+from transfergrid.trainers.trackers import tracked_run
 
 
 class SaveError(UserError):
@@ -206,7 +207,8 @@ def train_one(
                 raise SaveError(str(error)) from error
 
         try:
-            trained = train_adapter(job, base, config, scratch=folder, events=events, save=save)
+            with tracked_run(config.training.report_to, run.tracking, job.name):
+                trained = train_adapter(job, base, config, scratch=folder, events=events, save=save)
         except SaveError:
             raise
         except UserError as error:

@@ -21,6 +21,7 @@ from transfergrid.analysis.tables.facts import (
     variance_shares,
 )
 from transfergrid.analysis.tables.regimes import SEEDS_ONLY
+from transfergrid.analysis.tables.remarks import remark_lines
 from transfergrid.analysis.tables.roles import FRAGILE, HUB, why_unlabelled
 from transfergrid.analysis.tables.variance import CROSSED, NESTED, RESIDUAL
 from transfergrid.config.settings import AnalysisConfig
@@ -67,6 +68,8 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
         ]
     if tables.missing.height:
         found.append(Finding("What is missing?", _missing(tables.missing)))
+    if lines := remark_lines(tables.transfer):
+        found.append(Finding("What else must be known?", ". ".join(lines) + "."))
     return found
 
 

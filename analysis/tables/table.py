@@ -96,4 +96,5 @@ SOURCE_NAME = Column("source", pl.String, "", "Name of the source, of any kind."
 SOURCE_KIND = Column("source_kind", pl.String, "", "Kind of the source: `cell` is an adapter trained on one cell.")
 REGIME = Column("regime", pl.String, "", "Relation of source to target: MT-ML, MT-CL, CT-ML, CT-CL or `all transfer`.")
 CONFIDENCE = Column("confidence", pl.Float64, "0..1", "Level of the intervals (setting).")
+REMARK = Column("remark", pl.String, "", "What must be said of an imported delta, such as a baseline run otherwise.")
 REASON = Column("reason", pl.String, "", "Why a number of the row is null or to be read with care.")

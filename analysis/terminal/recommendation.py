@@ -25,6 +25,7 @@ from transfergrid.analysis.tables.recommendation import (
     noisy_pairs,
     with_unestimated,
 )
+from transfergrid.analysis.tables.remarks import remark_lines, with_remark
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import Cell
@@ -97,7 +98,8 @@ def recommend_from(
     table = with_unestimated(estimates, rows, target)
     if avoid:
         table = table.filter(pl.col("p_harm") > HIGH_HARM).sort("p_harm", "estimate_pp", descending=[True, False])
-    return Recommendation(target, models, table, avoid, settings, pairs.note)
+    note = "\n".join([pairs.note, *remark_lines(rows)])
+    return Recommendation(target, models, with_remark(table, remark_lines(rows)), avoid, settings, note)
 
 
 def _render(found: Recommendation, n_rows: int = 12) -> RenderableType:

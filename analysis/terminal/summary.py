@@ -23,6 +23,7 @@ from transfergrid.analysis.tables.facts import (
     variance_shares,
 )
 from transfergrid.analysis.tables.regimes import SEEDS_ONLY
+from transfergrid.analysis.tables.remarks import remark_lines
 from transfergrid.analysis.tables.roles import FRAGILE, HUB
 from transfergrid.analysis.tables.variance import CROSSED, NESTED
 from transfergrid.analysis.terminal.table_view import reasons_view
@@ -41,7 +42,7 @@ def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
         _roles(tables.roles),
         Text("\n".join([*_labels(tables.roles), ""])),
         Text("\n".join([*_variance(tables.variance), *_agreement(tables.consistency), *_distance(tables.distance)])),
-        Text("\n".join(_missing(tables.missing))),
+        Text("\n".join([*_missing(tables.missing), *(f"Remark: {line}." for line in remark_lines(tables.transfer))])),
     ]
     return Group(*parts)
 

@@ -27,6 +27,7 @@ from transfergrid.engine.server.guard import SETUP_VARIABLE, GuardSetup
 from transfergrid.engine.workers.server_watch import SERVER_PID_VARIABLE
 from transfergrid.engine.workers.version import require_tested, vllm_version
 from transfergrid.grid import UserError
+from transfergrid.store.json_text import JsonError, read_json
 
 API_KEY_VARIABLE = "TRANSFERGRID_API_KEY"
 MAX_SERVED_TOKENS = 4096
@@ -241,8 +242,8 @@ def _ranks(root: Path) -> list[int]:
     ranks = []
     for path in root.rglob(CONFIG_FILE):
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = read_json(path)
             ranks.append(max(int(rank) for rank in (config["r"], *(config.get("rank_pattern") or {}).values())))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (JsonError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return [rank for rank in ranks if 1 <= rank <= MAX_LORA_RANK]

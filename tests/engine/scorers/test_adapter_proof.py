@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transfergrid.engine.adapters.applied import adapter_modules
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.folder import WEIGHTS_FILE
 from transfergrid.engine.interfaces import Adapter, AdapterError, TokenisedItem
@@ -47,7 +46,7 @@ class MadeUpEngine:
         return 320
 
     def adapter_modules(self, reference: tuple[str, int, str]) -> list[str]:
-        modules = list(adapter_modules(self._adapter))
+        modules = list(self._adapter.layers)
         self._meanwhile(self._adapter.path)
         return modules
 

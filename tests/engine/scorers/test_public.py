@@ -11,7 +11,6 @@ import pytest
 from tests.engine.scorers.test_vllm import TOLERANCE, largest_difference, random_items, reference
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.config.settings import EngineConfig
-from transfergrid.engine.adapters.applied import is_null_adapter
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.null import make_null_adapter
 from transfergrid.engine.interfaces import Adapter, AdapterError, TokenisedItem
@@ -56,17 +55,16 @@ def test_base_and_adapters_score_as_with_transformers_and_peft(
     for source in (None, *adapters):
         scores = loglikelihoods(scorer, items, source)
         assert largest_difference(scores, reference(tiny_llama, items, source)) < TOLERANCE
-        assert (largest_difference(scores, base) > 0.1) == (source is not None and not is_null_adapter(source))
+        assert (largest_difference(scores, base) > 0.1) == (source is not None and source.strength > 0)
 
 
 @pytest.mark.engine
 def test_an_adapter_that_changes_nothing_is_refused(
     scorer: PublicScorer, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transfergrid.engine.adapters.applied.is_null_adapter", lambda adapter: False)
-    silent = replace(adapters[2], name="silent", content_hash="of another adapter")
+    silent = replace(adapters[2], name="silent", content_hash="of another adapter", strength=1e-9)
     monkeypatch.setattr("transfergrid.engine.scorers.public.require_unchanged", lambda adapter: None)
-    with pytest.raises(AdapterError, match="'silent' does not change the scores of a probe"):
+    with pytest.raises(AdapterError, match="'silent' is in place but changes no score of a probe"):
         loglikelihoods(scorer, random_items(12, 1), silent)
 
 

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from transfergrid.config.settings import EngineConfig
+from transfergrid.cli import main
+from transfergrid.config.settings import EngineConfig, GridConfig, ModelConfig
 from transfergrid.engine.models.device import CudaDevice
 from transfergrid.engine.scorers.launch import engine_arguments, plan_engine, start_vllm
 from transfergrid.engine.scorers.vllm_args import (
     OWN_SETTINGS,
     PASSED_ARGUMENTS,
     check_engine_settings,
+    check_remote_code,
     check_vllm_args,
 )
 from transfergrid.engine.workers.version import check_vllm_version, require_tested, selftest_record
@@ -190,3 +193,31 @@ def test_vllm_takes_the_arguments_as_they_are_given(tiny_llama: Path) -> None:
     _, arguments = plan_engine(tiny_llama, config, max_rank=8, longest_tokens=100)
     read = EngineArgs(**arguments)
     assert (read.gpu_memory_utilization, read.quantization, read.tensor_parallel_size) == (0.7, "fp8", 2)
+
+
+def test_code_of_a_model_runs_only_when_the_command_line_allows_it_too(tmp_path: Path) -> None:
+    (tmp_path / "modeling_odd.py").write_text("raise SystemExit", encoding="utf-8")
+    models = (ModelConfig(path=str(tmp_path), name="odd"), ModelConfig(path="org/odd", revision="abc", name="far"))
+    config = GridConfig(models=models, engine=EngineConfig(vllm_args={"trust_remote_code": True}))
+    message = (
+        r"trust_remote_code runs Python code that comes with a model, with all rights of this account \(odd: "
+        r"modeling_odd.py; far: the Python files of 'org/odd' at abc\); read it, then give --allow-remote-code"
+    )
+    with pytest.raises(UserError, match=message):
+        check_remote_code(config, (), is_allowed=False)
+    assert check_remote_code(config, ("odd",), is_allowed=True) == ["runs code of odd: modeling_odd.py"]
+    assert check_remote_code(GridConfig(), (), is_allowed=False) == []
+
+
+@pytest.mark.parametrize("command", ["eval", "serve"])
+def test_a_configuration_alone_cannot_make_a_command_run_code(command: str, tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text("engine: {vllm_args: {trust_remote_code: true}}", encoding="utf-8")
+    arguments = [command, "--config", str(tmp_path / "grid.yaml"), "--run", str(tmp_path / "run")]
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code, "give --allow-remote-code" in result.output) == (1, True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_class_is_imported_as_an_executor() -> None:
+    with pytest.raises(UserError, match=r"distributed_executor_backend is 'os.path'; expected one of \['mp', 'ray'"):
+        check_vllm_args({"distributed_executor_backend": "os.path"})

@@ -213,7 +213,7 @@ def test_a_worker_ends_with_its_server() -> None:
     assert worker.poll() is None
     server.kill()
     server.wait()
-    assert worker.wait(30) == -signal.SIGKILL
+    assert worker.wait(3) == -signal.SIGKILL, "killed without a word: the watch looks five times a second"
     worker.stdout.close()
 
 
