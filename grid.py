@@ -6,8 +6,8 @@ Lowest layer of the project; it imports nothing of the rest.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 TASKS = ("arc_challenge", "global_mmlu", "hellaswag", "truthfulqa")
@@ -22,6 +22,11 @@ SEEDS = (17, 42, 101)
 BASELINE_NAME = "base"
 """Name of the source that is the untouched base model."""
 
+BASE_KIND = "base"
+CELL_KIND = "cell"
+"""Kind of the adapters that were trained on one cell."""
+
+_SOURCE_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 _TASK_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
 _LANGUAGE_PATTERN = re.compile(r"[a-z]{2,3}(_[a-z0-9]{2,8})?")
 
@@ -41,6 +46,9 @@ class Regime(StrEnum):
 
 TRANSFER_REGIMES = (Regime.MT_CL, Regime.CT_ML, Regime.CT_CL)
 """The regimes that count as transfer; MT-ML is reported apart."""
+
+IN_MIX = "IN-MIX"
+"""Relation of a source of several cells to one of them; no table of single-cell sources has it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -88,42 +96,129 @@ class Cell:
         return self.name
 
 
+def regime_of(source: Cell, target: Cell) -> Regime:
+    """Return the regime of a (source, target) pair of cells."""
+    if source.task == target.task:
+        return Regime.MT_ML if source.language == target.language else Regime.MT_CL
+    return Regime.CT_ML if source.language == target.language else Regime.CT_CL
+
+
+def no_regime(cells: Sequence[Cell], target: Cell) -> None:
+    """Return the regime of a source that was trained on nothing: none."""
+
+
+def regime_of_one(cells: Sequence[Cell], target: Cell) -> str:
+    """Return the regime of a source of one cell."""
+    return regime_of(cells[0], target)
+
+
+def regime_of_several(cells: Sequence[Cell], target: Cell) -> str:
+    """Return IN-MIX for a target among the cells, else the nearest relation to any: MT-CL, then CT-ML, then CT-CL."""
+    if target in cells:
+        return IN_MIX
+    found = {regime_of(cell, target) for cell in cells}
+    return next(regime for regime in TRANSFER_REGIMES if regime in found)
+
+
+KINDS: dict[str, Callable[[Sequence[Cell], Cell], str | None]] = {"base": no_regime, "cell": regime_of_one}
+"""Kinds of sources, each with the rule that gives the regime of its cells and a target; None: it has no regime."""
+
+
+def regime_by_kind(kind: str, cells: Sequence[Cell], target: Cell) -> str | None:
+    """Return the relation of a source to a target; None: the base has none.
+
+    Raises:
+        UserError: If the kind is unknown.
+    """
+    if kind not in KINDS:
+        raise UserError(f"{kind!r} is no kind of source that this version knows; expected one of {sorted(KINDS)}")
+    return KINDS[kind](cells, target)
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is scored: an adapter named by the cell it was trained on, or the base model."""
+    """What is scored: the base model, or something that was trained on some cells.
 
-    cell: Cell | None = None
-    """Cell the adapter was trained on; None is the base model."""
+    Raises:
+        UserError: If the kind is unknown, or the name does not fit into file names or into the kind.
+    """
+
+    kind: str = BASE_KIND
+    """One of `KINDS`."""
+    name: str = BASELINE_NAME
+    """Unique among the sources of one model and seed: ``base``, the cell's name, or a name of its own."""
+    cells: tuple[Cell, ...] = ()
+    """Cells it was trained on."""
+    seed: int | None = None
+    """Training seed; None: the base, or a source that is not tied to one seed."""
+    variant: str = ""
+    """What tells it from another source of the same kind and cells, such as the rank; empty: the usual one."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that would not survive file systems, and cells' names for anything but their adapters."""
+        if self.kind not in KINDS:
+            raise UserError(f"source {self.name!r} has the unknown kind {self.kind!r}; expected one of {sorted(KINDS)}")
+        if not _SOURCE_PATTERN.fullmatch(self.name):
+            raise UserError(
+                f"source name {self.name!r} is not usable; expected at most 100 lower-case letters, digits, "
+                "underscores and hyphens, starting with a letter or a digit"
+            )
+        if self.kind == CELL_KIND and len(self.cells) != 1:
+            raise UserError(f"source {self.name!r} has {len(self.cells)} cells; kind {CELL_KIND!r} has one")
+        implied = _kind_and_cells(self.name)
+        is_plain = self.kind in (BASE_KIND, CELL_KIND) and not self.variant
+        if (implied or is_plain) and (not is_plain or implied != (self.kind, self.cells)):
+            raise UserError(
+                f"source name {self.name!r} is not usable for kind {self.kind!r}; {BASELINE_NAME!r} is the base model, "
+                "'task-lang' the usual adapter of that cell, and other sources have other names"
+            )
+
+    @classmethod
+    def of(cls, cell: Cell, seed: int | None = None) -> Source:
+        """Return the usual adapter of one cell."""
+        return cls(CELL_KIND, cell.name, (cell,), seed)
+
+    @classmethod
+    def parse(cls, name: str, seed: int | None = None) -> Source:
+        """Read the name of the base or of a cell's usual adapter: ``base`` or ``task-lang``."""
+        return cls() if name == BASELINE_NAME else cls.of(Cell.parse(name), seed)
 
     @property
-    def name(self) -> str:
-        """``base`` or the cell's name."""
-        return BASELINE_NAME if self.cell is None else self.cell.name
+    def cell(self) -> Cell | None:
+        """The cell of a usual single-cell adapter; None: the base, or a source that no single-source table takes."""
+        return self.cells[0] if self.kind == CELL_KIND and not self.variant else None
 
     @property
     def is_base(self) -> bool:
         """Whether this is the untouched base model."""
-        return self.cell is None
+        return self.kind == BASE_KIND
 
-    @classmethod
-    def parse(cls, name: str) -> Source:
-        """Read a source's name: ``base`` or ``task-lang``."""
-        return cls() if name == BASELINE_NAME else cls(Cell.parse(name))
+    @property
+    def without_seed(self) -> Source:
+        """The same source under no seed, as a selection names it."""
+        return replace(self, seed=None)
+
+    def regime(self, target: Cell) -> str | None:
+        """Return the relation to a target by the rule of the kind; None: it has none."""
+        return regime_by_kind(self.kind, self.cells, target)
 
     def __str__(self) -> str:
         """Return the source's name."""
         return self.name
 
 
+def _kind_and_cells(name: str) -> tuple[str, tuple[Cell, ...]] | None:
+    """Return what a name alone says: the base, or a cell; None: neither."""
+    if name == BASELINE_NAME:
+        return BASE_KIND, ()
+    try:
+        return CELL_KIND, (Cell.parse(name),)
+    except UserError:
+        return None
+
+
 BASE = Source()
 """The baseline source."""
-
-
-def regime_of(source: Cell, target: Cell) -> Regime:
-    """Return the regime of a (source, target) pair of cells."""
-    if source.task == target.task:
-        return Regime.MT_ML if source.language == target.language else Regime.MT_CL
-    return Regime.CT_ML if source.language == target.language else Regime.CT_CL
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +248,7 @@ class Grid:
     @property
     def sources(self) -> tuple[Source, ...]:
         """The base model, then one adapter per cell."""
-        return (BASE, *(Source(cell) for cell in self.cells))
+        return (BASE, *map(Source.of, self.cells))
 
     def entries(self) -> Iterator[tuple[Source, Cell]]:
         """Every (source, target) pair, source by source."""

@@ -10,7 +10,8 @@ import polars as pl
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from transfergrid.analysis.tables.build import TABLE_NAMES, AnalysisTables, Progress, build_tables
+from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
+from transfergrid.analysis.tables.registry import all_tables
 from transfergrid.analysis.terminal.hierarchy import hierarchy_rows, hierarchy_view
 from transfergrid.analysis.terminal.matrix import MatrixView
 from transfergrid.analysis.terminal.summary import summary
@@ -24,8 +25,14 @@ from transfergrid.wording import closest_hint
 MATRIX, HIERARCHY = "matrix", "hierarchy"
 """Two ways to look at tables: language x language in colour, and rankings with their intervals."""
 
-SHOWN_NAMES = (*TABLE_NAMES, MATRIX, HIERARCHY)
-"""What can be shown by name."""
+
+def shown_names() -> dict[str, str]:
+    """Return what can be shown by name, each with what one row of it is about."""
+    views = {
+        MATRIX: "language_matrices in colour: language x language of every task",
+        HIERARCHY: "roles as rankings, with the ranks that their intervals cover",
+    }
+    return {**{name: table.row for name, table in all_tables().items()}, **views}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +42,7 @@ class AnalysisReport:
     tables: AnalysisTables
     settings: AnalysisConfig
     shown: str | None
-    """Name from `SHOWN_NAMES`; None: the summary."""
+    """Name from `shown_names`; None: the summary."""
     folder: Path | None
     """Where the tables were written; None: nowhere."""
 
@@ -52,7 +59,7 @@ class AnalysisReport:
             return MatrixView(self.tables.language_matrices)
         if self.shown == HIERARCHY:
             return hierarchy_view(self.tables.roles)
-        return table_view(self.shown, self.tables.get(self.shown))
+        return table_view(self.shown, self.tables[self.shown])
 
     def rows(self) -> pl.DataFrame:
         """Return the rows behind what is shown; the summary's are the regimes."""
@@ -60,7 +67,7 @@ class AnalysisReport:
             return self.tables.language_matrices
         if self.shown == HIERARCHY:
             return hierarchy_rows(self.tables.roles)
-        return self.tables.get(self.shown or "regimes")
+        return self.tables[self.shown or "regimes"]
 
     def to_json(self) -> str:
         """Return the table shown as a JSON list of rows, or all tables as an object of such lists."""
@@ -92,16 +99,15 @@ def analyze(
     Args:
         run: The run's folder; tables go to its ``tables`` folder.
         config: Expected cells and seeds, models' traits and the analysis' settings; None: what is there, defaults.
-        table: Name from `SHOWN_NAMES` to show; None shows the summary.
+        table: Name from `shown_names` to show; None shows the summary.
         write: Write the files.
         on_progress: Called with each table's name before it is computed.
 
     Raises:
         UserError: If there is nothing to analyse, a file is unusable, or there is no such table.
     """
-    if table is not None and table not in SHOWN_NAMES:
-        hint = closest_hint(table, SHOWN_NAMES)
-        raise UserError(f"unknown table {table!r}; expected one of {list(SHOWN_NAMES)}{hint}")
+    if table is not None and table not in (names := list(shown_names())):
+        raise UserError(f"unknown table {table!r}; expected one of {names}{closest_hint(table, names)}")
     tables = build_tables(run, config, on_progress=on_progress)
     if write:
         write_tables(tables, run.tables)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,9 @@ ALL_TRANSFER = "all transfer"
 """The three transfer regimes together, without MT-ML."""
 EVERY_REGIME = (ALL_TRANSFER, *(regime.value for regime in Regime))
 KEY = ("model", *PAIR)
-"""Key of one row of the transfer table."""
+"""Key of one row of the transfer table that is of a single-cell source."""
+EVERY_KEY = ("model", "source", *TARGET)
+"""Key of one row of the transfer table, whatever its kind of source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class ItemBlock:
 
     task: str
     keys: pl.DataFrame
-    """Shape [N] rows: model, source and target of every row."""
+    """Shape [N] rows: model, source and target of every row; the columns of `KEY` and ``source``."""
     item_ids: tuple[str, ...]
     """Shape [I], sorted; the same items in every language."""
     differences: FloatArray
@@ -52,8 +54,15 @@ class Transfer:
     by_seed: pl.DataFrame
     """One row per (model, seed, source, target) with item rows; missing and failed ones have a ``reason``."""
     rows: pl.DataFrame
-    """One row per (model, source, target), sorted by `KEY`; null ``delta_pp`` has a ``reason``."""
+    """One row per (model, single-cell source, target), sorted by `KEY`; null ``delta_pp`` has a ``reason``."""
     items: tuple[ItemBlock, ...]
     """Item-wise differences, one block per target task; none for imported aggregates."""
     unscored_models: tuple[str, ...] = ()
     """Models of the configuration of which the store has nothing, though it has others."""
+    other_kinds: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """Rows of other kinds of sources, in the columns of ``rows``; no table of single-cell sources takes them."""
+
+    @property
+    def every_row(self) -> pl.DataFrame:
+        """The rows of all kinds of sources."""
+        return pl.concat([self.rows, self.other_kinds]) if self.other_kinds.height else self.rows

@@ -131,7 +131,7 @@ class RowSource:
             revision = self._revision(task, hub)
             what = f"{language} {split}"
             rows = datasets.load_dataset(
-                hub.dataset, hub.config.format(language=language), split=hub.splits[split], revision=revision
+                hub.dataset, hub.config.replace("{language}", language), split=hub.splits[split], revision=revision
             )
         except Exception as error:
             reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from transfergrid.config.file import describe_faults
+from transfergrid.config.faults import describe_faults
 from transfergrid.config.yaml_text import parse_yaml
 from transfergrid.grid import UserError
 
@@ -62,10 +62,8 @@ class HubSpec(_Spec):
     @field_validator("config")
     @classmethod
     def _only_the_language_is_replaced(cls, config: str) -> str:
-        try:
-            config.format(language="de")
-        except (LookupError, ValueError, AttributeError) as error:
-            raise ValueError(f"{config!r} cannot be filled in; only {{language}} is replaced in it") from error
+        if set("{}") & set(config.replace("{language}", "")):
+            raise ValueError(f"{config!r} cannot be filled in; only {{language}} is replaced in it")
         return config
 
     @model_validator(mode="after")

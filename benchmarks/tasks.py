@@ -12,6 +12,7 @@ from typing import Any, Literal
 import jinja2
 
 from transfergrid.benchmarks.items import Item
+from transfergrid.benchmarks.sandbox import BoundedEnvironment, TemplateLimitError, compile_template, render
 from transfergrid.benchmarks.spec import ChoicesSpec, FormatSpec, Metric, TaskSpec, read_task_spec
 from transfergrid.benchmarks.text import clean
 from transfergrid.grid import TASKS, UserError
@@ -22,6 +23,7 @@ FormatName = Literal["train", "eval"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MIN_CHOICES = 2
 MAX_CHOICES = len(LETTERS)
+_SHOWN_LENGTH = 200
 
 
 class RowError(UserError):
@@ -80,6 +82,8 @@ class Task:
         gold = _gold_index(row, self.spec.gold, item_id)
         try:
             options = self.render_choices(row)
+        except TemplateLimitError as error:
+            raise TemplateLimitError(f"choices of {self.name}: {error}") from error
         except Exception as error:  # a template may do anything
             raise RowError(f"item {item_id!r} of {self.name}: its choices cannot be read: {_say(error)}") from error
         if not 0 <= gold < len(options):
@@ -129,8 +133,8 @@ def _gold_index(row: Row, column: str, item_id: str) -> int:
     )
 
 
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def _environment() -> BoundedEnvironment:
+    environment = BoundedEnvironment(
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         autoescape=False,
@@ -140,35 +144,42 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _compile(environment: jinja2.Environment, text: str, name: str) -> jinja2.Template:
+def _compile(environment: BoundedEnvironment, text: str, name: str) -> jinja2.Template:
     try:
-        return environment.from_string(text)
-    except jinja2.TemplateSyntaxError as error:
-        raise UserError(f"template of {name} is not valid Jinja: {error.message}, in {text!r}") from error
+        return compile_template(environment, text)
+    except (jinja2.TemplateSyntaxError, TemplateLimitError) as error:
+        reason = str(error) if isinstance(error, TemplateLimitError) else error.message
+        raise UserError(f"template of {name} is not valid Jinja: {reason}, in {_cut(text)!r}") from error
 
 
-def _choices_renderer(environment: jinja2.Environment, spec: ChoicesSpec, name: str) -> Callable[[Row], list[str]]:
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN_LENGTH else f"{text[:_SHOWN_LENGTH]}..."
+
+
+def _choices_renderer(environment: BoundedEnvironment, spec: ChoicesSpec, name: str) -> Callable[[Row], list[str]]:
     if spec.templates is not None:
         templates = [_compile(environment, text, f"{name}.choices") for text in spec.templates]
-        return lambda row: [template.render(row) for template in templates]
+        return lambda row: [render(template, row) for template in templates]
     column, template = spec.column, _compile(environment, spec.template, f"{name}.choices")
 
-    def render(row: Row) -> list[str]:
+    def render_column(row: Row) -> list[str]:
         values = row.get(column or "")
         if not isinstance(values, list):
             raise RowError(f"column {column!r} is {values!r}; expected a list")
-        return [template.render(choice=value) for value in values]
+        return [render(template, choice=value) for value in values]
 
-    return render
+    return render_column
 
 
-def _format(environment: jinja2.Environment, spec: TaskSpec, name: FormatName, part: FormatSpec) -> PromptFormat:
+def _format(environment: BoundedEnvironment, spec: TaskSpec, name: FormatName, part: FormatSpec) -> PromptFormat:
     template = _compile(environment, part.context, f"{spec.name}.formats.{name}")
 
     def build(question: Question) -> Item:
         letters = tuple(LETTERS[: len(question.choices)])
         try:
-            context = template.render(question.row, choices=question.choices, letters=letters)
+            context = render(template, question.row, choices=question.choices, letters=letters)
+        except TemplateLimitError as error:
+            raise TemplateLimitError(f"formats.{name}.context of {spec.name}: {error}") from error
         except Exception as error:  # a template may do anything
             raise RowError(
                 f"item {question.item_id!r} of {spec.name}: {_say(error)}; check the columns in formats.{name}.context"

@@ -11,18 +11,25 @@ from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 
 
-@click.command("analyze")
+class _AnalyzeCommand(click.Command):
+    """Lists the tables in its help; they are imported only for that."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write every TABLE with what one row of it is about."""
+        from transfergrid.analysis.analyze import shown_names
+
+        with formatter.section("TABLE, and what one row of it is about"):
+            formatter.write_dl(list(shown_names().items()))
+
+
+@click.command("analyze", cls=_AnalyzeCommand)
 @click.argument("table", required=False)
 @with_optional_config
 @output_options
 def analyze_command(config: GridConfig | None, run: RunFolder, table: str | None, output: str | None) -> None:
     """Say who helps whom, how surely and at what risk; every table goes to RUN/tables as Parquet and CSV.
 
-    \b
-    TABLE shows one of them in place of the summary:
-      regimes  roles  hierarchy  matrix  matrices  language_matrices
-      variance  consistency  consistency_by_source  distance  distance_pairs
-      transfer  transfer_by_seed  missing
+    TABLE shows one of them in place of the summary.
 
     \b
     Examples:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from transfergrid.config.settings import GridConfig, ModelConfig
-from transfergrid.grid import BASE, BASELINE_NAME, Cell, Source, UserError
+from transfergrid.grid import BASE, Cell, Source, UserError
 from transfergrid.wording import closest_hint
 
 Name = TypeVar("Name", str, int)
@@ -24,7 +24,7 @@ class Narrowing:
     languages: tuple[str, ...] = ()
     """Languages of sources and targets."""
     sources: tuple[str, ...] = ()
-    """``base`` or ``task-lang``."""
+    """Names of sources: ``base``, ``task-lang``, or another kind's own."""
     targets: tuple[str, ...] = ()
     """``task-lang``."""
 
@@ -45,7 +45,7 @@ class Selection:
 
     @property
     def source_cells(self) -> tuple[Cell, ...]:
-        """Cells of the sources that are adapters."""
+        """Cells of the usual single-cell adapters among the sources."""
         return tuple(source.cell for source in self.sources if source.cell is not None)
 
     @property
@@ -54,13 +54,13 @@ class Selection:
         return any(source.is_base for source in self.sources)
 
 
-def select(config: GridConfig, narrowing: Narrowing, *, foreign_cells: Sequence[Cell] | None = None) -> Selection:
+def select(config: GridConfig, narrowing: Narrowing, *, foreign: Sequence[Source] | None = None) -> Selection:
     """Narrow a configuration's grid.
 
     Args:
         config: Names all models, seeds and cells.
         narrowing: What is asked for.
-        foreign_cells: Source cells in place of the configuration's, for adapters from elsewhere.
+        foreign: Sources in place of the configuration's, without seeds, for adapters from elsewhere.
 
     Raises:
         UserError: If a name is not part of the configuration, or nothing is left.
@@ -69,9 +69,9 @@ def select(config: GridConfig, narrowing: Narrowing, *, foreign_cells: Sequence[
     languages = _chosen("language", narrowing.languages, config.languages)
     names = _chosen("model", narrowing.models, [model.name for model in config.models])
     cells = config.grid.cells
-    source_cells = cells if foreign_cells is None else tuple(foreign_cells)
+    offered = (BASE, *(map(Source.of, cells) if foreign is None else foreign))
     targets = _chosen("target", narrowing.targets, [cell.name for cell in cells])
-    sources = _chosen("source", narrowing.sources, [BASELINE_NAME, *(cell.name for cell in source_cells)])
+    sources = _chosen("source", narrowing.sources, [source.name for source in offered])
 
     def is_kept(cell: Cell) -> bool:
         return (not narrowing.tasks or cell.task in tasks) and (not narrowing.languages or cell.language in languages)
@@ -80,9 +80,7 @@ def select(config: GridConfig, narrowing: Narrowing, *, foreign_cells: Sequence[
         models=tuple(model for model in config.models if model.name in names),
         seeds=tuple(_chosen("seed", narrowing.seeds, config.seeds)),
         sources=tuple(
-            source
-            for source in (BASE, *(Source(cell) for cell in source_cells if is_kept(cell)))
-            if source.name in sources
+            source for source in offered if source.name in sources and all(is_kept(cell) for cell in source.cells)
         ),
         targets=tuple(cell for cell in cells if is_kept(cell) and cell.name in targets),
     )

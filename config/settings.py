@@ -1,32 +1,31 @@
 """What a run is told, as one frozen record read from YAML.
 
 Every number of the recipe defaults to the study's (arXiv 2511.13368). Models and data default to what ships with the
-project, so that the default configuration runs with no network; ``PAPER_MODELS`` and ``source: hub`` are the study's.
+project, so that the default configuration runs with no network; the preset ``paper`` names the study's.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-import pycountry
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
-from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Cell, Grid, UserError
-from transfergrid.wording import closest_hint
-
-PAPER_MODELS = (
-    "meta-llama/Llama-3.2-1B-Instruct",
-    "meta-llama/Llama-3.2-3B-Instruct",
-    "meta-llama/Llama-3.1-8B-Instruct",
-    "Qwen/Qwen2.5-0.5B-Instruct",
-    "Qwen/Qwen2.5-1.5B-Instruct",
-    "Qwen/Qwen2.5-3B-Instruct",
-    "Qwen/Qwen2.5-7B-Instruct",
-    "google/gemma-3-1b-it",
-    "google/gemma-3-4b-it",
+from transfergrid.config.values import (
+    NUMBER,
+    Dtype,
+    Fraction,
+    LocalPath,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    is_language_code,
+    refuse_repeated,
+    usable_name,
+    usable_path,
 )
-"""Hub ids of the nine models of the study."""
+from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Grid
+from transfergrid.wording import closest_hint
 
 BUNDLED_MODEL = "bundled:smollm2-135m-instruct"
 """Model that is installed with the project and needs no hub."""
@@ -37,20 +36,15 @@ TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"
 MAX_LORA_RANK = 512
 """Largest LoRA rank that vLLM serves (largest value its ``max_lora_rank`` takes)."""
 
-PositiveInt = Annotated[int, Field(ge=1)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-Name = TypeVar("Name", str, int)
 Named = TypeVar("Named", bound=BaseModel)
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-"""What every generator of random numbers takes, NumPy's old one too."""
-Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
 
 class Section(BaseModel):
     """A part of the configuration: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class ModelConfig(Section):
@@ -65,7 +59,7 @@ class ModelConfig(Section):
     """Hub revision (a commit hash pins the weights)."""
     family: str | None = None
     """Model family for grouping in the analysis; default: read off the name (llama, qwen, gemma, smollm)."""
-    size_b: float | None = Field(default=None, gt=0)
+    size_b: PositiveFloat | None = None
     """Size in billions of parameters for grouping; default: read off the name."""
 
     @model_validator(mode="before")
@@ -77,15 +71,15 @@ class ModelConfig(Section):
             raw = {**raw, "name": raw["path"].rstrip("/").rsplit("/", 1)[-1].removeprefix("bundled:")}
         return raw
 
+    @field_validator("path")
+    @classmethod
+    def _usable_path(cls, path: str) -> str:
+        return usable_path(path)
+
     @field_validator("name")
     @classmethod
     def _usable_name(cls, name: str) -> str:
-        if not name or name.startswith(".") or not all(char.isalnum() or char in "._-" for char in name):
-            raise ValueError(
-                f"{name!r} cannot name a folder; expected letters, digits, '.', '_' and '-' only, not '.' first; "
-                "give the model another 'name'"
-            )
-        return name
+        return usable_name(name)
 
 
 class DataConfig(Section):
@@ -93,7 +87,7 @@ class DataConfig(Section):
 
     source: Literal["bundled", "local", "hub"] = "bundled"
     """``bundled`` items of this project, a ``local`` folder, or the study's ``hub`` data sets."""
-    path: Path | None = None
+    path: LocalPath | None = None
     """Folder of ``source: local``: ``TASK/LANG/{train,test}.jsonl`` or ``.parquet``, or saved DatasetDicts."""
     align: Literal["strict", "intersect"] = "strict"
     """Ids missing in a language: refuse, or keep the ids that all languages have."""
@@ -124,16 +118,18 @@ class PromptConfig(Section):
     """Wrap scored prompts in the model's chat template."""
     template_arguments: dict[str, str | bool | int] = {"date_string": "26 Jul 2024"}
     """Variables of the chat template; a fixed date keeps Llama 3 prompts the same from day to day."""
+    date: datetime.date = datetime.date(2024, 7, 26)
+    """The day that a chat template with a clock (``strftime_now``) sees, at midnight; never today's."""
 
 
 class LoraConfig(Section):
     """Shape of the adapters."""
 
-    r: Annotated[int, Field(ge=1, le=MAX_LORA_RANK)] = 32
+    r: Annotated[int, Field(ge=1, le=MAX_LORA_RANK), NUMBER] = 32
     """LoRA rank; vLLM serves at most 512."""
     alpha: PositiveInt = 64
     """Numerator of the scale: a layer adds (alpha / r) B A x."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.0
     """Dropout on the input of A while training."""
     target_modules: tuple[str, ...] = Field(default=TARGET_MODULES, min_length=1)
     """Linear layers that get LoRA."""
@@ -148,9 +144,9 @@ class TrainingConfig(Section):
     """Highest learning rate of AdamW."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the learning rate falls after the warm-up."""
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.1
     """Share of all steps over which the learning rate rises."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0), NUMBER] = 0.0
     """Weight decay of AdamW."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to this norm."""
@@ -204,28 +200,28 @@ class EngineConfig(Section):
     """Memory for keys and values; null: chosen from memory."""
     tensor_parallel_size: PositiveInt = 1
     """GPUs that share one model."""
-    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1), NUMBER] = 0.9
     """Share of a GPU's memory that may be in use while scoring, by other processes and the engine together."""
     quantization: str | None = None
     """vLLM's quantisation method of the base weights."""
-    vllm_args: dict[str, Any] = {}
+    vllm_args: dict[str, JsonValue] = {}
     """Further vLLM engine arguments; only those of a checked list are taken."""
 
 
 class AnalysisConfig(Section):
     """How log-likelihoods become statements."""
 
-    harm_threshold_pp: Annotated[float, Field(le=0)] = -1.0
+    harm_threshold_pp: Annotated[float, Field(le=0), NUMBER] = -1.0
     """A delta at or below this counts as harm, in percentage points."""
     confidence: Fraction = 0.95
     """Level of all intervals."""
-    bootstrap_resamples: Annotated[int, Field(ge=100)] = 2000
+    bootstrap_resamples: Annotated[int, Field(ge=100), NUMBER] = 2000
     """Resamples of the cluster bootstrap."""
     seed: Seed = 0
     """Seed of every resampler and permutation."""
     fdr: Fraction = 0.05
     """False discovery rate of the Benjamini-Hochberg procedure."""
-    permutations: Annotated[int, Field(ge=99)] = 9999
+    permutations: Annotated[int, Field(ge=99), NUMBER] = 9999
     """Permutations of the Mantel test."""
 
 
@@ -234,7 +230,7 @@ class GridConfig(Section):
 
     models: tuple[ModelConfig, ...] = Field(default=(ModelConfig(path=BUNDLED_MODEL),), min_length=1)
     """Base models: paths, or mappings with ``path`` and more."""
-    custom_tasks: dict[str, Path] = {}
+    custom_tasks: dict[str, LocalPath] = {}
     """Tasks described in YAML files: name to path, relative to this file."""
     tasks: tuple[str, ...] = Field(default=TASKS, min_length=1)
     """Built-in tasks and names of ``custom_tasks``."""
@@ -267,7 +263,7 @@ class GridConfig(Section):
         unknown = [task for task in tasks if task not in accepted]
         expected = f"expected some of {accepted} or a name in custom_tasks"
         faults = [f"unknown task {task!r}; {expected}{closest_hint(task, accepted)}" for task in unknown]
-        return _refuse(tasks, faults)
+        return refuse_repeated(tasks, faults)
 
     @field_validator("data", "training")
     @classmethod
@@ -287,12 +283,12 @@ class GridConfig(Section):
         unknown = [code for code in languages if code not in LANGUAGES and not is_language_code(code)]
         expected = f"expected ISO 639 codes such as {list(LANGUAGES)}"
         faults = [f"unknown language {code!r}; {expected}{closest_hint(code, LANGUAGES)}" for code in unknown]
-        return _refuse(languages, faults)
+        return refuse_repeated(languages, faults)
 
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        return _refuse(seeds, [])
+        return refuse_repeated(seeds, [])
 
     @field_validator("models")
     @classmethod
@@ -301,24 +297,3 @@ class GridConfig(Section):
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two models are named {repeated[0]!r}; give one of them another 'name'")
         return models
-
-
-def _refuse(values: tuple[Name, ...], faults: list[str]) -> tuple[Name, ...]:
-    """Return the values, or raise one error that names all faults and repeated values."""
-    repeated = [
-        f"{value!r} stands there twice; name each once" for value in dict.fromkeys(values) if values.count(value) > 1
-    ]
-    if faults or repeated:
-        raise ValueError("; ".join(faults + repeated))
-    return values
-
-
-def is_language_code(code: str) -> bool:
-    """Whether a code, without its script or region, is an ISO 639-1 or 639-3 language."""
-    try:
-        Cell("task", code)
-    except UserError:
-        return False
-    plain = code.partition("_")[0]
-    key = "alpha_2" if len(plain) == 2 else "alpha_3"
-    return pycountry.languages.get(**{key: plain}) is not None

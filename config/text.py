@@ -11,7 +11,6 @@ from pydantic import BaseModel
 
 from transfergrid.config.settings import (
     BUNDLED_MODEL,
-    PAPER_MODELS,
     DataConfig,
     EngineConfig,
     GridConfig,
@@ -20,6 +19,19 @@ from transfergrid.config.settings import (
 )
 from transfergrid.grid import UserError
 from transfergrid.store.files import write_text
+
+PAPER_MODELS = (
+    "meta-llama/Llama-3.2-1B-Instruct",
+    "meta-llama/Llama-3.2-3B-Instruct",
+    "meta-llama/Llama-3.1-8B-Instruct",
+    "Qwen/Qwen2.5-0.5B-Instruct",
+    "Qwen/Qwen2.5-1.5B-Instruct",
+    "Qwen/Qwen2.5-3B-Instruct",
+    "Qwen/Qwen2.5-7B-Instruct",
+    "google/gemma-3-1b-it",
+    "google/gemma-3-4b-it",
+)
+"""Hub ids of the nine models of the study."""
 
 _QUICK = GridConfig(
     seeds=(17,),
@@ -129,6 +141,8 @@ def _accepted(schema: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in schema["enum"])
     if schema.get("type") == "array":
         return f"list of {_accepted(schema.get('items', {}))}"
+    if schema.get("format") == "date":
+        return "date"
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     limits = [f"{sign} {schema[key]:.10g}" for key, sign in bounds.items() if key in schema]
     names = {"object": "mapping", "string": "text", "boolean": "true or false", None: "model"}

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from transfergrid.config.settings import PAPER_MODELS
-from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Grid
+from transfergrid.config.text import PAPER_MODELS
+from transfergrid.grid import BASE, LANGUAGES, SEEDS, TASKS, Grid, Source
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.scores import SCORE_SCHEMA
+from transfergrid.store.scores import SCORE_SCHEMA, source_columns
 
 N_ITEMS = 400
 N_CHOICES = 4
@@ -59,13 +59,13 @@ def write_store(run: RunFolder, n_models: int) -> int:
     for place, model in enumerate(model_names(n_models)):
         base = [(None, None)]
         for seed, source in base + [(seed, cell) for seed in SEEDS for cell in cells]:
+            of = BASE if source is None else Source.of(source)
             noise = luck[place] + (0.3 * generator.normal(size=luck.shape[1]) if source else 0)
             part = columns.with_columns(
-                _answers(noise, abilities, generator),
+                *_answers(noise, abilities, generator),
+                *(pl.lit(value, dtype=pl.String).alias(name) for name, value in source_columns(of).items()),
                 model=pl.lit(model),
                 seed=pl.lit(seed, dtype=pl.Int64),
-                source_task=pl.lit(source.task if source else None, dtype=pl.String),
-                source_language=pl.lit(source.language if source else None, dtype=pl.String),
                 run_key=pl.lit(f"{model} {seed} {source}"),
             ).select(SCORE_SCHEMA.names())
             name = f"{model}.base" if source is None else f"{model}.s{seed}.{source}"

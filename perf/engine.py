@@ -21,7 +21,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from transfergrid.config.settings import BUNDLED_MODEL, Dtype
+from transfergrid.config.settings import BUNDLED_MODEL
+from transfergrid.config.values import Dtype
 from transfergrid.engine.models.device import resolve_dtype
 from transfergrid.engine.models.resolve import resolve_model
 from transfergrid.perf.engine_sides import FEW_ADAPTERS

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from transfergrid.benchmarks.metrics import pick_choice
-from transfergrid.config.settings import BUNDLED_MODEL, Dtype, EngineConfig
+from transfergrid.config.settings import BUNDLED_MODEL, EngineConfig
+from transfergrid.config.values import Dtype
 from transfergrid.engine.models.resolve import resolve_model
 from transfergrid.engine.scorers.launch import start_vllm
 from transfergrid.perf.engine import BUNDLED_DATA

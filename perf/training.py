@@ -23,7 +23,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from transfergrid.config.settings import BUNDLED_MODEL, Dtype, TrainingConfig
+from transfergrid.config.settings import BUNDLED_MODEL, TrainingConfig
+from transfergrid.config.values import Dtype
 from transfergrid.engine.models.device import resolve_dtype
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.models.resolve import resolve_model

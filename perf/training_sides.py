@@ -21,7 +21,8 @@ from transformers import TrainerCallback
 
 from transfergrid.benchmarks.rows import read_jsonl
 from transfergrid.benchmarks.tasks import get_task
-from transfergrid.config.settings import Dtype, LoraConfig, ModelConfig, TrainingConfig
+from transfergrid.config.settings import LoraConfig, ModelConfig, TrainingConfig
+from transfergrid.config.values import Dtype
 from transfergrid.engine.models.device import device_type
 from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.grid import Cell

@@ -10,7 +10,7 @@ import numpy as np
 from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.tasks import get_task
-from transfergrid.config.settings import Dtype
+from transfergrid.config.values import Dtype
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.folder import WEIGHTS_FILE
 from transfergrid.engine.adapters.null import make_null_adapter

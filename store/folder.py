@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from transfergrid.grid import Cell
+from transfergrid.grid import Cell, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,6 @@ class RunFolder:
         """The HTML report."""
         return self.root / "report.html"
 
-    def adapter(self, model: str, seed: int, cell: Cell) -> Path:
-        """Folder of one adapter; ``model`` is the configuration's model name."""
-        return self.adapters / model / f"s{seed}" / cell.name
+    def adapter(self, model: str, seed: int, source: Source | Cell) -> Path:
+        """Folder of one adapter; ``model`` is the configuration's model name, a cell stands for its usual adapter."""
+        return self.adapters / model / f"s{seed}" / source.name

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from transfergrid.grid import BASELINE_NAME, Cell, Source, UserError
+from transfergrid.grid import Cell, Source, UserError
 from transfergrid.store.files import write_atomically
-from transfergrid.store.scores import SCORE_SCHEMA
+from transfergrid.store.scores import SCORE_SCHEMA, scan_scores
 
 ASIDE = "aside"
 """Folder of parts that no longer count."""
@@ -44,14 +44,23 @@ class Origin(NamedTuple):
     """What was scored: one source of one model, under one training seed."""
 
     model: str
-    seed: int | None
-    """Training seed; None is the base, which has none."""
+    """The configuration's name of the base model."""
     source: Source
+
+    @property
+    def seed(self) -> int | None:
+        """Training seed; None is the base, which has none."""
+        return self.source.seed
 
     @property
     def name(self) -> str:
         """The origin's name in files and messages."""
-        return f"{self.model}.{BASELINE_NAME}" if self.seed is None else f"{self.model}.s{self.seed}.{self.source}"
+        return f"{self.model}.{self.source}" if self.seed is None else f"{self.model}.s{self.seed}.{self.source}"
+
+    def __str__(self) -> str:
+        """Return model, seed and source for messages."""
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        return f"model {self.model!r}{seed}, source {self.source.name!r}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +161,7 @@ class ScoreStore:
             raise StoreError(f"rows have the columns {rows.schema}; expected {SCORE_SCHEMA}")
         footer = {
             "origin": [origin.model, origin.seed, origin.source.name],
+            "source": {**asdict(origin.source), "cells": [cell.name for cell in origin.source.cells]},
             "key_parts": key_parts,
             "cells": [asdict(cell) for cell in cells],
         }
@@ -171,7 +181,7 @@ class ScoreStore:
             The part with the other cells, None if there are none.
         """
         kept = [cell for cell in part.cells if cell.target not in targets]
-        rows = pl.read_parquet(part.path) if kept else None
+        rows = scan_scores([part.path]).collect() if kept else None
         self._move_aside(part.path)
         if rows is None:
             return None
@@ -213,9 +223,13 @@ def read_part(path: Path) -> Part:
         if path.name.split(".")[-2:-1] != [_checksum(content)]:
             raise StoreError(f"part {path.name!r} does not have the content that its name says")
         footer = json.loads(pl.read_parquet_metadata(io.BytesIO(content))[_METADATA])
-        model, seed, source = footer["origin"]
+        model, seed, name = footer["origin"]
+        told = footer.get("source")  # older parts have only the base and single-cell adapters
+        source = (
+            Source(**{**told, "cells": tuple(map(Cell.parse, told["cells"]))}) if told else Source.parse(name, seed)
+        )
         cells = tuple(CellRecord(**cell) for cell in footer["cells"])
-        return Part(path, Origin(model, seed, Source.parse(source)), footer["key_parts"], cells)
+        return Part(path, Origin(model, source), footer["key_parts"], cells)
     except StoreError:
         raise
     except (OSError, ValueError, KeyError, TypeError, IndexError, pl.exceptions.PolarsError) as error:

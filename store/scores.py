@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
-from transfergrid.grid import Regime, UserError
+from transfergrid.grid import BASE_KIND, BASELINE_NAME, CELL_KIND, Cell, Source, UserError, regime_by_kind
 from transfergrid.store.folder import RunFolder
 
 SCORE_SCHEMA = pl.Schema(
     {
         "model": pl.String(),
         "seed": pl.Int64(),  # null: the base model, which has no training seed
-        "source_task": pl.String(),  # null: the base model
-        "source_language": pl.String(),  # null: the base model
+        "source_task": pl.String(),  # of a usual single-cell adapter; null: any other source
+        "source_language": pl.String(),
         "target_task": pl.String(),
         "target_language": pl.String(),
         "item_id": pl.String(),
@@ -28,24 +29,60 @@ SCORE_SCHEMA = pl.Schema(
         "primary_metric": pl.String(),  # "acc" or "acc_norm": the metric that is this target's score
         "unscored_reason": pl.String(),  # null: scored
         "run_key": pl.String(),
+        "source": pl.String(),  # name; "base": the base model
+        "source_kind": pl.String(),  # one of grid.KINDS
+        "source_cells": pl.String(),  # names of the cells it was trained on, blanks between; null: the base model
     }
 )
 """Columns of the results store, one row per (model, seed, source, target, item)."""
 
+SOURCE_COLUMNS = ("source", "source_kind", "source_cells")
+"""Columns that older parts lack; their sources are the base and single-cell adapters."""
 
-def regime_expr() -> pl.Expr:
-    """Return the regime of a row from its source and target columns."""
-    task = pl.col("source_task") == pl.col("target_task")
-    language = pl.col("source_language") == pl.col("target_language")
-    return (
-        pl.when(task & language)
-        .then(pl.lit(Regime.MT_ML.value))
-        .when(task)
-        .then(pl.lit(Regime.MT_CL.value))
-        .when(language)
-        .then(pl.lit(Regime.CT_ML.value))
-        .otherwise(pl.lit(Regime.CT_CL.value))
+_ADDED = SOURCE_COLUMNS
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+
+
+def source_columns(source: Source) -> dict[str, str | None]:
+    """Return what the store says of a source, by column."""
+    cell = source.cell
+    return {
+        "source_task": None if cell is None else cell.task,
+        "source_language": None if cell is None else cell.language,
+        "source": source.name,
+        "source_kind": source.kind,
+        "source_cells": " ".join(cell.name for cell in source.cells) or None,
+    }
+
+
+def with_sources(frame: Frame) -> Frame:
+    """Add `SOURCE_COLUMNS` to rows of the base and of single-cell adapters, from their task and language."""
+    cell = pl.concat_str("source_task", "source_language", separator="-")  # null: the base
+    return frame.with_columns(
+        source=cell.fill_null(BASELINE_NAME),
+        source_kind=pl.when(pl.col("source_task").is_null()).then(pl.lit(BASE_KIND)).otherwise(pl.lit(CELL_KIND)),
+        source_cells=cell,
     )
+
+
+def with_regime(frame: pl.DataFrame) -> pl.DataFrame:
+    """Add ``regime``, the relation of a row's source to its target by the rule of the source's kind; null: the base.
+
+    Args:
+        frame: Has the target's columns and `SOURCE_COLUMNS`, or the latter are added by `with_sources`.
+
+    Raises:
+        UserError: If this version does not know a source's kind.
+    """
+    filled = frame if "source" in frame.columns else with_sources(frame)
+    key = [*SOURCE_COLUMNS, "target_task", "target_language"]
+    pairs = filled.select(key).unique()
+    regimes = [
+        regime_by_kind(kind, [Cell.parse(cell) for cell in (cells or "").split()], Cell(task, language))
+        for _, kind, cells, task, language in pairs.iter_rows()
+    ]
+    found = pairs.with_columns(regime=pl.Series(regimes, dtype=pl.String))
+    return filled.join(found, on=key, how="left", nulls_equal=True, maintain_order="left", validate="m:1")
 
 
 def score_parts(run: RunFolder) -> list[Path]:
@@ -57,17 +94,27 @@ def scan_scores(parts: Iterable[Path]) -> pl.LazyFrame:
     """Scan item rows lazily.
 
     Args:
-        parts: Parquet files in SCORE_SCHEMA.
+        parts: Parquet files in SCORE_SCHEMA; older ones may lack the columns that came later.
 
     Raises:
         UserError: If a file cannot be read, or lacks a column or has another type in it.
     """
-    paths = list(parts)
-    for path in paths:
-        check_schema(path, SCORE_SCHEMA)
-    if not paths:
+    whole: list[Path] = []
+    older: list[Path] = []
+    for path in parts:
+        found = check_schema(path, SCORE_SCHEMA, optional=_ADDED)
+        (whole if set(_ADDED) <= found.keys() else older).append(path)
+    frames = [pl.scan_parquet(paths, extra_columns="ignore") for paths in (whole, older) if paths]
+    if older:
+        frames[-1] = complete_rows(frames[-1])
+    if not frames:
         return pl.LazyFrame(schema=SCORE_SCHEMA)
-    return pl.scan_parquet(paths, extra_columns="ignore").select(SCORE_SCHEMA.names())
+    return pl.concat([frame.select(SCORE_SCHEMA.names()) for frame in frames])
+
+
+def complete_rows(frame: Frame) -> Frame:
+    """Add the columns that rows of an older part lack."""
+    return with_sources(frame)
 
 
 def find_unreadable(parts: Iterable[Path]) -> UserError | None:
@@ -85,18 +132,21 @@ def damaged(path: Path, error: Exception) -> UserError:
     return UserError(f"{str(path)!r} cannot be read as Parquet: {error}; move it away and run again")
 
 
-def check_schema(path: Path, schema: pl.Schema) -> None:
-    """Check the columns of a Parquet file.
+def check_schema(path: Path, schema: pl.Schema, *, optional: Collection[str] = ()) -> pl.Schema:
+    """Check the columns of a Parquet file and return them.
 
     Raises:
         UserError: If the file cannot be read, or lacks a column or has another type in it.
     """
     try:
-        found = pl.read_parquet_schema(path)
+        found = pl.Schema(pl.read_parquet_schema(path))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise damaged(path, error) from error
     for column, dtype in schema.items():
         if column not in found:
+            if column in optional:
+                continue
             raise UserError(f"{str(path)!r} has no column {column!r}; expected the columns {schema.names()}")
         if found[column] != dtype:
             raise UserError(f"column {column!r} of {str(path)!r} is {found[column]!r}; expected {dtype!r}")
+    return found

@@ -18,8 +18,8 @@ from click.testing import CliRunner, Result
 
 from tests.analysis.imports.test_lm_eval import scores, write_results
 from tests.analysis.synthetic import MODELS, cells, item_rows, published_table, write_run
-from transfergrid.analysis.analyze import SHOWN_NAMES
-from transfergrid.analysis.tables.build import TABLE_NAMES
+from transfergrid.analysis.analyze import shown_names
+from transfergrid.analysis.tables.registry import all_tables
 from transfergrid.cli import main
 
 FAST = "models: [Llama-3.2-1B-Instruct, Qwen2.5-7B-Instruct]\ntasks: [arc_challenge, global_mmlu]\nlanguages: [de, en, fr]\nseeds: [17, 42]\nanalysis: {bootstrap_resamples: 100, permutations: 99}\n"
@@ -49,7 +49,7 @@ def test_analyze_prints_the_summary_and_writes_every_table(folder: Path) -> None
     assert result.exit_code == 0, result.output
     assert "all transfer" in result.stdout
     assert "Every table: runs/main/tables/NAME.parquet and .csv" in result.stdout
-    assert len(list((folder / "runs/main/tables").iterdir())) == 2 * len(TABLE_NAMES)
+    assert len(list((folder / "runs/main/tables").iterdir())) == 2 * len(all_tables())
 
 
 @pytest.mark.parametrize("name", ["regimes", "matrix", "hierarchy", "transfer_by_seed"])
@@ -68,7 +68,7 @@ def test_json_and_csv_are_for_programs(folder: Path) -> None:
     lines = list(csv.DictReader(io.StringIO(_grid("analyze", "regimes", "--csv").stdout)))
     assert len(rows) == len(lines)
     assert rows[0]["n"] == int(lines[0]["n"]) == 60
-    assert set(json.loads(_grid("analyze", "--json").stdout)) == set(TABLE_NAMES)
+    assert set(json.loads(_grid("analyze", "--json").stdout)) == set(all_tables())
     assert _grid("analyze", "regimes", "--json").stdout == _grid("analyze", "regimes", "--json").stdout
 
 
@@ -115,7 +115,7 @@ def test_model_names_with_brackets_are_shown_as_they_are(model: str, folder: Pat
     published_table([model, "y-2B"], cells(), deltas).write_csv(folder / "table.csv")
     assert _grid("import", "donors", "table.csv", "--run", "other").exit_code == 0
     _write_config(folder, "analysis: {bootstrap_resamples: 100, permutations: 99}\n")
-    for name in ((), *((name,) for name in SHOWN_NAMES)):
+    for name in ((), *((name,) for name in shown_names())):
         result = _grid("analyze", *name, "--run", "other")
         assert result.exit_code == 0, (name, result.output)
     assert model in _grid("analyze", "transfer", "--run", "other", COLUMNS="120").stdout

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from transfergrid.analysis.tables.reference import render_tables
 from transfergrid.cli import main
 from transfergrid.config.text import render_reference
 
@@ -16,6 +17,10 @@ PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 
 def test_the_configuration_reference_is_up_to_date() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == render_reference()
+
+
+def test_the_list_of_tables_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "tables.md").read_text(encoding="utf-8") == render_tables()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -29,3 +34,29 @@ def test_a_page_names_only_commands_that_exist(page: Path) -> None:
 def test_a_page_links_only_to_files_that_exist(page: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
     assert all((page.parent / link).exists() for link in links), links
+
+
+@pytest.mark.engine
+def test_the_example_of_scoring_runs_as_it_stands(
+    tiny_llama: Path, tiny_adapters: tuple[Path, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = example("Score items under two adapters")
+    code = replace_line(code, "MODEL = ", f"MODEL = {str(tiny_llama)!r}")
+    code = replace_line(code, "ADAPTERS = ", f"ADAPTERS = Path({str(tiny_adapters[0].parent)!r})")
+    exec(compile(code, "docs/python.md", "exec"), {"__name__": "__main__"})
+    lines = capsys.readouterr().out.splitlines()
+    assert sorted({line.split()[0].partition("@")[0] for line in lines}) == ["adapter-1", "adapter-2", "base"]
+    assert len({line.split("(")[1] for line in lines if " sum " in line}) == 3  # each source scores otherwise
+
+
+def example(heading: str) -> str:
+    """Return the first block of Python under a heading of docs/python.md."""
+    text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8").partition(f"## {heading}\n")[2]
+    return text.partition("```python\n")[2].partition("```")[0]
+
+
+def replace_line(code: str, start: str, line: str) -> str:
+    """Replace the one line with a beginning."""
+    found = [each for each in code.splitlines() if each.startswith(start)]
+    assert len(found) == 1
+    return code.replace(found[0], line)

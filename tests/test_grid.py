@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transfergrid.grid import BASE, LANGUAGES, TASKS, Cell, Grid, Regime, Source, UserError, regime_of
+from transfergrid.grid import (
+    BASE,
+    IN_MIX,
+    LANGUAGES,
+    TASKS,
+    Cell,
+    Grid,
+    Regime,
+    Source,
+    UserError,
+    regime_by_kind,
+    regime_of,
+    regime_of_several,
+)
 from transfergrid.store.folder import RunFolder
 
 
@@ -67,6 +81,53 @@ def test_an_unusable_cell_name_is_refused(name: str, message: str) -> None:
 def test_an_empty_or_repeated_axis_is_refused(tasks: tuple[str, ...], languages: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Grid(tasks, languages)
+
+
+def test_the_base_has_no_regime_and_a_cells_adapter_that_of_its_cell() -> None:
+    de, en = Cell("arc", "de"), Cell("arc", "en")
+    assert BASE.regime(de) is None
+    assert [Source.of(de).regime(target) for target in (de, en, Cell("mmlu", "de"), Cell("mmlu", "en"))] == list(Regime)
+
+
+@pytest.mark.parametrize(
+    ("cells", "target", "regime"),
+    [
+        ("a-de b-en", "a-de", IN_MIX),
+        ("a-de b-en", "a-fr", "MT-CL"),
+        ("a-de b-en", "a-en", "MT-CL"),  # CT-ML to b-en, but a matched task is nearer
+        ("a-de b-en", "c-en", "CT-ML"),
+        ("a-de b-en", "c-fr", "CT-CL"),
+    ],
+)
+def test_several_cells_have_the_nearest_relation_of_any(cells: str, target: str, regime: str) -> None:
+    assert regime_of_several([Cell.parse(name) for name in cells.split()], Cell.parse(target)) == regime
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (("merge", "a-de", (Cell("a", "de"),)), r"unknown kind 'merge'; expected one of \['base', 'cell'\]"),
+        (("cell", "a.de", (Cell("a", "de"),)), r"source name 'a.de' is not usable; expected at most 100"),
+        (("cell", "a-de", ()), r"source 'a-de' has 0 cells; kind 'cell' has one"),
+        (("cell", "a-en", (Cell("a", "de"),)), r"source name 'a-en' is not usable for kind 'cell'"),
+        (("cell", "mine", (Cell("a", "de"),)), r"source name 'mine' is not usable for kind 'cell'"),
+        (("cell", "a-de", (Cell("a", "de"),), 1, "r8"), r"source name 'a-de' is not usable for kind 'cell'"),
+        (("base", "mine"), r"source name 'mine' is not usable for kind 'base'"),
+    ],
+)
+def test_a_source_whose_name_could_be_mistaken_is_refused(source: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Source(*source)
+
+
+def test_an_unknown_kind_in_a_store_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'merge' is no kind of source that this version knows"):
+        regime_by_kind("merge", [], Cell("a", "de"))
+
+
+def test_a_variant_is_in_no_single_source_table() -> None:
+    variant = Source("cell", "a-de-r8", (Cell("a", "de"),), 17, "r8")
+    assert (variant.cell, variant.regime(Cell("a", "en"))) == (None, "MT-CL")
 
 
 def test_an_adapter_has_a_folder_per_model_seed_and_cell() -> None:

@@ -20,7 +20,7 @@ from transfergrid.grid import UserError
 from transfergrid.store.files import hash_files, sync_folder, write_json
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.key import changed_parts
-from transfergrid.trainers.jobs import TrainingJob
+from transfergrid.trainers.jobs import ResolvedModel, TrainingJob
 from transfergrid.trainers.record import read_record, settings_of
 
 _SHOWN_KEYS = 3
@@ -94,7 +94,7 @@ def save_adapter(model: Any, folder: Path, job: TrainingJob, *, record: Mapping[
         model.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)
         _compare_keys(folder / WEIGHTS_FILE, expected, job.name)
-        _sort_config(folder / CONFIG_FILE)
+        _make_comparable(folder / CONFIG_FILE, job.model)
         content_hash = hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])
         write_json(folder / RECORD_FILE, {**record, "content_hash": content_hash})
         _move_into_place(folder, job)
@@ -178,7 +178,14 @@ def _compare_keys(weights: Path, expected: set[str], name: str) -> None:
         )
 
 
-def _sort_config(path: Path) -> None:
-    """Sort peft's set of module names: its order differs between processes, and equal adapters must hash alike."""
+def _make_comparable(path: Path, model: ResolvedModel) -> None:
+    """Let equal adapters hash alike wherever they were trained.
+
+    peft writes a set of module names, whose order differs between processes, and the folder that the base was read
+    from; here the base is its hub id and commit, its bundled name, or the configuration's name of a local folder.
+    """
     config = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, {key: sorted(value) if key == "target_modules" else value for key, value in config.items()})
+    config["target_modules"] = sorted(config["target_modules"])
+    config["base_model_name_or_path"] = model.public_name
+    config["revision"] = model.revision if model.is_from_hub else None
+    write_json(path, config)

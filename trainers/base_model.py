@@ -25,6 +25,8 @@ class LoadedBase:
     model: Any
     device: str
     dtype: str
+    plain_head: bool
+    """Whether the logits are the vocabulary projection and nothing more; see ``sft.loss.has_plain_head``."""
 
 
 def load_base(folder: Path, training: TrainingConfig, *, device: str | None = None) -> LoadedBase:
@@ -36,13 +38,21 @@ def load_base(folder: Path, training: TrainingConfig, *, device: str | None = No
         device: ``cpu`` or ``cuda``; None: what is there.
 
     Raises:
-        UserError: If a quantised base is asked for without a GPU or without bitsandbytes.
+        UserError: If a quantised base is asked for without a GPU or without bitsandbytes, or a number format in which
+            small gradients vanish.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    from transfergrid.trainers.sft.loss import has_plain_head
+
     device = device or device_type()
     dtype = resolve_dtype(training.dtype, device)
+    if dtype == "float16":
+        raise UserError(
+            "training.dtype 'float16' would lose small gradients, since the loss is not scaled; set it to 'bfloat16', "
+            "'float32' or 'auto'"
+        )
     model = AutoModelForCausalLM.from_pretrained(
         str(folder),
         dtype=getattr(torch, dtype),
@@ -51,7 +61,7 @@ def load_base(folder: Path, training: TrainingConfig, *, device: str | None = No
         attn_implementation="sdpa",
     )
     model.requires_grad_(False).eval()
-    return LoadedBase(model, device, dtype)
+    return LoadedBase(model, device, dtype, has_plain_head(model))
 
 
 def expected_keys(base: Any, target_modules: tuple[str, ...]) -> set[str]:
@@ -83,20 +93,18 @@ def attached_adapter(base: LoadedBase, lora: LoraConfig, seed: int) -> Iterator[
     model = base.model
     before = _remember(model)
     set_seed(seed)
-    peft_model = get_peft_model(
-        model,
-        PeftLoraConfig(
-            task_type="CAUSAL_LM",
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            use_rslora=lora.rslora,
-            target_modules=list(lora.target_modules),
-            exclude_modules=f".*{NOT_THE_DECODER}.*" if _has_vision(model) else None,
-        ),
+    settings = PeftLoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
+        target_modules=list(lora.target_modules),
+        exclude_modules=f".*{NOT_THE_DECODER}.*" if _has_vision(model) else None,
     )
-    fuse_lora_layers(peft_model)
     try:
+        peft_model = get_peft_model(model, settings)
+        fuse_lora_layers(peft_model)
         yield peft_model
     finally:
         _restore(model, before)

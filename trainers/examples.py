@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from transfergrid.benchmarks.items import Item
-from transfergrid.engine.models.tokenizer import TokenisationSettings, render_contexts
+from transfergrid.config.settings import PromptConfig
+from transfergrid.engine.models.tokenizer import TokenisationSettings, encode_items, render_contexts
 from transfergrid.grid import UserError
 from transfergrid.store.files import hash_json
 
@@ -35,6 +37,8 @@ class ExampleSettings:
     """Put the end-of-text token after the right choice and learn it too."""
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further variables of the chat template."""
+    date: datetime.date = PromptConfig().date
+    """The day that a chat template with a clock sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +72,24 @@ def build_examples(tokenizer: Any, items: Sequence[Item], settings: ExampleSetti
         max_length=settings.max_length,
         chat_template=settings.chat_template,
         template_arguments=settings.template_arguments,
+        date=settings.date,
     )
     contexts = render_contexts(
         tokenizer, [item.context for item in items], template, asked_by="prompts.train_chat_template"
     )
     choices = [item.choices[item.gold] if settings.chat_template else item.continuations[item.gold] for item in items]
-    pairs = list(_encode_pairs(tokenizer, contexts, choices, has_bos=has_bos))
+    encoded = list(encode_items(tokenizer, contexts, [[choice] for choice in choices], special_tokens=has_bos))
+    ids = [item.item_id for item in items]
+    if wrong := [item_id for item_id, each in zip(ids, encoded, strict=True) if each.wrong_cut is not None]:
+        raise UserError(
+            f"the right choice of {len(wrong)} item(s) cannot be cut from its question: {wrong[:_SHOWN_IDS]}; the "
+            "tokenizer reads the end of the one and the beginning of the other together in another way"
+        )
+    pairs = [(each.context, each.continuations[0]) for each in encoded]
     if settings.supervise_end_token:
         pairs = [(context, (*learnt, tokenizer.eos_token_id)) for context, learnt in pairs]
-    _refuse_too_long([item.item_id for item in items], pairs, settings)
-    bos = tokenizer.bos_token_id if has_bos else None
-    return [_example(context, learnt, settings, bos) for context, learnt in pairs]
+    _refuse_too_long(ids, pairs, settings)
+    return [_example(context, learnt, settings, tokenizer.bos_token_id) for context, learnt in pairs]
 
 
 def split_validation(n_items: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -108,28 +119,6 @@ def split_validation(n_items: int, fraction: float, seed: int) -> tuple[list[int
 def hash_examples(examples: Sequence[TrainingExample]) -> str:
     """Return the SHA-256 of all that training reads of some examples."""
     return hash_json([[example.input_ids, example.labels] for example in examples])
-
-
-def _encode_pairs(
-    tokenizer: Any, contexts: Sequence[str], choices: Sequence[str], *, has_bos: bool
-) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Yield context and choice tokens of the joint encoding; a choice it leaves no token for is encoded alone."""
-
-    def encode(texts: list[str], *, special: bool) -> list[list[int]]:
-        encoded: list[list[int]] = tokenizer(texts, add_special_tokens=special, return_attention_mask=False)[
-            "input_ids"
-        ]
-        return encoded
-
-    starts = [context.rstrip() for context in contexts]
-    rests = [context[len(start) :] + choice for context, start, choice in zip(contexts, starts, choices, strict=True)]
-    joint = encode([start + rest for start, rest in zip(starts, rests, strict=True)], special=has_bos)
-    alone = encode(starts, special=has_bos)
-    for whole, context, rest in zip(joint, alone, rests, strict=True):
-        if len(whole) > len(context):
-            yield tuple(whole[: len(context)]), tuple(whole[len(context) :])
-        else:
-            yield tuple(context), tuple(encode([rest], special=False)[0])
 
 
 def _refuse_too_long(

@@ -41,6 +41,17 @@ class ResolvedModel:
     """Hub commit or content hash."""
     tokenizer: Any
 
+    @property
+    def is_from_hub(self) -> bool:
+        """Whether the base is a hub's, not a local folder or the bundled one."""
+        return self.folder.parent.name == "snapshots"
+
+    @property
+    def public_name(self) -> str:
+        """What names the base on any machine: hub id, bundled name, or the configuration's name of a local folder."""
+        is_named = self.is_from_hub or self.config.path.startswith("bundled:")
+        return self.config.path if is_named else self.config.name
+
 
 @dataclass(frozen=True, slots=True)
 class CellData:
@@ -191,6 +202,7 @@ def _cell_data(config: GridConfig, run: RunFolder, model: ResolvedModel, cell: C
         chat_template=config.prompts.train_chat_template,
         supervise_end_token=config.training.supervise_end_token,
         template_arguments=config.prompts.template_arguments,
+        date=config.prompts.date,
     )
     items = load_items(run.data, task, cell.language, "train", train_format.name)
     train, validation = split_validation(

@@ -32,6 +32,7 @@ from transfergrid.trainers.events import (
     AdapterFailed,
     AdapterFinished,
     BaseLoaded,
+    Remark,
     SweepStarted,
     TrainingEvent,
     TrainingEvents,
@@ -169,7 +170,10 @@ def train_here(task: TrainingTask) -> Iterable[TrainingResult]:
 def open_base(job: TrainingJob, config: GridConfig, events: TrainingEvents) -> LoadedBase:
     """Load the base of a job."""
     base = load_base(job.model.folder, config.training)
-    events(BaseLoaded(model=job.model.config.name, dtype=base.dtype, device=base.device))
+    name = job.model.config.name
+    events(BaseLoaded(model=name, dtype=base.dtype, device=base.device))
+    if not base.plain_head:
+        events(Remark(message=f"{name}: its logits are more than one projection; the loss goes TRL's slower way"))
     return base
 
 

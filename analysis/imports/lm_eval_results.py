@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transfergrid.grid import Cell, Source, UserError
+from transfergrid.grid import BASE, Cell, Source, UserError
 
 ALIASES = {
     "arc": "arc_challenge",
@@ -104,7 +104,7 @@ def adapter_source(arguments: Mapping[str, Any]) -> tuple[str, int | None, Sourc
     model = base.rstrip("/").rsplit("/", 1)[-1]
     path = arguments.get("peft") or arguments.get("lora_local_path")
     if not path:
-        return model, None, Source()
+        return model, None, BASE
     folder = Path(str(path))
     try:
         cell = Cell.parse(folder.name)
@@ -114,7 +114,8 @@ def adapter_source(arguments: Mapping[str, Any]) -> tuple[str, int | None, Sourc
             "for example '.../s17/arc_challenge-de'"
         ) from error
     seed = re.fullmatch(r"s(\d+)", folder.parent.name)
-    return model, int(seed[1]) if seed else UNKNOWN_SEED, Source(cell)
+    number = int(seed[1]) if seed else UNKNOWN_SEED
+    return model, number, Source.of(cell, number)
 
 
 def parse_arguments(raw: str | Mapping[str, Any] | None) -> dict[str, Any]:

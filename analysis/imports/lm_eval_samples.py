@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from transfergrid.analysis.imports.lm_eval_results import Result, Samples
 from transfergrid.grid import UserError
+from transfergrid.store.scores import source_columns
 
 _ID_FIELDS = ("id", "sample_id", "truth_id", "item_id")
 
@@ -31,8 +32,7 @@ def item_rows(result: Result) -> Iterator[dict[str, object]]:
         yield {
             "model": result.model,
             "seed": result.seed,
-            "source_task": result.source.cell.task if result.source.cell else None,
-            "source_language": result.source.cell.language if result.source.cell else None,
+            **source_columns(result.source),
             "target_task": result.target.task,
             "target_language": result.target.language,
             "item_id": item_id,

@@ -55,7 +55,7 @@ def write_figures(tables: AnalysisTables, settings: AnalysisConfig, folder: Path
     paths = []
     with mpl.rc_context(_STYLE):
         drawn = {
-            "matrix": draw_matrix(tables.transfer),
+            "matrix": draw_matrix(tables.single_source),
             "roles": draw_roles(tables.roles, settings),
             "regimes": draw_regimes(tables.regimes, settings),
         }

@@ -33,7 +33,7 @@ def page_data(tables: AnalysisTables, settings: AnalysisConfig) -> dict[str, Any
     pairs = ["source_language", "target_language", "n", "mean_pp", *(f"{name}_distance" for name in FEATURE_SETS)]
     return {
         "settings": settings.model_dump(mode="json"),
-        "matrix": matrix_data(tables.transfer, settings),
+        "matrix": matrix_data(tables.single_source, settings),
         "regimes": records(tables.regimes, _REGIMES.split()),
         "roles": records(tables.roles.filter(pl.col("models_by") == "all"), _ROLES.split()),
         "variance": records(tables.variance, _VARIANCE.split()),

@@ -102,11 +102,11 @@ def key_figures(tables: AnalysisTables, settings: AnalysisConfig) -> list[Figure
 def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
     """Return the summary's paragraphs; one whose numbers are not there says why."""
     row = regime_row(tables.regimes, ALL_TRANSFER)
-    found = [Finding("What was measured.", _measured(tables.transfer))]
+    found = [Finding("What was measured.", _measured(tables.single_source))]
     if row["n"]:
         found += [
             Finding("Does it carry over?", _carries_over(tables.regimes, settings)),
-            Finding("How surely?", _surely(row, tables.transfer, settings)),
+            Finding("How surely?", _surely(row, tables.single_source, settings)),
             Finding("At what risk?", _risk(row, settings)),
             Finding("Who helps, who is helped?", _roles(tables.roles)),
             Finding("Where do the differences come from?", _variance(tables.variance)),

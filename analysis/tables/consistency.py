@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from transfergrid.analysis.tables.table import PAIR_COLUMNS, REASON, REGIME, Column, Table, TableInputs, schema_of
 from transfergrid.grid import TRANSFER_REGIMES
 
 FloatArray = npt.NDArray[np.float64]
@@ -18,17 +19,17 @@ UNITS = ("model", "family", "size")
 
 MIN_RECIPIENTS, MIN_UNITS = 3, 2
 
-_SOURCE_SCHEMA = {
-    "unit": pl.String,
-    "regime": pl.String,
-    "source_task": pl.String,
-    "source_language": pl.String,
-    "n_units": pl.Int64,
-    "n_recipients": pl.Int64,
-    "n_pairs": pl.Int64,
-    "mean_tau_b": pl.Float64,
-    "reason": pl.String,
-}
+_UNIT = Column("unit", pl.String, "", "What is compared: model, family or size.")
+_SOURCE_COLUMNS = (
+    _UNIT,
+    REGIME,
+    *PAIR_COLUMNS[:2],
+    Column("n_units", pl.Int64, "units", "Models, families or sizes with a delta of this source."),
+    Column("n_recipients", pl.Int64, "cells", "Targets with a delta of this source."),
+    Column("n_pairs", pl.Int64, "pairs", "Pairs of units whose tau-b is defined."),
+    Column("mean_tau_b", pl.Float64, "-1..1", "Kendall's tau-b between two units' deltas, mean over pairs of units."),
+    REASON,
+)
 
 
 class ConsistencyTables(NamedTuple):
@@ -74,7 +75,7 @@ def consistency_tables(rows: pl.DataFrame) -> ConsistencyTables:
     """
     there = rows.filter(pl.col("delta_pp").is_not_null())
     records = [record for unit in UNITS for record in _by_source(there, unit)]
-    by_source = pl.DataFrame(records, schema=_SOURCE_SCHEMA)
+    by_source = pl.DataFrame(records, schema=schema_of(_SOURCE_COLUMNS))
     return ConsistencyTables(by_source, _summary(by_source))
 
 
@@ -132,3 +133,38 @@ def _summary(by_source: pl.DataFrame) -> pl.DataFrame:
         pl.col("unit").replace_strict(units, return_dtype=pl.Int64),
         pl.col("regime").replace_strict(order, return_dtype=pl.Int64),
     )
+
+
+def _both(inputs: TableInputs) -> ConsistencyTables:
+    return consistency_tables(inputs.rows)
+
+
+CONSISTENCY = Table(
+    name="consistency",
+    row="unit, regime",
+    estimand=(
+        "How far models (families, sizes) agree which targets a source helps most, over the sources of the run, for "
+        "these models and items; noise of items pulls it towards 0."
+    ),
+    columns=(
+        _UNIT,
+        REGIME,
+        Column("n_sources", pl.Int64, "cells", "Sources with an index."),
+        Column("n_sources_undefined", pl.Int64, "cells", "Sources without one."),
+        Column("median", pl.Float64, "-1..1", "Median of the index over sources."),
+        Column("lower_quartile", pl.Float64, "-1..1", "Lower quartile over sources."),
+        Column("upper_quartile", pl.Float64, "-1..1", "Upper quartile over sources."),
+        REASON,
+    ),
+    shown="unit regime n_sources n_sources_undefined median lower_quartile upper_quartile",
+    build=lambda inputs: inputs.once(_both).summary,
+)
+
+CONSISTENCY_BY_SOURCE = Table(
+    name="consistency_by_source",
+    row="unit, regime, source",
+    estimand="How far models (families, sizes) agree which targets this source helps most, for these models and items.",
+    columns=_SOURCE_COLUMNS,
+    shown="unit regime source n_units n_recipients n_pairs mean_tau_b",
+    build=lambda inputs: inputs.once(_both).by_source,
+)

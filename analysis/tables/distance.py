@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from transfergrid.analysis.statistics.significance import t_test_p
+from transfergrid.analysis.tables.table import PAIR_COLUMNS, REASON, Column, Table, TableInputs, schema_of
 from transfergrid.analysis.transfer.languages import FEATURE_SETS, UnknownLanguageError, cosine_distance, uriel_vector
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
@@ -19,17 +20,17 @@ FloatArray = npt.NDArray[np.float64]
 
 MIN_LANGUAGES = 3
 
-_SUMMARY_SCHEMA = {
-    "features": pl.String,
-    "method": pl.String,
-    "n_languages": pl.Int64,
-    "n_pairs": pl.Int64,
-    "correlation": pl.Float64,
-    "naive_p": pl.Float64,
-    "mantel_p": pl.Float64,
-    "n_permutations": pl.Int64,
-    "reason": pl.String,
-}
+_SUMMARY_COLUMNS = (
+    Column("features", pl.String, "", "URIEL features behind the distance."),
+    Column("method", pl.String, "", "`spearman` or `pearson`."),
+    Column("n_languages", pl.Int64, "languages", "Languages in the pairs."),
+    Column("n_pairs", pl.Int64, "pairs", "Ordered language pairs with a delta and a distance."),
+    Column("correlation", pl.Float64, "-1..1", "Correlation of distance and mean MT-CL delta."),
+    Column("naive_p", pl.Float64, "0..1", "Two-sided p as if the pairs were independent, which they are not."),
+    Column("mantel_p", pl.Float64, "0..1", "Two-sided p by permuting languages (Mantel)."),
+    Column("n_permutations", pl.Int64, "permutations", "Permutations behind `mantel_p`."),
+    REASON,
+)
 
 
 class DistanceTables(NamedTuple):
@@ -129,7 +130,7 @@ def distance_tables(rows: pl.DataFrame, settings: AnalysisConfig) -> DistanceTab
         pairs = pairs.join(_pair_frame(known, features), on=["source_language", "target_language"], how="left")
         records += _correlate(pairs, features, known, _note(missing), settings)
     return DistanceTables(
-        pairs.sort("source_language", "target_language"), pl.DataFrame(records, schema=_SUMMARY_SCHEMA)
+        pairs.sort("source_language", "target_language"), pl.DataFrame(records, schema=schema_of(_SUMMARY_COLUMNS))
     )
 
 
@@ -224,3 +225,38 @@ def _ranks_among(reference: FloatArray, values: FloatArray) -> FloatArray:
     below, up_to = np.searchsorted(ordered, values, "left"), np.searchsorted(ordered, values, "right")
     found: FloatArray = (below + up_to + 1) / 2
     return found
+
+
+def _both(inputs: TableInputs) -> DistanceTables:
+    return distance_tables(inputs.rows, inputs.settings)
+
+
+DISTANCE = Table(
+    name="distance",
+    row="features, method",
+    estimand=(
+        "How mean MT-CL delta falls or rises with linguistic distance, over ordered pairs of these languages, for "
+        "these models and items; it is no cause."
+    ),
+    columns=_SUMMARY_COLUMNS,
+    shown="features method n_pairs correlation naive_p mantel_p",
+    build=lambda inputs: inputs.once(_both).summary,
+)
+
+DISTANCE_PAIRS = Table(
+    name="distance_pairs",
+    row="source language, target language",
+    estimand="Mean MT-CL delta of one language pair, over the models and tasks of the run.",
+    columns=(
+        PAIR_COLUMNS[1],
+        PAIR_COLUMNS[3],
+        Column("n", pl.Int64, "rows", "Rows of the transfer table in the mean."),
+        Column("mean_pp", pl.Float64, "pp", "Mean delta of those rows."),
+        *(
+            Column(f"{name}_distance", pl.Float64, "0..1", f"Cosine distance of the languages' URIEL vectors ({name}).")
+            for name in FEATURE_SETS
+        ),
+    ),
+    shown="source_language target_language n mean_pp syntax_knn_distance inventory_knn_distance",
+    build=lambda inputs: inputs.once(_both).pairs,
+)

@@ -6,7 +6,19 @@ import polars as pl
 
 from transfergrid.analysis.records import EVERY_REGIME, in_regime
 from transfergrid.analysis.tables.roles import ONE_MODEL
+from transfergrid.analysis.tables.table import REASON, REGIME, Column, Table, schema_of
 from transfergrid.grid import Regime
+
+_COLUMNS = (
+    Column("source", pl.String, "", "Language, language family or task of the sources."),
+    Column("target", pl.String, "", "Language, language family or task of the targets."),
+    Column("n", pl.Int64, "rows", "Rows of the transfer table in the mean."),
+    Column("n_models", pl.Int64, "models", "Models in the mean."),
+    Column("mean_pp", pl.Float64, "pp", "Mean over models of the model's mean delta."),
+    Column("se_pp", pl.Float64, "pp", "Standard error of `mean_pp` across models; null for one model."),
+    REASON,
+)
+_NAMES = tuple(column.name for column in _COLUMNS)
 
 
 def matrix_table(rows: pl.DataFrame) -> pl.DataFrame:
@@ -21,7 +33,7 @@ def matrix_table(rows: pl.DataFrame) -> pl.DataFrame:
     there = rows.filter(pl.col("delta_pp").is_not_null())
     frames = [
         _matrix(there.filter(in_regime(regime)), unit).select(
-            pl.lit(unit).alias("unit"), pl.lit(regime).alias("regime"), *_COLUMNS
+            pl.lit(unit).alias("unit"), pl.lit(regime).alias("regime"), *_NAMES
         )
         for unit in ("language", "language_family", "task")
         for regime in EVERY_REGIME
@@ -40,22 +52,11 @@ def language_matrix_table(rows: pl.DataFrame) -> pl.DataFrame:
     """
     there = rows.filter(pl.col("delta_pp").is_not_null() & in_regime(Regime.MT_CL.value))
     frames = [
-        _matrix(there.filter(target_task=task), "language").select(pl.lit(task).alias("task"), *_COLUMNS)
+        _matrix(there.filter(target_task=task), "language").select(pl.lit(task).alias("task"), *_NAMES)
         for task in there["target_task"].unique().sort()
     ]
-    empty = pl.DataFrame(schema={"task": pl.String, **_COLUMNS})
+    empty = pl.DataFrame(schema={"task": pl.String, **schema_of(_COLUMNS)})
     return pl.concat([empty, *frames])
-
-
-_COLUMNS = {
-    "source": pl.String,
-    "target": pl.String,
-    "n": pl.Int64,
-    "n_models": pl.Int64,
-    "mean_pp": pl.Float64,
-    "se_pp": pl.Float64,
-    "reason": pl.String,
-}
 
 
 def _matrix(part: pl.DataFrame, unit: str) -> pl.DataFrame:
@@ -73,3 +74,29 @@ def _matrix(part: pl.DataFrame, unit: str) -> pl.DataFrame:
         .with_columns(reason=pl.when(pl.col("n_models") < 2).then(pl.lit(ONE_MODEL)))
         .sort("source", "target")
     )
+
+
+MATRICES = Table(
+    name="matrices",
+    row="unit, regime, source, target",
+    estimand=(
+        "Mean delta from one language, language family or task to another, over the cells of that kind, for models "
+        "like these and these items."
+    ),
+    columns=(
+        Column("unit", pl.String, "", "What source and target are: language, language_family or task."),
+        REGIME,
+        *_COLUMNS,
+    ),
+    shown="unit regime source target n n_models mean_pp se_pp",
+    build=lambda inputs: matrix_table(inputs.rows),
+)
+
+LANGUAGE_MATRICES = Table(
+    name="language_matrices",
+    row="task, source, target",
+    estimand="Mean MT-CL delta from one language to another within one task, for models like these and these items.",
+    columns=(Column("task", pl.String, "", "Task of source and target."), *_COLUMNS),
+    shown="task source target n n_models mean_pp se_pp",
+    build=lambda inputs: language_matrix_table(inputs.rows),
+)

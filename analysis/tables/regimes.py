@@ -14,6 +14,7 @@ from transfergrid.analysis.records import EVERY_REGIME, in_regime
 from transfergrid.analysis.statistics.group_draws import Group
 from transfergrid.analysis.statistics.group_intervals import DrawArray, estimate, intervals
 from transfergrid.analysis.statistics.significance import holds_fdr
+from transfergrid.analysis.tables.table import CONFIDENCE, REASON, REGIME, Column, Table, schema_of, with_ends
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.store.imported import SE_OF_SEEDS
 
@@ -36,6 +37,29 @@ NO_ROWS = "no rows with a delta in this regime"
 SEEDS_ONLY = "imported standard errors are across training seeds and leave out the noise of items and of the baseline"
 """What is wrong with standard errors and t tests of imported tables."""
 
+_COLUMNS = (
+    REGIME,
+    Column("by", pl.String, "", "What rows are grouped by; `all`: the whole regime."),
+    Column("group", pl.String, "", "Which group."),
+    Column("n", pl.Int64, "rows", "Rows of the transfer table with a delta."),
+    *with_ends(Column("mean_pp", pl.Float64, "pp", "Mean delta of the rows.")),
+    *with_ends(Column("median_pp", pl.Float64, "pp", "Median delta of the rows.")),
+    *with_ends(Column("win_rate", pl.Float64, "0..1", "Share of the rows with a delta above 0, noise included.")),
+    *with_ends(Column("harm_rate", pl.Float64, "0..1", "Share of the rows beyond the harm cut, noise included.")),
+    Column("resampled", pl.String, "", "What the bootstrap draws again for the intervals."),
+    REASON,
+    Column("n_tested", pl.Int64, "rows", "Rows with a test."),
+    Column("harm_rate_significant", pl.Float64, "0..1", "Share of the tested rows beyond the cut and with q <= `fdr`."),
+    Column("win_rate_significant", pl.Float64, "0..1", "Share of the tested rows above 0 and with q <= `fdr`."),
+    Column("harm_rate_by_chance", pl.Float64, "0..1", "What `harm_rate` would be if every true delta were 0."),
+    Column("median_se_pp", pl.Float64, "pp", "Median standard error of the rows."),
+    Column("se_origin", pl.String, "", "All origins of standard errors that occur."),
+    Column("harm_threshold_items", pl.Int64, "items", "The cut in items of a target."),
+    Column("harm_threshold_pp", pl.Float64, "pp", "A delta at or below this is harm (setting)."),
+    CONFIDENCE,
+    Column("fdr", pl.Float64, "0..1", "False discovery rate of the tests (setting)."),
+)
+
 
 def regime_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig) -> pl.DataFrame:
     """Return n, mean, median, win and harm rate with intervals, by regime and by every one of `DIMENSIONS`.
@@ -46,8 +70,8 @@ def regime_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig)
         settings: Harm threshold, level, resamples, seed and false discovery rate.
 
     Returns:
-        One row per (regime, by, group). A regime without rows has n 0 and a reason; intervals that cannot be
-        had are null with a reason.
+        One row per (regime, by, group). A regime without rows has n 0 and a reason; an interval that cannot be
+        computed is null with a reason.
     """
     usable = rows["delta_pp"].is_not_null()
     there = rows.filter(usable)
@@ -153,34 +177,10 @@ def seeds_only(row: Mapping[str, Any]) -> bool:
 
 
 def _empty_rows(regimes: Sequence[str], settings: AnalysisConfig) -> pl.DataFrame:
-    frame = pl.DataFrame(
-        {
-            "regime": list(regimes),
-            "by": ["all"] * len(regimes),
-            "group": ["all"] * len(regimes),
-            "n": [0] * len(regimes),
-            "n_tested": [0] * len(regimes),
-            "resampled": [None] * len(regimes),
-            "se_origin": [None] * len(regimes),
-            "reason": [NO_ROWS] * len(regimes),
-        },
-        schema={
-            "regime": pl.String,
-            "by": pl.String,
-            "group": pl.String,
-            "n": pl.Int64,
-            "n_tested": pl.Int64,
-            "resampled": pl.String,
-            "se_origin": pl.String,
-            "reason": pl.String,
-        },
-    )
-    statistics = ("mean_pp", "median_pp", "win_rate", "harm_rate")
-    names = [f"{name}{end}" for name in statistics for end in ("", "_low", "_high")]
-    others = ["harm_rate_significant", "win_rate_significant", "harm_rate_by_chance", "median_se_pp"]
-    return _with_settings(
-        frame.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in names + others), settings
-    )
+    rows = [
+        {"regime": regime, "by": "all", "group": "all", "n": 0, "n_tested": 0, "reason": NO_ROWS} for regime in regimes
+    ]
+    return _with_settings(pl.DataFrame(rows, schema=schema_of(_COLUMNS)), settings)
 
 
 def _with_settings(frame: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
@@ -189,3 +189,16 @@ def _with_settings(frame: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFram
         confidence=pl.lit(settings.confidence),
         fdr=pl.lit(settings.fdr),
     )
+
+
+REGIMES = Table(
+    name="regimes",
+    row="regime, by, group",
+    estimand=(
+        "Mean, median and rates of the observed deltas, over sources, targets and items like these, for these models; "
+        "rates of observed deltas hold noise and are no rates of true effects."
+    ),
+    columns=_COLUMNS,
+    shown="regime group n mean_pp mean_pp_low mean_pp_high win_rate harm_rate harm_rate_significant",
+    build=lambda inputs: regime_table(inputs.rows, inputs.draws, inputs.settings),
+)

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
-from scipy import stats
 
 from transfergrid.analysis.records import ALL_TRANSFER, in_regime
-from transfergrid.analysis.statistics.bootstrap import (
-    DRAW_DECIMALS,
-    MIN_VALID_SHARE,
-    ClusterBootstrap,
-    Interval,
-    centred_interval,
-    count_levels,
-)
-from transfergrid.analysis.statistics.group_draws import Group, resample_groups
+from transfergrid.analysis.statistics.bootstrap import DRAW_DECIMALS
 from transfergrid.analysis.statistics.group_intervals import DrawArray
+from transfergrid.analysis.tables.ranking import Kind, rank_units, ranking_columns
+from transfergrid.analysis.tables.table import REASON, REGIME, Column, Table, schema_of, with_ends
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 
@@ -51,36 +40,25 @@ ONE_OTHER = {
 }
 """With one row per model a harm rate is 0 or 1 and an order is that of single pairs: resampling tells nothing."""
 
-_SCHEMA = {
-    "role": pl.String,
-    "unit": pl.String,
-    "regime": pl.String,
-    "models_by": pl.String,
-    "models": pl.String,
-    "name": pl.String,
-    "n": pl.Int64,
-    "n_models": pl.Int64,
-    "score_pp": pl.Float64,
-    "se_pp": pl.Float64,
-    "score_pp_low": pl.Float64,
-    "score_pp_high": pl.Float64,
-    "rank": pl.Int64,
-    "rank_low": pl.Int64,
-    "rank_high": pl.Int64,
-    "win_rate": pl.Float64,
-    "harm_rate": pl.Float64,
-    "harm_rate_low": pl.Float64,
-    "harm_rate_high": pl.Float64,
-    "label": pl.String,
-    "reason": pl.String,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    role: str
-    unit: str
-    regime: str
+_SCORE_ENDS = with_ends(Column("score_pp", pl.Float64, "pp", ""))[1:]
+_COLUMNS = (
+    Column("role", pl.String, "", "`donor`: as source; `recipient`: as target."),
+    Column("unit", pl.String, "", "What plays the role: language, language_family, task or cell."),
+    REGIME,
+    Column("models_by", pl.String, "", "How models are grouped: all, family or size."),
+    Column("models", pl.String, "", "Which group of models."),
+    Column("name", pl.String, "", "The language, language family, task or cell."),
+    Column("n", pl.Int64, "rows", "Rows of the transfer table in the score."),
+    Column("n_models", pl.Int64, "models", "Models in the score."),
+    Column("score_pp", pl.Float64, "pp", "Mean over models of the model's mean delta in the unit's rows or columns."),
+    Column("se_pp", pl.Float64, "pp", "Standard error of the score across models."),
+    *_SCORE_ENDS,
+    *with_ends(Column("rank", pl.Int64, "rank", "Place by score among the units; 1 is the highest score.")),
+    Column("win_rate", pl.Float64, "0..1", "Share of the rows with a delta above 0, noise included."),
+    *with_ends(Column("harm_rate", pl.Float64, "0..1", "Share of the rows beyond the harm cut, noise included.")),
+    Column("label", pl.String, "", "`hub` or `fragile`."),
+    REASON,
+)
 
 
 def unit_expr(role: str, unit: str) -> pl.Expr:
@@ -103,32 +81,32 @@ def role_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig) -
         settings: Harm threshold, level, resamples and seed.
     """
     there = rows.with_row_index("row").filter(pl.col("delta_pp").is_not_null())
-    frames = [pl.DataFrame(schema=_SCHEMA)]
+    frames = [pl.DataFrame(schema=schema_of(_COLUMNS))]
     for kind in _kinds():
         part = there.filter(in_regime(kind.regime)).with_columns(name=unit_expr(kind.role, kind.unit))
         if part.height:
             frames.append(_all_models(part, kind, draws, settings))
             frames.extend(_model_groups(part, kind, settings))
-    return pl.concat([frame.select(list(_SCHEMA)) for frame in frames])
+    return pl.concat([frame.select(column.name for column in _COLUMNS) for frame in frames])
 
 
-def _kinds() -> Iterator[_Kind]:
+def _kinds() -> Iterator[Kind]:
     for role in ROLES:
         for unit, regimes in UNIT_REGIMES.items():
             for regime in regimes:
-                yield _Kind(role, unit, regime)
+                yield Kind(role, unit, regime)
 
 
-def _all_models(part: pl.DataFrame, kind: _Kind, draws: DrawArray, settings: AnalysisConfig) -> pl.DataFrame:
+def _all_models(part: pl.DataFrame, kind: Kind, draws: DrawArray, settings: AnalysisConfig) -> pl.DataFrame:
     scores = _scores(part.with_columns(models=pl.lit("all")), settings).with_columns(models_by=pl.lit("all"))
     scores = scores.with_columns(rank=_rank())
     if scores.height < 2:
         return _label(scores.with_columns(_nothing(), reason=pl.lit(ONE_NAME)), kind)
-    ranked = _ranking(part, kind, scores, draws, settings)
+    ranked = rank_units(part, kind, scores, draws, settings)
     if ranked is None:
         return _label(scores.with_columns(_nothing(), reason=pl.lit(TOO_FEW)), kind)
     unranked = pl.when(pl.col("rank_low").is_null()).then(pl.lit(NO_RANKS))
-    found = scores.with_columns(_ranking_columns(ranked)).with_columns(reason=pl.coalesce("reason", unranked))
+    found = scores.with_columns(ranking_columns(ranked)).with_columns(reason=pl.coalesce("reason", unranked))
     return _label(_drop_of_one(found, part, kind), kind)
 
 
@@ -136,7 +114,7 @@ def _rank() -> pl.Expr:
     return pl.col("score_pp").round(DRAW_DECIMALS).rank("min", descending=True).cast(pl.Int64)
 
 
-def _drop_of_one(scores: pl.DataFrame, part: pl.DataFrame, kind: _Kind) -> pl.DataFrame:
+def _drop_of_one(scores: pl.DataFrame, part: pl.DataFrame, kind: Kind) -> pl.DataFrame:
     """Drop labels and intervals of ranks and harm where a unit has one source (recipient) or one target (donor)."""
     other = [f"{'target' if kind.role == 'donor' else 'source'}_{each}" for each in ("task", "language")]
     n_others = part.group_by("name").agg(several=pl.struct(other).n_unique() > 1)
@@ -164,7 +142,7 @@ def why_unlabelled(roles: pl.DataFrame, role: str) -> str | None:
     return None
 
 
-def _model_groups(part: pl.DataFrame, kind: _Kind, settings: AnalysisConfig) -> Iterator[pl.DataFrame]:
+def _model_groups(part: pl.DataFrame, kind: Kind, settings: AnalysisConfig) -> Iterator[pl.DataFrame]:
     rank = _rank().over("models")
     for by in ("family", "size"):
         scores = _scores(part.with_columns(models=by), settings).with_columns(models_by=pl.lit(by))
@@ -197,89 +175,6 @@ def _scores(part: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
     )
 
 
-class Ranking(NamedTuple):
-    """Intervals of G units, each end of shape [G]."""
-
-    score: Interval
-    above_mean: Interval
-    harm_rate: Interval
-    harm_above_mean: Interval
-    rank: Interval
-
-
-def _ranking(
-    part: pl.DataFrame, kind: _Kind, scores: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig
-) -> Ranking | None:
-    """Resample models, items and the other side; None where that leaves nothing to resample."""
-    other = "targets" if kind.role == "donor" else "sources"
-    bootstrap = ClusterBootstrap(part, draws[part["row"].to_numpy()], settings)
-    factors = [name for name in ("models", other) if count_levels(bootstrap.levels[name]) > 1]
-    if not factors and not bootstrap.has_items:
-        return None
-    places = part.with_row_index("place").group_by("name").agg("place").sort("name")
-    groups = [Group(kind.regime, kind.unit, name, np.array(index, dtype=np.intp)) for name, index in places.iter_rows()]
-    drawn = resample_groups(
-        bootstrap, part["delta_pp"].to_numpy(), groups, factors=factors, harm_pp=settings.harm_threshold_pp
-    )
-    found = _rank_draws(drawn.mean_pp, drawn.harm_rate, scores, settings.confidence)
-    return found if np.isfinite(found.score.low).all() else None
-
-
-def _rank_draws(
-    means: npt.NDArray[np.float32], harms: npt.NDArray[np.float32], scores: pl.DataFrame, confidence: float
-) -> Ranking:
-    score, harm = scores["score_pp"].to_numpy(), scores["harm_rate"].to_numpy()
-    harm_interval = centred_interval(harms, harm, confidence)
-    return Ranking(
-        centred_interval(means, score, confidence),
-        centred_interval(means - means.mean(axis=0), score - score.mean(), confidence),
-        Interval(np.clip(harm_interval.low, 0, 1), np.clip(harm_interval.high, 0, 1)),
-        centred_interval(harms - harms.mean(axis=0), harm - harm.mean(), confidence),
-        rank_interval(means, confidence),
-    )
-
-
-def rank_interval(draws: npt.NDArray[np.floating], confidence: float) -> Interval:
-    """Return percentile intervals of ranks over resamples; rank 1 is the highest value.
-
-    Units that tie in a resample share its lowest rank at the low end and its highest at the high end.
-
-    Args:
-        draws: Shape [G, B]; resamples in which a unit is missing (NaN) are left out.
-        confidence: Level, 0..1.
-
-    Returns:
-        Shape [G] each; NaN where too few resamples are complete.
-    """
-    complete = draws[:, np.isfinite(draws).all(axis=0)]
-    if complete.shape[1] < MIN_VALID_SHARE * draws.shape[1]:
-        nothing = np.full(len(draws), np.nan)
-        return Interval(nothing, nothing)
-    values = -complete.round(DRAW_DECIMALS)
-    tail = (1 - confidence) / 2
-    low, high = (
-        np.quantile(stats.rankdata(values, method=method, axis=0), level, axis=1, method="inverted_cdf")
-        for method, level in (("min", tail), ("max", 1 - tail))
-    )
-    return Interval(low.astype(np.float64), high.astype(np.float64))
-
-
-def _ranking_columns(ranking: Ranking) -> list[pl.Series]:
-    columns = {
-        "score_pp_low": ranking.score.low,
-        "score_pp_high": ranking.score.high,
-        "harm_rate_low": ranking.harm_rate.low,
-        "harm_rate_high": ranking.harm_rate.high,
-        "above_mean_low": ranking.above_mean.low,
-        "harm_above_mean_low": ranking.harm_above_mean.low,
-    }
-    ranks = {"rank_low": ranking.rank.low, "rank_high": ranking.rank.high}
-    return [
-        *(pl.Series(name, values).fill_nan(None) for name, values in columns.items()),
-        *(pl.Series(name, values).fill_nan(None).cast(pl.Int64) for name, values in ranks.items()),
-    ]
-
-
 def _nothing() -> list[pl.Expr]:
     floats = ("score_pp_low", "score_pp_high", "harm_rate_low", "harm_rate_high")
     centred = ("above_mean_low", "harm_above_mean_low")
@@ -289,7 +184,7 @@ def _nothing() -> list[pl.Expr]:
     ]
 
 
-def _label(scores: pl.DataFrame, kind: _Kind) -> pl.DataFrame:
+def _label(scores: pl.DataFrame, kind: Kind) -> pl.DataFrame:
     column, label = ("above_mean_low", HUB) if kind.role == "donor" else ("harm_above_mean_low", FRAGILE)
     return scores.with_columns(
         role=pl.lit(kind.role),
@@ -297,3 +192,16 @@ def _label(scores: pl.DataFrame, kind: _Kind) -> pl.DataFrame:
         regime=pl.lit(kind.regime),
         label=pl.when(pl.col(column) > 0).then(pl.lit(label)),
     ).sort("models", "rank", "name")
+
+
+ROLES_TABLE = Table(
+    name="roles",
+    row="role, unit, regime, models_by, models, name",
+    estimand=(
+        "Mean delta that a language, language family, task or cell gives as source or gets as target, over the other "
+        "side and items like these, for models like these."
+    ),
+    columns=_COLUMNS,
+    shown="role unit regime models name score_pp rank ranks harm_rate label",
+    build=lambda inputs: role_table(inputs.rows, inputs.draws, inputs.settings),
+)

@@ -13,6 +13,7 @@ from scipy import special
 from transfergrid.analysis.records import EVERY_REGIME, in_regime
 from transfergrid.analysis.statistics.bootstrap import count_levels, level_codes
 from transfergrid.analysis.statistics.reml import FitError, RemlFit, fit_reml, same_grouping
+from transfergrid.analysis.tables.table import CONFIDENCE, REASON, REGIME, Column, Table, schema_of, with_ends
 from transfergrid.config.settings import AnalysisConfig
 
 FloatArray = npt.NDArray[np.float64]
@@ -40,24 +41,20 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "target cell": ("target_task", "target_language"),
 }
 
-_SCHEMA = {
-    "fit": pl.String,
-    "regime": pl.String,
-    "component": pl.String,
-    "n_rows": pl.Int64,
-    "n_levels": pl.Int64,
-    "variance_pp2": pl.Float64,
-    "variance_pp2_low": pl.Float64,
-    "variance_pp2_high": pl.Float64,
-    "share": pl.Float64,
-    "share_low": pl.Float64,
-    "share_high": pl.Float64,
-    "mean_pp": pl.Float64,
-    "mean_se_pp": pl.Float64,
-    "confidence": pl.Float64,
-    "method": pl.String,
-    "reason": pl.String,
-}
+_COLUMNS = (
+    Column("fit", pl.String, "", "Which of the three models of variance."),
+    REGIME,
+    Column("component", pl.String, "", "Model, source, target (or their parts), or `residual`."),
+    Column("n_rows", pl.Int64, "rows", "Rows in the fit."),
+    Column("n_levels", pl.Int64, "levels", "Levels of the component."),
+    *with_ends(Column("variance_pp2", pl.Float64, "pp^2", "Variance of the component.")),
+    *with_ends(Column("share", pl.Float64, "0..1", "The variance divided by the sum over components.")),
+    Column("mean_pp", pl.Float64, "pp", "Intercept of the fit."),
+    Column("mean_se_pp", pl.Float64, "pp", "Standard error of the intercept."),
+    CONFIDENCE,
+    Column("method", pl.String, "", "How variances and intervals are estimated."),
+    REASON,
+)
 
 
 class _Dropped(NamedTuple):
@@ -101,7 +98,7 @@ def _fit_rows(fit: str, regime: str, part: pl.DataFrame, settings: AnalysisConfi
 def _frame(fit: str, regime: str, n_rows: int, records: Sequence[Mapping[str, object]]) -> pl.DataFrame:
     return pl.DataFrame(
         [{"fit": fit, "regime": regime, "n_rows": n_rows, "method": METHOD, **record} for record in records],
-        schema=_SCHEMA,
+        schema=schema_of(_COLUMNS),
     )
 
 
@@ -185,3 +182,16 @@ def variance_intervals(found: RemlFit, confidence: float) -> FloatArray:
     ends[inside, 0], ends[inside, 1] = variances / widening, variances * widening
     ends[inside, 2], ends[inside, 3] = special.expit(logit - logit_width), special.expit(logit + logit_width)
     return ends
+
+
+VARIANCE = Table(
+    name="variance",
+    row="fit, regime, component",
+    estimand=(
+        "How much the delta varies with model, source and target, over models and cells like these, with these items; "
+        "noise of items is in the components."
+    ),
+    columns=_COLUMNS,
+    shown="fit regime component n_levels variance_pp2 share share_low share_high",
+    build=lambda inputs: variance_table(inputs.rows, inputs.settings),
+)

@@ -27,7 +27,7 @@ def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
     """Return regimes, donors and recipients, variance and agreement, and what is and is not significant."""
     parts: list[RenderableType] = [
         _regimes(tables.regimes, settings),
-        Text("\n".join([_significance(tables.regimes), *_noise_floor(tables.transfer), ""])),
+        Text("\n".join([_significance(tables.regimes), *_noise_floor(tables.single_source), ""])),
         _roles(tables.roles),
         Text("\n".join([*_labels(tables.roles), ""])),
         Text("\n".join([*_variance(tables.variance), *_agreement(tables.consistency), *_distance(tables.distance)])),

@@ -8,22 +8,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from transfergrid.analysis.tables.registry import all_tables
+
 SHOWN_ROWS = 40
 """Rows of a table that are printed; all of them are in its files."""
-_MEANING = {
-    "regimes": "regime group n mean_pp mean_pp_low mean_pp_high win_rate harm_rate harm_rate_significant",
-    "roles": "role unit regime models name score_pp rank ranks harm_rate label",
-    "matrices": "unit regime source target n n_models mean_pp se_pp",
-    "language_matrices": "task source target n n_models mean_pp se_pp",
-    "variance": "fit regime component n_levels variance_pp2 share share_low share_high",
-    "consistency": "unit regime n_sources n_sources_undefined median lower_quartile upper_quartile",
-    "consistency_by_source": "unit regime source n_units n_recipients n_pairs mean_tau_b",
-    "distance": "features method n_pairs correlation naive_p mantel_p",
-    "distance_pairs": "source_language target_language n mean_pp syntax_knn_distance inventory_knn_distance",
-    "transfer": "model source target n_seeds base_score delta_pp se_pp q_value",
-    "transfer_by_seed": "model seed source target n_items delta_pp se_pp mcnemar_p n_ties",
-    "missing": "model seed source target reason",
-}
 _TITLES = {
     "n_seeds": "seeds",
     "base_score": "base",
@@ -50,7 +38,7 @@ _TWO_DIGITS = ("_pp", "_pp_low", "_pp_high", "_rate", "_rate_significant")
 
 def shown_columns(name: str, table: pl.DataFrame) -> pl.DataFrame:
     """Return the columns of a table that fit a terminal; source, target, group and ranks become one each."""
-    wanted = _MEANING[name].split()
+    wanted = all_tables()[name].shown.split() or table.columns
     for side in ("source", "target"):
         if f"{side}_task" in table.columns and side in wanted:
             cell = pl.concat_str(f"{side}_task", f"{side}_language", separator="-")

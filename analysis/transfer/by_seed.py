@@ -5,16 +5,18 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from transfergrid.analysis.records import KEY, ROW, SOURCE, TARGET
+from transfergrid.analysis.records import EVERY_KEY, ROW, TARGET
 from transfergrid.analysis.statistics.significance import benjamini_hochberg, mcnemar_exact_p
+from transfergrid.analysis.transfer.sources import IS_SINGLE
 from transfergrid.config.settings import GridConfig
-from transfergrid.grid import Regime
-from transfergrid.store.scores import regime_expr
+from transfergrid.store.scores import with_regime
 
 NO_SCORES = "no scores in the store"
 NO_BASELINE = "no baseline scores for this target"
 _BY_SEED_COLUMNS = (
     *ROW,
+    "source",
+    "source_kind",
     "regime",
     "primary_metric",
     "n_items",
@@ -43,16 +45,24 @@ _BY_SEED_COLUMNS = (
 )
 
 
-def transfer_by_seed(counts: list[pl.DataFrame], config: GridConfig | None, floor: pl.DataFrame) -> pl.DataFrame:
-    """Return one row per (model, seed, source, target) from the counts of right answers."""
-    frame = pl.concat(counts) if counts else _no_counts()
-    frame = _expect(frame, config)
+def transfer_by_seed(
+    counts: pl.DataFrame, config: GridConfig | None, floor: pl.DataFrame, sources: pl.DataFrame
+) -> pl.DataFrame:
+    """Return one row per (model, seed, source, target) from the counts of right answers.
+
+    Args:
+        counts: One row per (model, seed, source, target) with item rows.
+        config: Says which seeds and cells are expected; None: those of the same model.
+        floor: The noise floor.
+        sources: What is known of every source in ``counts`` and in ``config``, see `read_sources`.
+    """
+    frame = _expect(counts, config, sources.filter(IS_SINGLE).select("source"))
+    frame = with_regime(frame.join(sources, on="source", how="left", validate="m:1"))
     n = pl.col("n_items")
     change = pl.col("n_only_adapter") - pl.col("n_only_base")
     changed = pl.col("n_only_adapter") + pl.col("n_only_base")
     usable = pl.when(n > 0)
     frame = frame.with_columns(
-        regime=regime_expr(),
         n_none=n - pl.col("n_both") - changed,
         base_score=usable.then((pl.col("n_both") + pl.col("n_only_base")) / n),
         adapter_score=usable.then((pl.col("n_both") + pl.col("n_only_adapter")) / n),
@@ -73,11 +83,12 @@ def transfer_by_seed(counts: list[pl.DataFrame], config: GridConfig | None, floo
         how="left",
         validate="m:1",
     )
-    return frame.select(_BY_SEED_COLUMNS).sort(ROW)
+    return frame.select(_BY_SEED_COLUMNS).sort(*ROW, "source", nulls_last=True)
 
 
-def _no_counts() -> pl.DataFrame:
-    text = dict.fromkeys((*KEY, "primary_metric", "unscored_reason"), pl.String)
+def no_counts() -> pl.DataFrame:
+    """Return the counts of a store without item rows."""
+    text = dict.fromkeys((*EVERY_KEY, "primary_metric", "unscored_reason"), pl.String)
     counts = ("n_items", "n_unscored", "n_both", "n_only_base", "n_only_adapter", "n_ties", "n_ties_base", "seed")
     scores = ("base_acc", "adapter_acc", "base_acc_norm", "adapter_acc_norm")
     return pl.DataFrame(
@@ -90,22 +101,29 @@ def _no_counts() -> pl.DataFrame:
     )
 
 
-def _expect(frame: pl.DataFrame, config: GridConfig | None) -> pl.DataFrame:
+def _expect(frame: pl.DataFrame, config: GridConfig | None, single: pl.DataFrame) -> pl.DataFrame:
     """Add a row with nulls for every (model, seed, source, target) that should be there and is not."""
-    sources, targets = frame.select(SOURCE).unique(), frame.select(TARGET).unique()
-    seeds = frame.select("model", "seed").unique()
+    targets = frame.select(TARGET).unique()
+    of_single = frame.join(single, on="source", how="semi")
+    seeds = of_single.select("model", "seed").unique()
     configured = {model.name for model in config.models} if config is not None else set()
-    wanted = seeds.join(sources, how="cross").join(targets, how="cross")
+    wanted = seeds.join(of_single.select("source").unique(), how="cross").join(targets, how="cross")
     if config is not None:
-        cells = pl.DataFrame([(cell.task, cell.language) for cell in config.grid.cells], schema=SOURCE, orient="row")
+        cells = pl.DataFrame(
+            [(cell.name, cell.task, cell.language) for cell in config.grid.cells],
+            schema=["source", *TARGET],
+            orient="row",
+        )
         ours = seeds.filter(pl.col("model").is_in(configured)).select("model").unique()
         planned = (
             ours.join(pl.DataFrame({"seed": list(config.seeds)}), how="cross")
-            .join(cells, how="cross")
-            .join(cells.rename(dict(zip(SOURCE, TARGET, strict=True))), how="cross")
+            .join(cells.select("source"), how="cross")
+            .join(cells.select(TARGET), how="cross")
         )
         wanted = pl.concat([wanted.filter(~pl.col("model").is_in(configured)), planned])
-    return wanted.join(frame, on=ROW, how="full", coalesce=True, nulls_equal=True)
+    others = frame.join(single, on="source", how="anti").select("model", "seed", "source").unique()
+    wanted = pl.concat([wanted, others.join(targets, how="cross")])
+    return wanted.join(frame, on=["model", "seed", "source", *TARGET], how="full", coalesce=True, nulls_equal=True)
 
 
 def _with_mcnemar(frame: pl.DataFrame) -> pl.DataFrame:
@@ -117,13 +135,7 @@ def _with_mcnemar(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_q(frame: pl.DataFrame, p_column: str, q_column: str) -> pl.DataFrame:
-    """Add Benjamini-Hochberg q within every regime; null where there is no p."""
-    p_values = frame[p_column].fill_null(np.nan).to_numpy()
-    regimes = frame["regime"].to_numpy()
-    q_values = np.full(frame.height, np.nan)
-    for regime in Regime:
-        inside = regimes == regime.value
-        q_values[inside] = benjamini_hochberg(p_values[inside])
-    return frame.with_columns(
-        pl.col(p_column).fill_nan(None), pl.Series(q_column, q_values, dtype=pl.Float64).fill_nan(None)
-    )
+    """Add Benjamini-Hochberg q, all rows of the table being one family; null where there is no p."""
+    p_values = frame[p_column].fill_null(np.nan)
+    q_values = pl.Series(q_column, benjamini_hochberg(p_values.to_numpy()), dtype=pl.Float64)
+    return frame.with_columns(p_values.fill_nan(None).alias(p_column), q_values.fill_nan(None))

@@ -9,11 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transfergrid.analysis.records import PAIR, ROW, SOURCE, TARGET, ItemBlock
-from transfergrid.grid import UserError
+from transfergrid.analysis.records import TARGET, ItemBlock
+from transfergrid.grid import BASELINE_NAME, UserError
 
+_KEY = ("seed", "source", *TARGET)
 _ITEM_COLUMNS = (
-    *ROW,
+    "model",
+    *_KEY,
     "item_id",
     "gold",
     "pred",
@@ -30,7 +32,7 @@ class ModelObservations:
     """What the store says of one model."""
 
     rows: pl.DataFrame
-    """One row per (seed, source, target): counts over its items, see `_count`."""
+    """One row per (model, seed, source, target): counts over its items, see `_count`."""
     blocks: tuple[ItemBlock, ...]
     """One per target task."""
 
@@ -54,8 +56,8 @@ def observe(scores: pl.LazyFrame) -> Iterator[ModelObservations]:
 def _observe_model(model: str, frame: pl.DataFrame) -> ModelObservations:
     _check_metrics(model, frame)
     answers = _answers(frame)
-    is_base = pl.col("source_task").is_null()
-    base = answers.filter(is_base).drop("model", "seed", *SOURCE, "metric")
+    is_base = pl.col("source") == BASELINE_NAME
+    base = answers.filter(is_base).drop("seed", "source", "metric")
     _refuse_repeated_items(model, base, (*TARGET, "item_id"), "the baseline")
     base = base.sort(*TARGET, "item_id").with_row_index("base_row")
     base = base.with_columns(item=pl.col("item_id").rank("dense").over("target_task").cast(pl.Int64) - 1)
@@ -82,7 +84,7 @@ def _answers(frame: pl.DataFrame) -> pl.DataFrame:
     scored = pl.col("pred").is_not_null() & pl.col("unscored_reason").is_null()
     norm = pl.col("primary_metric") == "acc_norm"
     answers = frame.select(
-        *ROW,
+        *_KEY,
         "item_id",
         "gold",
         metric="primary_metric",
@@ -140,26 +142,26 @@ def _refuse_repeated_items(model: str, frame: pl.DataFrame, keys: tuple[str, ...
 def _check_pairs(model: str, paired: pl.DataFrame) -> None:
     changed = paired.filter(pl.col("gold") != pl.col("gold_base"))
     if changed.height:
-        row = changed.sort(*PAIR, "item_id").row(0, named=True)
+        row = changed.sort("source", *TARGET, "item_id").row(0, named=True)
         raise UserError(
             f"model {model!r}: item {row['item_id']!r} of '{row['target_task']}-{row['target_language']}' has gold "
             f"{row['gold']} for an adapter and {row['gold_base']} for the baseline; score both on the same items"
         )
     unpaired = paired.filter(pl.col("base_row").is_null())
-    _refuse_repeated_items(model, unpaired, ("seed", *PAIR, "item_id"), "an adapter")
+    _refuse_repeated_items(model, unpaired, (*_KEY, "item_id"), "an adapter")
     codes = paired.filter(pl.col("base_row").is_not_null()).select(
-        "base_row", "seed", *PAIR, group=pl.struct("seed", *SOURCE).rank("dense").cast(pl.UInt64)
+        "base_row", group=pl.struct("seed", "source").rank("dense").cast(pl.UInt64)
     )
     n_base = int(codes["base_row"].max() or 0) + 1  # type: ignore[arg-type]
     flat = (codes["group"].to_numpy() * np.uint64(n_base)) + codes["base_row"].to_numpy()
     if len(np.unique(flat)) < len(flat):
-        _refuse_repeated_items(model, paired, ("seed", *PAIR, "item_id"), "an adapter")
+        _refuse_repeated_items(model, paired, (*_KEY, "item_id"), "an adapter")
 
 
 def _count(paired: pl.DataFrame) -> pl.DataFrame:
     both = pl.col("paired")
     right, base = pl.col("right"), pl.col("right_base")
-    return paired.group_by("seed", *PAIR).agg(
+    return paired.group_by(_KEY).agg(
         primary_metric=pl.col("metric").drop_nulls().first(),
         n_items=both.sum().cast(pl.Int64),
         n_unscored=(~both).sum().cast(pl.Int64),
@@ -180,16 +182,17 @@ def _count(paired: pl.DataFrame) -> pl.DataFrame:
 
 
 def _by_task(paired: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    usable = paired.filter("paired").select(*PAIR, "item", "right", "right_base")
+    usable = paired.filter("paired").select("source", *TARGET, "item", "right", "right_base")
     parts = usable.partition_by("target_task", as_dict=True)
     for key in sorted(parts):
         yield str(key[0]), parts[key]
 
 
 def _item_block(model: str, task: str, part: pl.DataFrame, base: pl.DataFrame) -> ItemBlock:
-    pairs = part.select(PAIR).unique().sort(PAIR).with_row_index("pair")
+    key = ("source", *TARGET)
+    pairs = part.select(key).unique().sort(key).with_row_index("pair")
     item_ids = base.filter(pl.col("target_task") == task)["item_id"].unique().sort().to_list()
-    codes = part.join(pairs, on=PAIR, validate="m:1")
+    codes = part.join(pairs, on=key, validate="m:1")
     shape = (pairs.height, len(item_ids))
     flat = codes["pair"].to_numpy().astype(np.int64) * shape[1] + codes["item"].to_numpy()
     difference = codes["right"].cast(pl.Int8).to_numpy() - codes["right_base"].cast(pl.Int8).to_numpy()
@@ -197,7 +200,7 @@ def _item_block(model: str, task: str, part: pl.DataFrame, base: pl.DataFrame) -
     n_seeds = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
     return ItemBlock(
         task=task,
-        keys=pairs.select(pl.lit(model).alias("model"), *PAIR),
+        keys=pairs.select(pl.lit(model).alias("model"), *key),
         item_ids=tuple(item_ids),
         differences=(total / np.maximum(n_seeds, 1)).astype(np.float32),
         scored=n_seeds > 0,

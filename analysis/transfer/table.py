@@ -7,24 +7,28 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from transfergrid.analysis.records import KEY, ItemBlock, Transfer
+from transfergrid.analysis.records import EVERY_KEY, KEY, ItemBlock, Transfer
+from transfergrid.analysis.statistics.bootstrap import level_codes
 from transfergrid.analysis.statistics.significance import (
     PairedSums,
     crossed_standard_error,
     t_test_p,
 )
-from transfergrid.analysis.transfer.by_seed import transfer_by_seed, with_q
+from transfergrid.analysis.transfer.by_seed import no_counts, transfer_by_seed, with_q
 from transfergrid.analysis.transfer.construction import construction_expr
 from transfergrid.analysis.transfer.imported import transfer_from_imported
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
 from transfergrid.analysis.transfer.pairing import merge_blocks, observe
+from transfergrid.analysis.transfer.sources import IS_SINGLE, read_sources, single_blocks
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import read_imported, read_noise_floor
-from transfergrid.store.scores import find_unreadable, regime_expr, scan_scores, score_parts
+from transfergrid.store.scores import find_unreadable, scan_scores, score_parts, with_regime
 
+REDRAWN = 1.5
+"""Items of all seeds together, measured in those of one seed, above which seeds count as having items of their own."""
 NO_MODEL = "no adapter scores of this model in the store"
 
 
@@ -49,15 +53,25 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
             raise
         raise fault from error
     blocks = merge_blocks([block for each in observations for block in each.blocks])
-    by_seed = transfer_by_seed([each.rows for each in observations], config, read_noise_floor(run))
+    counts = pl.concat([each.rows for each in observations]) if observations else no_counts()
+    cells = config.grid.cells if config is not None else ()
+    sources = read_sources(scores, [*counts["source"], *(cell.name for cell in cells)])
+    by_seed = transfer_by_seed(counts, config, read_noise_floor(run), sources)
     imported = read_imported(run)
     if both := sorted(set(by_seed["model"]) & set(imported["model"])):
         raise UserError(
             f"model {both[0]!r} has both item scores and an imported table; analyse them in two run folders"
         )
-    rows = pl.concat([_average_seeds(by_seed, blocks), transfer_from_imported(imported)], how="diagonal")
-    unscored = _unscored_models(by_seed, config)
-    return Transfer(by_seed, _finish(rows, imported, run, config), blocks, unscored)
+    averaged = average_seeds(by_seed, blocks).join(sources, on="source", how="left", validate="m:1")
+    rows = pl.concat([averaged, transfer_from_imported(imported)], how="diagonal")
+    rows = _finish(rows, imported, run, config)
+    return Transfer(
+        by_seed,
+        rows.filter(IS_SINGLE),
+        single_blocks(blocks, sources),
+        _unscored_models(by_seed.filter(IS_SINGLE), config),
+        rows.filter(~IS_SINGLE),
+    )
 
 
 def _unscored_models(by_seed: pl.DataFrame, config: GridConfig | None) -> tuple[str, ...]:
@@ -66,9 +80,10 @@ def _unscored_models(by_seed: pl.DataFrame, config: GridConfig | None) -> tuple[
     return tuple(sorted({model.name for model in config.models} - set(by_seed["model"])))
 
 
-def _average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.DataFrame:
+def average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.DataFrame:
+    """Return one row per (model, source, target) with standard error and test, see `crossed_standard_error`."""
     there = pl.col("delta_pp").is_not_null()
-    averaged = by_seed.group_by(KEY, maintain_order=True).agg(
+    averaged = by_seed.group_by(EVERY_KEY, maintain_order=True).agg(
         primary_metric=pl.col("primary_metric").drop_nulls().first(),
         n_seeds=there.sum().cast(pl.Int64),
         n_seeds_missing=(~there).sum().cast(pl.Int64),
@@ -85,20 +100,22 @@ def _average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.Dat
         n_flips_noise_floor=pl.col("n_flips_noise_floor").first(),
         reason=pl.when(there.any()).then(None).otherwise(pl.col("reason").drop_nulls().sort().first()),
     )
-    joined = averaged.join(_between_items(blocks), on=list(KEY), how="left", validate="1:1")
+    joined = averaged.join(_between_items(blocks), on=list(EVERY_KEY), how="left", validate="1:1")
     with_errors = _with_standard_errors(joined)
     se_origin = pl.when(pl.col("se_pp").is_not_null()).then(pl.lit("items"))
     return with_errors.with_columns(origin=pl.lit("items"), se_origin=se_origin).drop("squares", "mcnemar_p")
 
 
 def _between_items(blocks: Sequence[ItemBlock]) -> pl.DataFrame:
-    """Return per row the sum over items of (the item's mean over seeds - mean)^2."""
-    frames = [pl.DataFrame(schema={**dict.fromkeys(KEY, pl.String), "between_items": pl.Float64})]
+    """Return per row the sum over items of (the item's mean over seeds - mean)^2, and the items of all seeds."""
+    numbers = {"between_items": pl.Float64, "n_items_of_all_seeds": pl.Int64}
+    frames = [pl.DataFrame(schema={**dict.fromkeys(EVERY_KEY, pl.String), **numbers})]
     for block in blocks:
         values = block.differences.astype(np.float64)
-        n_items = np.maximum(block.scored.sum(axis=1), 1)
-        squares = (values**2).sum(axis=1) - values.sum(axis=1) ** 2 / n_items
-        frames.append(block.keys.with_columns(between_items=pl.Series(np.maximum(squares, 0.0))))
+        n_items = block.scored.sum(axis=1)
+        squares = (values**2).sum(axis=1) - values.sum(axis=1) ** 2 / np.maximum(n_items, 1)
+        found = {"between_items": np.maximum(squares, 0.0), "n_items_of_all_seeds": n_items}
+        frames.append(block.keys.select(EVERY_KEY).with_columns(pl.Series(name, each) for name, each in found.items()))
     return pl.concat(frames)
 
 
@@ -110,7 +127,8 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
     sums = PairedSums(
         column("n_items"), column("n_seeds"), mean, column("between_items"), column("between_seeds"), column("squares")
     )
-    errors = crossed_standard_error(sums)
+    redrawn = column("n_items_of_all_seeds") > REDRAWN * column("n_items")
+    errors = crossed_standard_error(sums, level_codes(frame, ("model",)), redrawn)
     with np.errstate(invalid="ignore", divide="ignore"):
         by_t = np.where(errors.se > 0, t_test_p(mean / errors.se, errors.df), np.where(errors.se == 0, 1.0, np.nan))
     single = column("n_seeds") < 2
@@ -123,12 +141,16 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
         .then(None)
         .when(pl.Series(single))
         .then(pl.lit("exact McNemar"))
-        .otherwise(pl.lit("t test, items and seeds crossed")),
-    ).drop("between_items", "between_seeds")
+        .when(pl.Series(redrawn))
+        .then(pl.lit("moderated t test, items redrawn per seed"))
+        .otherwise(pl.lit("moderated t test, items and seeds crossed")),
+    ).drop("between_items", "between_seeds", "n_items_of_all_seeds")
 
 
 _COLUMNS = (
     *KEY,
+    "source",
+    "source_kind",
     "regime",
     "family",
     "size",
@@ -158,15 +180,14 @@ _COLUMNS = (
 
 def _finish(rows: pl.DataFrame, imported: pl.DataFrame, run: RunFolder, config: GridConfig | None) -> pl.DataFrame:
     traits = _traits(rows, imported, config)
-    languages = sorted({*rows["source_language"], *rows["target_language"]})
+    languages = sorted({*rows["source_language"].drop_nulls(), *rows["target_language"]})
     families = {language: language_family(language) for language in languages}
-    frame = rows.join(traits, on="model", how="left", validate="m:1").with_columns(
-        regime=regime_expr(),
+    frame = with_regime(rows.join(traits, on="model", how="left", validate="m:1")).with_columns(
         construction=construction_expr(rows, run, config),
         source_language_family=pl.col("source_language").replace_strict(families, return_dtype=pl.String),
         target_language_family=pl.col("target_language").replace_strict(families, return_dtype=pl.String),
     )
-    return with_q(frame, "p_value", "q_value").select(_COLUMNS).sort(KEY)
+    return with_q(frame, "p_value", "q_value").select(_COLUMNS).sort(*KEY, "source", nulls_last=True)
 
 
 def _traits(rows: pl.DataFrame, imported: pl.DataFrame, config: GridConfig | None) -> pl.DataFrame:

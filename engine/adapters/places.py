@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from transfergrid.config.selection import Selection
 from transfergrid.engine.adapters.folder import find_adapters
-from transfergrid.grid import Cell, UserError
+from transfergrid.grid import Cell, Source, UserError
 from transfergrid.store.folder import RunFolder
 
 DEFAULT_PATTERN = "{task}-{language}"
@@ -18,6 +18,7 @@ UNKNOWN_SEED = 0
 """Training seed of foreign adapters whose names do not say one."""
 
 _COLUMNS = ("path", "task", "language")  # of a table; these a row must fill
+_OTHER_KIND = ("path", "kind", "source", "cells")  # and these where it names a kind
 _FIELDS = {
     "model": r"[A-Za-z0-9._-]+",
     "seed": r"\d+",
@@ -32,9 +33,13 @@ class AdapterPlace:
 
     model: str
     """The configuration's name of its base."""
-    seed: int
-    cell: Cell
+    source: Source
     path: Path
+
+    @property
+    def seed(self) -> int:
+        """Its training seed."""
+        return self.source.seed or 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +50,21 @@ class ForeignAdapters:
     pattern: str = DEFAULT_PATTERN
     """End of an adapter's path, with ``{task}``, ``{language}`` and perhaps ``{seed}``, ``{model}``."""
     table: Path | None = None
-    """CSV file with the columns path, task, language and perhaps seed, model; used instead of the pattern."""
+    """CSV file with the columns path, task, language and perhaps seed, model; used instead of the pattern.
+
+    A row of another kind of source fills kind, source (its name), cells (``task-lang``, blanks between) and perhaps
+    variant in place of task and language.
+    """
 
 
 def own_places(run: RunFolder, selection: Selection) -> tuple[AdapterPlace, ...]:
     """Return where ``grid train-adapters`` puts the adapters of a selection, whether they are there or not."""
     return tuple(
-        AdapterPlace(model.name, seed, cell, run.adapter(model.name, seed, cell))
+        AdapterPlace(model.name, replace(source, seed=seed), run.adapter(model.name, seed, source))
         for model in selection.models
         for seed in selection.seeds
-        for cell in selection.source_cells
+        for source in selection.sources
+        if not source.is_base
     )
 
 
@@ -75,22 +85,30 @@ def foreign_places(
     rows = (
         _from_pattern(foreign, models, known) if foreign.table is None else _from_table(foreign.folder, foreign.table)
     )
-    places: dict[tuple[str, int, Cell], AdapterPlace] = {}
+    places: dict[tuple[str, int, str], AdapterPlace] = {}
     for path, fields in rows:
         model = fields.get("model") or _only_model(models, path)
         seed = fields.get("seed") or str(UNKNOWN_SEED)
         if not seed.isdecimal():
             raise UserError(f"adapter {str(path)!r} has seed {seed!r}; expected a whole number")
-        place = AdapterPlace(model, int(seed), Cell(fields["task"], fields["language"]), path)
-        key = (place.model, place.seed, place.cell)
+        place = AdapterPlace(model, _source(fields, int(seed)), path)
+        key = (place.model, place.seed, place.source.name)
         if key in places:
             raise UserError(
-                f"{str(places[key].path)!r} and {str(path)!r} are both {place.cell.name} s{place.seed} of "
+                f"{str(places[key].path)!r} and {str(path)!r} are both {place.source} s{place.seed} of "
                 f"{place.model!r}; tell them apart by {{seed}} or a table"
             )
         if model in models:
             places[key] = place
     return tuple(places.values())
+
+
+def _source(fields: Mapping[str, str], seed: int) -> Source:
+    """Return a single-cell adapter, or the source of another kind that a table's row describes."""
+    if not fields.get("kind"):
+        return Source.of(Cell(fields["task"], fields["language"]), seed)
+    cells = tuple(map(Cell.parse, fields["cells"].split()))
+    return Source(fields["kind"], fields["source"], cells, seed, fields.get("variant") or "")
 
 
 def _only_model(models: Sequence[str], path: Path) -> str:
@@ -175,15 +193,16 @@ def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, dict[str, str
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"adapter table {str(table)!r} cannot be read: {error}") from error
-    if not rows or not set(_COLUMNS) <= set(columns):
+    if not rows or not any(set(names) <= set(columns) for names in (_COLUMNS, _OTHER_KIND)):
         raise UserError(
             f"adapter table {str(table)!r} has the columns {columns}; expected path, task, language and perhaps seed, "
             "model, and at least one row"
         )
     for line, row in rows:
-        if empty := [column for column in _COLUMNS if not (row[column] or "").strip()]:
+        needed = _OTHER_KIND if row.get("kind") else _COLUMNS
+        if empty := [column for column in needed if not (row.get(column) or "").strip()]:
             raise UserError(
-                f"adapter table {str(table)!r}, line {line}: {empty[0]} is empty; expected path, task and language in "
-                "every row"
+                f"adapter table {str(table)!r}, line {line}: {empty[0]} is empty; expected {', '.join(needed[:-1])} "
+                f"and {needed[-1]} in every row"
             )
         yield folder / row["path"], row

@@ -9,27 +9,23 @@ import polars as pl
 
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.metrics import PrimaryMetric, ScoringError, pick_choice
-from transfergrid.grid import Cell, Source
-from transfergrid.store.scores import SCORE_SCHEMA
+from transfergrid.grid import Cell
+from transfergrid.store.score_store import Origin
+from transfergrid.store.scores import SCORE_SCHEMA, source_columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreOrigin:
+class CellOrigin:
     """What all scores of one (source, target) pair have in common."""
 
-    model: str
-    """The configuration's name of the base model."""
-    seed: int | None
-    """Training seed; None for the base."""
-    source: Source
+    origin: Origin
     target: Cell
     primary_metric: PrimaryMetric
     run_key: str
 
     def __str__(self) -> str:
         """Return model, seed, source and target for messages."""
-        seed = "" if self.seed is None else f", seed {self.seed}"
-        return f"model {self.model!r}{seed}, source {self.source.name!r}, target {self.target.name!r}"
+        return f"{self.origin}, target {self.target.name!r}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +43,7 @@ class ItemScore:
 
 
 def score_item(
-    item: Item, loglikelihoods: Sequence[float], origin: ScoreOrigin, *, n_truncated_tokens: int = 0
+    item: Item, loglikelihoods: Sequence[float], origin: CellOrigin, *, n_truncated_tokens: int = 0
 ) -> ItemScore:
     """Return the score of one item.
 
@@ -91,14 +87,12 @@ def leave_unscored(item: Item, reason: str) -> ItemScore:
     )
 
 
-def score_rows(origin: ScoreOrigin, scores: Iterable[ItemScore]) -> pl.DataFrame:
+def score_rows(origin: CellOrigin, scores: Iterable[ItemScore]) -> pl.DataFrame:
     """Return the rows of the results store for the items of one (source, target) pair."""
-    cell = origin.source.cell
     shared = {
-        "model": origin.model,
-        "seed": None if cell is None else origin.seed,
-        "source_task": None if cell is None else cell.task,
-        "source_language": None if cell is None else cell.language,
+        "model": origin.origin.model,
+        "seed": origin.origin.seed,
+        **source_columns(origin.origin.source),
         "target_task": origin.target.task,
         "target_language": origin.target.language,
         "primary_metric": origin.primary_metric,

@@ -90,7 +90,7 @@ def measure_noise_floor(
         AdapterError: If no null adapter can be made for this base.
     """
     finished = ScoreStore(run.scores).scan(repair=False).finished()
-    origin = Origin(base.name, None, BASE)
+    origin = Origin(base.name, BASE)
     valid = _valid_keys(base, (target.target for target in targets.values()), finished)
     earlier, keys = _current(*read_noise_floor_file(run, base.name), valid)
     rows = []
@@ -158,7 +158,7 @@ def _valid_keys(
     """Return by target the keys that a noise floor may have: that of the base's stored scores, and today's."""
     valid: dict[str, set[str]] = {}
     for (origin, cell), found in finished.items():
-        if origin == Origin(base.name, None, BASE):
+        if origin == Origin(base.name, BASE):
             valid.setdefault(cell.name, set()).add(found.record.run_key)
     for target in targets:
         valid.setdefault(target.cell.name, set()).add(base.key(None).digest(target.items_hash))

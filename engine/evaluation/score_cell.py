@@ -9,7 +9,7 @@ from functools import partial
 
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.evaluation.events import ItemsScored, OnEvent
-from transfergrid.engine.evaluation.item_scores import ItemScore, ScoreOrigin, leave_unscored, score_item, score_rows
+from transfergrid.engine.evaluation.item_scores import CellOrigin, ItemScore, leave_unscored, score_item, score_rows
 from transfergrid.engine.interfaces import Adapter, Prepared, Scorer
 from transfergrid.engine.work.targets import TokenisedTarget
 from transfergrid.grid import Cell
@@ -46,10 +46,8 @@ class CellScorer:
         target = self._targets[cell]
         prepared = self._prepare(cell)
         sums = {} if prepared is None else self._collect(prepared, adapter)
-        item_origin = ScoreOrigin(
-            model=origin.model,
-            seed=origin.seed,
-            source=origin.source,
+        item_origin = CellOrigin(
+            origin=origin,
             target=cell,
             primary_metric=target.target.primary_metric,
             run_key=key.digest(target.target.items_hash),
@@ -93,9 +91,7 @@ class CellScorer:
         return sums
 
 
-def _item_scores(
-    target: TokenisedTarget, sums: Mapping[int, tuple[float, ...]], origin: ScoreOrigin
-) -> list[ItemScore]:
+def _item_scores(target: TokenisedTarget, sums: Mapping[int, tuple[float, ...]], origin: CellOrigin) -> list[ItemScore]:
     """Return the scores of all items of a target in the target's order."""
     items = target.target.items
     scores = {at: leave_unscored(items[at], reason) for at, reason in target.unscorable.items()}

@@ -14,16 +14,16 @@ from rich.text import Text
 
 from transfergrid.config.selection import Selection
 from transfergrid.engine.work.failures import Failure, describe_failures, is_about, read_failures
-from transfergrid.grid import Cell, Regime
+from transfergrid.grid import BASE_KIND, CELL_KIND, Cell, Regime
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import CellRecord, Origin, ScoreStore
-from transfergrid.store.scores import SCORE_SCHEMA
+from transfergrid.store.scores import SOURCE_COLUMNS, scan_scores, with_regime
 
 SHOWN_FAULTS = 30
 
 _TARGET = ("model", "target_task", "target_language")
-_SOURCE = ("seed", "source_task", "source_language")
-_IS_BASE = pl.col("source_task").is_null()
+_SOURCE = ("seed", *SOURCE_COLUMNS)
+_IS_BASE = pl.col("source_kind") == BASE_KIND
 
 
 class Totals(NamedTuple):
@@ -64,7 +64,7 @@ class EvaluationReport:
     baselines: pl.DataFrame
     """model, target_task, target_language, n_items, n_unscored, score (0..1, null: nothing scored)."""
     deltas: pl.DataFrame
-    """model, regime, n_pairs, mean_delta_pp over pairs with a baseline."""
+    """model, source_kind, regime, n_pairs, mean_delta_pp over pairs with a baseline."""
     failures: tuple[Failure, ...]
     unscored: pl.DataFrame
     """model, target_task, target_language, item_id, unscored_reason, n_sources."""
@@ -138,8 +138,7 @@ def summarise(
         schema={"target_task": pl.String, "target_language": pl.String},
         orient="row",
     )
-    rows = pl.scan_parquet(paths) if paths else pl.LazyFrame(schema=SCORE_SCHEMA)
-    rows = rows.join(targets.lazy(), on=["target_task", "target_language"], how="semi")
+    rows = scan_scores(paths).join(targets.lazy(), on=["target_task", "target_language"], how="semi")
     scores = score_cells(rows).collect()
     baselines = scores.filter(_IS_BASE).select(*_TARGET, "n_items", "n_unscored", "score")
     return EvaluationReport(
@@ -168,29 +167,17 @@ def score_cells(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def mean_deltas(scores: pl.DataFrame) -> pl.DataFrame:
-    """Return the mean delta in percentage points per model and regime, over pairs that have a baseline."""
-    same_task = pl.col("source_task") == pl.col("target_task")
-    same_language = pl.col("source_language") == pl.col("target_language")
-    regime = (
-        pl.when(same_task & same_language)
-        .then(pl.lit(Regime.MT_ML.value))
-        .when(same_task)
-        .then(pl.lit(Regime.MT_CL.value))
-        .when(same_language)
-        .then(pl.lit(Regime.CT_ML.value))
-        .otherwise(pl.lit(Regime.CT_CL.value))
-    )
-    order = pl.Enum([entry.value for entry in Regime])
+    """Return the mean delta in percentage points per model, kind of source and regime, over pairs with a baseline."""
     baselines = scores.filter(_IS_BASE).select(*_TARGET, base_score="score")
+    pairs = scores.filter(~_IS_BASE).join(baselines, on=_TARGET, validate="m:1")
+    place = {regime.value: place for place, regime in enumerate(Regime)}
     return (
-        scores.filter(~_IS_BASE)
-        .join(baselines, on=_TARGET, validate="m:1")
-        .with_columns(delta_pp=100 * (pl.col("score") - pl.col("base_score")), regime=regime.cast(order))
+        with_regime(pairs)
+        .with_columns(delta_pp=100 * (pl.col("score") - pl.col("base_score")))
         .drop_nulls("delta_pp")
-        .group_by("model", "regime")
+        .group_by("model", "source_kind", "regime")
         .agg(n_pairs=pl.len(), mean_delta_pp=pl.col("delta_pp").mean())
-        .sort("model", "regime")
-        .with_columns(pl.col("regime").cast(pl.String))
+        .sort("model", "source_kind", pl.col("regime").replace_strict(place, default=-1), "regime")
     )
 
 
@@ -218,5 +205,6 @@ def _delta_table(deltas: pl.DataFrame) -> Table:
     for name, justify in (("model", "left"), ("regime", "left"), ("pairs", "right"), ("mean delta pp", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for row in deltas.iter_rows(named=True):
-        table.add_row(Text(row["model"]), row["regime"], f"{row['n_pairs']:,}", f"{row['mean_delta_pp']:+.2f}")
+        kind = "" if row["source_kind"] == CELL_KIND else f" ({row['source_kind']})"
+        table.add_row(Text(row["model"]), row["regime"] + kind, f"{row['n_pairs']:,}", f"{row['mean_delta_pp']:+.2f}")
     return table

@@ -2,21 +2,20 @@
 
 Source: EleutherAI/lm-evaluation-harness 0.4.13, ``TemplateLM._encode_pair`` and ``TemplateLM.loglikelihood`` in
 lm_eval/api/model.py, ``HFLM.tok_encode`` in lm_eval/models/huggingface.py, ``ConfigurableTask.construct_requests`` in
-lm_eval/api/task.py. Differences: a continuation without tokens is encoded apart instead of failing, an item is refused
-when it is too long unless asked otherwise, and a context that is cut on the left keeps its BOS.
+lm_eval/api/task.py. Differences: a continuation without tokens is encoded apart instead of failing; what a tokenizer
+appends to every text is no part of it; an item is refused when it cannot be cut right, or is too long unless asked
+otherwise; a context that is cut on the left keeps its BOS.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transfergrid.benchmarks.items import Item
 from transfergrid.engine.interfaces import TokenisedItem
-from transfergrid.engine.models.tokenizer import TokenisationSettings, render_contexts
-
-Tokens = tuple[int, ...]
+from transfergrid.engine.models.tokenizer import EncodedItem, TokenisationSettings, encode_items, render_contexts
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +50,6 @@ class TokenisedItems:
     counts: TokenisationCounts
 
 
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """One item's tokens before its length is looked at."""
-
-    context: Tokens
-    continuations: tuple[Tokens, ...]
-    n_not_prefix: int
-    n_encoded_apart: int
-
-
 def tokenise_items(tokenizer: Any, items: Sequence[Item], settings: TokenisationSettings) -> TokenisedItems:
     """Tokenise items, each context together with each of its choices.
 
@@ -76,7 +65,7 @@ def tokenise_items(tokenizer: Any, items: Sequence[Item], settings: Tokenisation
         UserError: If a chat template is asked for and the tokenizer has none.
     """
     contexts = render_contexts(tokenizer, [item.context for item in items], settings)
-    cuts = list(_cut_items(tokenizer, contexts, [_continuations(item, settings) for item in items]))
+    cuts = list(encode_items(tokenizer, contexts, [_continuations(item, settings) for item in items]))
     bos = tokenizer.bos_token_id
     results = tuple(_fit(item.item_id, cut, settings, bos) for item, cut in zip(items, cuts, strict=True))
     truncated = [
@@ -101,86 +90,15 @@ def _continuations(item: Item, settings: TokenisationSettings) -> tuple[str, ...
     return item.choices if settings.chat_template else item.continuations
 
 
-def _prefix_token(tokenizer: Any) -> int:
-    """Return the token that stands in for an empty context: BOS, or EOS where the family has no BOS."""
-    token: int = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return token
-
-
-def _encode(tokenizer: Any, texts: Sequence[str]) -> list[Tokens]:
-    """Encode texts in two batches: with the tokenizer's special tokens, and without for texts that begin with them."""
-    prefix = tokenizer.decode(_prefix_token(tokenizer))
-    encoded: list[Tokens] = [()] * len(texts)
-    for has_prefix in (False, True):
-        positions = [at for at, text in enumerate(texts) if text.startswith(prefix) is has_prefix]
-        batch = _encode_batch(tokenizer, [texts[at] for at in positions], add_special_tokens=not has_prefix)
-        for at, tokens in zip(positions, batch, strict=True):
-            encoded[at] = tokens
-    return encoded
-
-
-def _encode_batch(tokenizer: Any, texts: list[str], *, add_special_tokens: bool) -> list[Tokens]:
-    """Encode texts with one call of the tokenizer."""
-    if not texts:
-        return []
-    encoding = tokenizer(
-        texts,
-        add_special_tokens=add_special_tokens,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-    return list(map(tuple, encoding["input_ids"]))
-
-
-def _cut_items(tokenizer: Any, contexts: Sequence[str], continuations: Sequence[tuple[str, ...]]) -> Iterator[_Cut]:
-    """Encode every context alone and with each continuation, and cut the latter by the length of the former.
-
-    White space at the end of a context goes to its continuations. An empty context is the prefix token.
-    """
-    stripped = [context.rstrip() for context in contexts]
-    texts = [
-        tuple(context[len(start) :] + text for text in choices)
-        for context, start, choices in zip(contexts, stripped, continuations, strict=True)
-    ]
-    alone = _encode(tokenizer, stripped)
-    joint = iter(_encode(tokenizer, [start + text for start, row in zip(stripped, texts, strict=True) for text in row]))
-    prefix = _prefix_token(tokenizer)
-    for start, row, context_tokens in zip(stripped, texts, alone, strict=True):
-        wholes = [next(joint) for _ in row]
-        if not start:
-            apart = _encode_batch(tokenizer, list(row), add_special_tokens=False)
-            yield _cut_without_context(prefix, apart)
-        elif any(len(whole) <= len(context_tokens) for whole in wholes):
-            yield _cut_joint(context_tokens, wholes, _encode_batch(tokenizer, list(row), add_special_tokens=False))
-        else:
-            yield _cut_joint(context_tokens, wholes, wholes)
-
-
-def _cut_without_context(prefix: int, encoded: Sequence[Tokens]) -> _Cut:
-    """Put the prefix token before continuations that do not begin with it."""
-    return _Cut((prefix,), tuple(tokens[tokens[:1] == (prefix,) :] for tokens in encoded), 0, 0)
-
-
-def _cut_joint(context: Tokens, wholes: Sequence[Tokens], apart: Sequence[Tokens]) -> _Cut:
-    """Cut joint encodings by the context's length; where nothing is left, take the continuation encoded alone."""
-    length = len(context)
-    is_empty = [len(whole) <= length for whole in wholes]
-    return _Cut(
-        context=context,
-        continuations=tuple(
-            alone if empty else whole[length:] for whole, alone, empty in zip(wholes, apart, is_empty, strict=True)
-        ),
-        n_not_prefix=sum(
-            not empty and whole[:length] != context for whole, empty in zip(wholes, is_empty, strict=True)
-        ),
-        n_encoded_apart=sum(is_empty),
-    )
-
-
-def _fit(item_id: str, cut: _Cut, settings: TokenisationSettings, bos: int | None) -> TokenisedItem | Unscorable:
+def _fit(item_id: str, cut: EncodedItem, settings: TokenisationSettings, bos: int | None) -> TokenisedItem | Unscorable:
     """Return the item if it fits the longest sequence, cut where that is allowed."""
     lengths = [len(tokens) for tokens in cut.continuations]
+    if cut.wrong_cut is not None:
+        return Unscorable(
+            item_id,
+            f"choice {cut.wrong_cut} cannot be cut from its context: the tokenizer reads their end and beginning "
+            "together in another way",
+        )
     if 0 in lengths:
         return Unscorable(item_id, f"choice {lengths.index(0)} has no tokens")
     longest, room = max(lengths), settings.max_length - max(lengths) + 1

@@ -72,9 +72,12 @@ class Passes:
             async with self._turn:
                 try:
                     await engine.pause_generation(mode="wait", clear_cache=False)
-                    for step in steps:
-                        answers = await engine.collective_rpc("score_step", args=(step, adapter))
-                        frames.put_nowait(pack_frame(SCORES, _first_answer(answers)))
+                    try:
+                        for step in steps:
+                            answers = await engine.collective_rpc("score_step", args=(step, adapter))
+                            frames.put_nowait(pack_frame(SCORES, _first_answer(answers)))
+                    finally:  # the scheduler's requests get the same blocks
+                        await asyncio.shield(engine.collective_rpc("clear_spoilt_blocks"))
                 finally:
                     await asyncio.shield(engine.resume_generation())
         except Exception as error:

@@ -15,6 +15,7 @@ from transfergrid.engine.models.device import resolve_dtype
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.models.resolve import model_revision, resolve_model
 from transfergrid.engine.models.shapes import read_linear_shapes
+from transfergrid.engine.models.token_facts import token_facts
 from transfergrid.engine.models.tokenizer import TokenisationSettings
 from transfergrid.store.files import hash_files
 from transfergrid.store.key import RunKey
@@ -73,7 +74,10 @@ def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend) -> Ba
             "dtype": resolve_dtype(config.engine.dtype),
             "quantization": config.engine.quantization,
         },
-        "tokenizer": {"files": hash_files(path for path in files if path.is_file())},
+        "tokenizer": {
+            "files": hash_files(path for path in files if path.is_file()),
+            **token_facts(folder, tokenisation),
+        },
         "prompts": {
             "format": config.prompts.eval_format,
             "chat_template": tokenisation.chat_template,
@@ -93,6 +97,7 @@ def tokenisation_settings(config: GridConfig, model_folder: Path) -> Tokenisatio
         chat_template=config.prompts.eval_chat_template,
         truncation=config.engine.truncation,
         template_arguments=config.prompts.template_arguments,
+        date=config.prompts.date,
     )
 
 

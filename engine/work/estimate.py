@@ -23,7 +23,7 @@ from transfergrid.engine.planning.radix import build_chains, flatten_items
 from transfergrid.engine.work.base_model import tokenisation_settings
 from transfergrid.engine.work.request import EvalRequest, find_sources
 from transfergrid.engine.work.targets import Target, TokenisedTarget, load_target, tokenise_targets
-from transfergrid.grid import BASE, Cell, Source, UserError
+from transfergrid.grid import BASE, Cell, UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import Origin, Part, ScoreStore
 from transfergrid.wording import format_bytes, format_duration
@@ -182,8 +182,8 @@ def _estimate_model(
     folder = resolve_model(model.path, model.revision, with_weights=False)
     tokenised = tokenise_targets(targets, load_tokenizer(folder), tokenisation_settings(config, folder))
     costs = {cell: _target_cost(target) for cell, target in tokenised.items()}
-    origins = [Origin(model.name, None, BASE)] if selection.has_base else []
-    origins += [Origin(model.name, place.seed, Source(place.cell)) for place in places]
+    origins = [Origin(model.name, BASE)] if selection.has_base else []
+    origins += [Origin(model.name, place.source) for place in places]
     parts = [part for part in parts if part.origin.model == model.name]
     finished = {(part.origin, Cell.parse(record.target)) for part in parts for record in part.cells}
     left = [costs[cell] for origin in origins for cell in selection.targets if (origin, cell) not in finished]

@@ -10,7 +10,7 @@ from transfergrid.engine.adapters.places import AdapterPlace
 from transfergrid.engine.interfaces import Adapter, AdapterError, Backend
 from transfergrid.engine.work.base_model import BaseModel, require_base
 from transfergrid.engine.work.failures import Failure
-from transfergrid.grid import BASE, Cell, Source, UserError
+from transfergrid.grid import BASE, Cell, UserError
 from transfergrid.store.key import RunKey
 from transfergrid.store.score_store import FinishedCell, Origin
 
@@ -59,11 +59,11 @@ def find_jobs(
     failures: list[Failure] = []
     jobs = []
     if selection.has_base:
-        jobs.append(SourceJob(Origin(base.name, None, BASE), None, base.key(None), selection.targets))
+        jobs.append(SourceJob(Origin(base.name, BASE), None, base.key(None), selection.targets))
     for place in places:
         if place.model != base.name:
             continue
-        name = place.cell.name
+        name = place.source.name
         try:
             if not place.path.is_dir():
                 raise AdapterError(
@@ -74,6 +74,6 @@ def find_jobs(
         except UserError as error:
             failures.append(Failure(model=base.name, seed=place.seed, source=name, reason=str(error)))
         else:
-            origin = Origin(base.name, place.seed, Source(place.cell))
+            origin = Origin(base.name, place.source)
             jobs.append(SourceJob(origin, adapter, base.key(adapter), selection.targets))
     return ModelJobs(base, tuple(jobs)), tuple(failures)

@@ -48,6 +48,8 @@ class ScoringMixin:
     _running: set[str]
     _loads: dict[int, Future[Any]]
     _loader: ThreadPoolExecutor
+    _has_spoilt_blocks: bool = False
+    """Whether a step left NaN or infinity in the KV cache: masked rows are multiplied by 0, and 0 x NaN is NaN."""
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load the model as vLLM does, then let adapters come from background loads."""
@@ -99,10 +101,13 @@ class ScoringMixin:
         """
         step = unpack_step(packed)
         runner = self.model_runner
+        if self._has_spoilt_blocks:
+            self._clear_blocks(_new_blocks(step, self.scoring_limits()["block_size"]))
         output = self._scheduler_output(step, None if adapter is None else LoRARequest(*adapter))
         with _without_sampling(runner.model):
             runner.execute_model(output)
         state, runner.execute_model_state = runner.execute_model_state, None
+        self._has_spoilt_blocks |= not bool(torch.isfinite(state.hidden_states).all())
         if len(step.score_rows) == 0:
             return b""
         rows = self._runner_rows(step, list(output.num_scheduled_tokens))
@@ -115,6 +120,18 @@ class ScoringMixin:
             vocab_size=self.vocabulary_size(),
         )
         return None if logprobs is None else logprobs.cpu().numpy().astype("<f4").tobytes()
+
+    @torch.inference_mode()
+    def clear_spoilt_blocks(self) -> bool:
+        """Set the whole KV cache to zero if a step left NaN or infinity there; return whether one did.
+
+        For the end of a pass in a server, whose scheduler hands the same blocks to other requests. No request may be
+        running, and no prefix may be kept.
+        """
+        was_spoilt, self._has_spoilt_blocks = self._has_spoilt_blocks, False
+        if was_spoilt:
+            self._clear_blocks(slice(None))
+        return was_spoilt
 
     def prefetch_adapter(self, adapter: AdapterReference) -> None:
         """Start to read an adapter's weights in the background; the step that uses it waits for them."""
@@ -182,6 +199,12 @@ class ScoringMixin:
             kv_cache_block_copies=[KVCacheBlockCopy(*copy) for copy in step.block_copies],
         )
 
+    def _clear_blocks(self, blocks: list[int] | slice) -> None:
+        """Set blocks of the KV cache to zero in all layers; one of ours may be several of the attention kernel's."""
+        runner = self.model_runner
+        for cache in runner.kv_caches:
+            cache.unflatten(0, (runner.kv_cache_config.num_blocks, -1))[blocks] = 0
+
     def _runner_rows(self, step: Step, request_ids: list[str]) -> npt.NDArray[np.int64]:
         """Return the scored rows among the runner's hidden states; attention backends may reorder sequences."""
         runner = self.model_runner
@@ -192,6 +215,12 @@ class ScoringMixin:
         owners = np.searchsorted(planned_starts, step.score_rows, side="right") - 1
         rows: npt.NDArray[np.int64] = (step.score_rows + shifts[owners]).astype(np.int64)
         return rows
+
+
+def _new_blocks(step: Step, block_size: int) -> list[int]:
+    """Return the blocks that a step is the first to write, but those that are copied elsewhere before it."""
+    first = {block for each in step.sequences for block in each.block_ids[-(-each.n_computed // block_size) :]}
+    return sorted(first - {source for source, _ in step.block_copies})
 
 
 @contextmanager

@@ -17,13 +17,14 @@ import numpy.typing as npt
 import polars as pl
 from scipy import special
 
-from transfergrid.analysis.records import PAIR, ROW, ItemBlock, Transfer
+from transfergrid.analysis.records import EVERY_KEY, KEY, TARGET, ItemBlock, Transfer
 from transfergrid.analysis.transfer.by_seed import transfer_by_seed, with_q
 from transfergrid.analysis.transfer.model_traits import traits_frame
-from transfergrid.analysis.transfer.table import _average_seeds
+from transfergrid.analysis.transfer.sources import read_sources, single_blocks
+from transfergrid.analysis.transfer.table import average_seeds
 from transfergrid.grid import LANGUAGES, TASKS, Cell
 from transfergrid.store.imported import NOISE_FLOOR_SCHEMA
-from transfergrid.store.scores import regime_expr
+from transfergrid.store.scores import with_regime
 
 FloatArray = npt.NDArray[np.float64]
 MODELS = ("Llama-3.2-1B-Instruct", "Qwen2.5-3B-Instruct", "gemma-3-4b-it")
@@ -116,17 +117,12 @@ def draw_run(world: World, generator: np.random.Generator) -> Drawn:
     n_pools = world.n_seeds if world.redrawn_items else 1
     pools = [np.stack([_margins(world, generator), _margins(world, generator)]) for _ in range(n_pools)]
     answers = [list(_answers(world, pairs, factors, pools, generator)) for pairs in truth.pairs]
-    by_seed = transfer_by_seed(
-        [
-            _counts(world, MODELS[model], seed, *each)
-            for model, of_model in enumerate(answers)
-            for seed, each in enumerate(of_model)
-        ],
-        None,
-        pl.DataFrame(schema=NOISE_FLOOR_SCHEMA),
+    counts = pl.concat(
+        _counts(world, MODELS[model], seed, *each)
+        for model, of_model in enumerate(answers)
+        for seed, each in enumerate(of_model)
     )
-    blocks = tuple(_blocks(world, answers))
-    return Drawn(_transfer(by_seed, blocks), truth)
+    return Drawn(_transfer(world, counts, tuple(_blocks(world, answers))), truth)
 
 
 class Answers(NamedTuple):
@@ -177,14 +173,15 @@ def _margins(world: World, generator: np.random.Generator, *leading: int) -> np.
 
 
 def _counts(world: World, model: str, seed: int, base: np.ndarray, adapters: np.ndarray) -> pl.DataFrame:
-    cells = [(cell.task, cell.language) for cell in world.cells]
-    keys = [(model, seed, *source, *target) for source in cells for target in cells]
+    keys = [
+        (model, seed, source.name, target.task, target.language) for source in world.cells for target in world.cells
+    ]
     both, only_base = (adapters & base).sum(axis=2).ravel(), (~adapters & base).sum(axis=2).ravel()
     only_adapter = (adapters & ~base).sum(axis=2).ravel()
     n = world.n_items
     rates = {"base_acc": (both + only_base) / n, "adapter_acc": (both + only_adapter) / n}
     nothing = pl.lit(None, dtype=pl.String)
-    return pl.DataFrame(keys, schema=list(ROW), orient="row").with_columns(
+    return pl.DataFrame(keys, schema=["model", "seed", "source", *TARGET], orient="row").with_columns(
         pl.lit("acc").alias("primary_metric"),
         pl.lit(n, dtype=pl.Int64).alias("n_items"),
         *(pl.lit(0, dtype=pl.Int64).alias(name) for name in ("n_unscored", "n_ties", "n_ties_base")),
@@ -199,14 +196,13 @@ def _counts(world: World, model: str, seed: int, base: np.ndarray, adapters: np.
 
 
 def _blocks(world: World, answers: list[list[Answers]]) -> Iterator[ItemBlock]:
-    cells = [(cell.task, cell.language) for cell in world.cells]
     for place, task in enumerate(TASKS[: world.n_tasks]):
         part = slice(place * world.n_languages, (place + 1) * world.n_languages)
         keys = [
-            (model, *source, *target)
+            (model, source.name, target.task, target.language)
             for model in MODELS[: world.n_models]
-            for source in cells
-            for target in cells[part]
+            for source in world.cells
+            for target in world.cells[part]
         ]
         differences = [
             [each.adapters[:, part].astype(np.float32) - each.base[part] for each in of_model] for of_model in answers
@@ -215,17 +211,18 @@ def _blocks(world: World, answers: list[list[Answers]]) -> Iterator[ItemBlock]:
         flat = np.moveaxis(stacked, 1, -2).reshape(len(keys), world.n_seeds, world.n_items)
         values = flat.reshape(len(keys), -1) if world.redrawn_items else flat.mean(axis=1)
         ids = tuple(f"q{item:04d}" for item in range(values.shape[1]))
-        frame = pl.DataFrame(keys, schema=["model", *PAIR], orient="row")
+        frame = pl.DataFrame(keys, schema=list(EVERY_KEY), orient="row")
         yield ItemBlock(task, frame, ids, np.ascontiguousarray(values), np.ones(values.shape, dtype=np.bool_))
 
 
-def _transfer(by_seed: pl.DataFrame, blocks: tuple[ItemBlock, ...]) -> Transfer:
-    rows = _average_seeds(by_seed, blocks)
+def _transfer(world: World, counts: pl.DataFrame, blocks: tuple[ItemBlock, ...]) -> Transfer:
+    sources = read_sources(pl.LazyFrame(), [cell.name for cell in world.cells])
+    by_seed = transfer_by_seed(counts, None, pl.DataFrame(schema=NOISE_FLOOR_SCHEMA), sources)
+    rows = average_seeds(by_seed, blocks).join(sources, on="source", how="left", validate="m:1")
     traits = traits_frame(rows["model"].unique()).select("model", "family", "size")
-    frame = rows.join(traits, on="model", how="left", validate="m:1").with_columns(
-        regime=regime_expr(),
+    frame = with_regime(rows.join(traits, on="model", how="left", validate="m:1")).with_columns(
         construction=pl.lit("machine-translated"),
         source_language_family=pl.col("source_language"),
         target_language_family=pl.col("target_language"),
     )
-    return Transfer(by_seed, with_q(frame, "p_value", "q_value").sort("model", *PAIR), blocks)
+    return Transfer(by_seed, with_q(frame, "p_value", "q_value").sort(KEY), single_blocks(blocks, sources))

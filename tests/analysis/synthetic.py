@@ -10,9 +10,9 @@ import polars as pl
 
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
-from transfergrid.grid import Cell
+from transfergrid.grid import BASE, Cell, Source
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.scores import SCORE_SCHEMA, regime_expr
+from transfergrid.store.scores import SCORE_SCHEMA, source_columns, with_regime
 
 TASKS = ("arc_challenge", "global_mmlu")
 LANGUAGES = ("de", "en", "fr")
@@ -33,8 +33,7 @@ def item_row(
     return {
         "model": model,
         "seed": seed,
-        "source_task": source.task if source else None,
-        "source_language": source.language if source else None,
+        **source_columns(BASE if source is None else Source.of(source)),
         "target_task": target.task,
         "target_language": target.language,
         "item_id": f"q{item:03d}",
@@ -98,8 +97,7 @@ def transfer_rows(
         orient="row",
     ).with_columns(delta_pp=pl.Series(values))
     families = {language: language_family(language) for language in {cell.language for cell in grid}}
-    return frame.join(traits_frame(models).drop("size_b"), on="model").with_columns(
-        regime=regime_expr(),
+    return with_regime(frame.join(traits_frame(models).drop("size_b"), on="model")).with_columns(
         construction=pl.lit("machine-translated"),
         source_language_family=pl.col("source_language").replace_strict(families),
         target_language_family=pl.col("target_language").replace_strict(families),

@@ -11,7 +11,7 @@ from tests.engine.sweeps import small_config
 from transfergrid.config.selection import Narrowing, select
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.work.failures import Failure, is_about
-from transfergrid.grid import Cell, UserError
+from transfergrid.grid import Cell, Source, UserError
 
 
 @pytest.fixture
@@ -49,8 +49,11 @@ def test_named_sources_leave_the_base_out(config: GridConfig) -> None:
 
 def test_foreign_cells_take_the_place_of_the_grids_sources(config: GridConfig) -> None:
     cells = (Cell("xnli", "sw"), Cell("arc_challenge", "de"))
-    assert select(config, Narrowing(), foreign_cells=cells).source_cells == cells
-    assert select(config, Narrowing(languages=("de",)), foreign_cells=cells).source_cells == cells[1:]
+    assert select(config, Narrowing(), foreign=[Source.of(cell) for cell in cells]).source_cells == cells
+    assert (
+        select(config, Narrowing(languages=("de",)), foreign=[Source.of(cell) for cell in cells]).source_cells
+        == cells[1:]
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transfergrid.config.file import load_config, parse_config
-from transfergrid.config.settings import GridConfig, ModelConfig, is_language_code
+from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.config.text import PRESETS, render_config, render_reference, write_preset
+from transfergrid.config.values import is_language_code
 from transfergrid.grid import LANGUAGES, TASKS, UserError
 
 
@@ -253,3 +254,31 @@ def test_any_subset_gives_a_consistent_grid(tasks: list[str], languages: list[st
     assert parse_config(text, origin="x") == config
     assert len(config.grid.cells) == len(tasks) * len(languages)
     assert len(config.grid.sources) == len(config.grid.cells) + 1
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ({"seeds": [True]}, r"seeds.0: expected a number, not true$"),
+        ({"training": {"learning_rate": True}}, r"training.learning_rate: expected a number, not true$"),
+        ({"training": {"max_length": {"hellaswag": False}}}, r"max_length.hellaswag: expected a number, not false$"),
+        ({"lora": {"r": True}}, r"lora.r: expected a number, not true$"),
+        ({"training": {"learning_rate": float("inf")}}, r"learning_rate: Input should be a finite number, not inf$"),
+        ({"models": ["m" * 300]}, r"models.0.path: 'm{40}...' is a path of 300 bytes with a name of 300; expected at"),
+        ({"models": [{"path": "m", "name": "n" * 129}]}, r"models.0.name: 'n{40}...' is longer than 128 bytes; give"),
+        ({"models": ["m\ud800"]}, r"models.0.path: .* holds half a character"),
+        ({"models": ["m\0"]}, r"models.0.path: 'm.x00' holds a null character; no path can"),
+        ({"data": {"source": "local", "path": "d" * 300}}, r"data.path: 'd{40}...' is a path of 300 bytes"),
+        ({"custom_tasks": {"mine": "d" * 300}}, r"custom_tasks.mine: 'd{40}...' is a path of 300 bytes"),
+        ({"seeds": [10**5000]}, r"seeds.0: .*, not a int too long to show$"),
+        ({"lora": {"target_modules": []}}, r"has 1 fault\(s\):\n  - lora.target_modules: .* at least 1 item"),
+    ],
+)
+def test_values_that_python_would_take_silently_are_refused(raw: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_config(raw, origin="file")
+
+
+def test_the_day_of_the_templates_is_a_setting() -> None:
+    assert GridConfig().prompts.date.isoformat() == "2024-07-26"
+    assert parse_config({"prompts": {"date": "2026-01-02"}}, origin="file").prompts.date.isoformat() == "2026-01-02"

@@ -66,6 +66,9 @@ class FakeEngine:
         if method == "adapter_modules":
             adapter = Adapter(name="", path=Path(args[0][2]), content_hash="", rank=8)
             return [sorted(adapter_modules(adapter))]
+        if method == "clear_spoilt_blocks":
+            self.calls.append("clear")
+            return [False]
         self.calls.append("step")
         await asyncio.sleep(self.step_s)
         if self.dies_after is not None:

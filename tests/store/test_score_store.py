@@ -12,12 +12,12 @@ import pytest
 from transfergrid.grid import BASE, Cell, Source, UserError
 from transfergrid.store.score_store import CellRecord, Origin, Part, ScoreStore, StoreError, read_part, unwritable
 from transfergrid.store.score_writer import ScoredCell, StoreWriter
-from transfergrid.store.scores import SCORE_SCHEMA
+from transfergrid.store.scores import SCORE_SCHEMA, source_columns
 
 DE = Cell("arc_challenge", "de")
 EN = Cell("arc_challenge", "en")
-ORIGIN = Origin("tiny-1.5", 17, Source(DE))
-BASE_ORIGIN = Origin("tiny-1.5", None, BASE)
+ORIGIN = Origin("tiny-1.5", Source.of(DE, 17))
+BASE_ORIGIN = Origin("tiny-1.5", BASE)
 KEY_PARTS = {"model": {"revision": "abc"}}
 
 
@@ -28,12 +28,10 @@ def record(target: Cell, n_items: int = 2, **changes: Any) -> CellRecord:
 
 
 def rows(origin: Origin, target: Cell, n_items: int = 2) -> pl.DataFrame:
-    cell = origin.source.cell
     shared = {
         "model": origin.model,
         "seed": origin.seed,
-        "source_task": cell and cell.task,
-        "source_language": cell and cell.language,
+        **source_columns(origin.source),
         "target_task": target.task,
         "target_language": target.language,
         "gold": 0,

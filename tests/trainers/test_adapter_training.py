@@ -13,11 +13,11 @@ from tests.trainers.small_grid import make_config, make_jobs, train_weights
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import TASKS, UserError
 from transfergrid.trainers import adapter_training
-from transfergrid.trainers.adapter_training import BatchShape
 from transfergrid.trainers.base_model import LoadedBase, load_base
 from transfergrid.trainers.events import BatchHalved, EpochDone, StepDone
 from transfergrid.trainers.examples import IGNORED
 from transfergrid.trainers.jobs import TrainingJob
+from transfergrid.trainers.sft.recipe import BatchShape
 
 pytestmark = pytest.mark.engine
 
@@ -237,7 +237,14 @@ def test_validation_loss_that_is_not_finite_is_an_error(tiny_llama: Path, base: 
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError(), torch.OutOfMemoryError("CUDA")]
+    "error",
+    [
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA"),
+    ],
 )
 def test_out_of_memory_halves_the_batch_and_trains_the_same(
     error: Exception, tiny_llama: Path, base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -267,6 +274,28 @@ def test_out_of_memory_halves_the_batch_and_trains_the_same(
     assert trained.batch == BatchShape(batch_size=1, gradient_accumulation=4)
     found = [point["loss"] for point in trained.step_curve]
     assert found == pytest.approx([point["loss"] for point in expected.step_curve], rel=1e-4)
+
+
+def test_the_adapter_of_a_quantised_base_stays_float32(
+    tiny_llama: Path, base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(tiny_llama, learning_rate=5e-5)
+    job = first_job(config, tmp_path)
+    _, expected = train_weights(job, base, config, tmp_path)
+    make_trainer = adapter_training.make_trainer
+
+    def on_a_quantised_base(model: Any, *args: Any, **kwargs: Any) -> Any:
+        quantised = model.get_base_model()
+        quantised.is_loaded_in_4bit = True  # by which TRL knows such a base
+        try:
+            return make_trainer(model, *args, **kwargs)
+        finally:
+            del quantised.is_loaded_in_4bit
+
+    monkeypatch.setattr(adapter_training, "make_trainer", on_a_quantised_base)
+    _, weights = train_weights(job, base, config, tmp_path)
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert all(torch.equal(value, expected[name]) for name, value in weights.items())
 
 
 def test_memory_that_does_not_hold_one_example_is_an_error(

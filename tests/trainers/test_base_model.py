@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 from transfergrid.config.settings import LoraConfig, TrainingConfig
 from transfergrid.grid import UserError
+from transfergrid.trainers import base_model
 from transfergrid.trainers.base_model import attached_adapter, expected_keys, load_base
 
 FLOAT32 = TrainingConfig(dtype="float32")
@@ -46,6 +47,24 @@ def test_detached_base_is_as_it_was(tiny_llama: Path) -> None:
         raise ZeroDivisionError
     assert everything_about(base.model) == before
     assert all(torch.equal(value, weights[name]) for name, value in base.model.state_dict().items())
+
+
+def test_a_base_on_which_attaching_fails_is_as_it_was(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = load_base(tiny_llama, FLOAT32)
+    before = everything_about(base.model)
+
+    def run_out_of_memory(model: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(base_model, "fuse_lora_layers", run_out_of_memory)
+    with pytest.raises(MemoryError), attached_adapter(base, LoraConfig(r=4), 1):
+        pass
+    assert everything_about(base.model) == before
+
+
+def test_float16_is_refused(tiny_llama: Path) -> None:
+    with pytest.raises(UserError, match=r"training\.dtype 'float16' would lose small gradients.*set it to 'bfloat16'"):
+        load_base(tiny_llama, TrainingConfig(dtype="float16"))
 
 
 def test_attached_adapter_follows_its_seed_only(tiny_llama: Path) -> None:

@@ -15,6 +15,7 @@ from transfergrid.trainers.examples import IGNORED
 
 ROWS_AT_ONCE = {"cpu": 128, "cuda": 1024}
 """Rows whose float32 logits are held at once."""
+_PROBE_TOKENS = 24
 _LOGIT_CHANGES = (
     "final_logit_softcapping",
     "logit_scale",
@@ -81,7 +82,24 @@ def supervised_loss(hidden: torch.Tensor, labels: torch.Tensor, head: Any) -> to
     return loss
 
 
-def has_plain_head(config: Any) -> bool:
-    """Whether a model's logits are its vocabulary projection and nothing more (no soft cap, no scale)."""
-    text_config = config.get_text_config()
-    return all(getattr(text_config, name, None) in (None, 1, 1.0) for name in _LOGIT_CHANGES)
+def has_plain_head(model: Any) -> bool:
+    """Whether a model's logits are its vocabulary projection and nothing more: no soft cap, no scale, no layer between.
+
+    The configuration may say that they are not; where it does not, the model's own logits of a short input decide.
+
+    Args:
+        model: A causal model without adapters.
+    """
+    text_config = model.config.get_text_config()
+    if any(getattr(text_config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES):
+        return False
+    ids = torch.linspace(0, text_config.vocab_size - 1, _PROBE_TOKENS, device=model.device).long()[None]
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits
+        try:
+            hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+            found = model.get_output_embeddings()(hidden)
+            error = (found - logits).abs().max() / logits.abs().max()
+        except (AttributeError, TypeError, RuntimeError):  # another structure than a backbone and a head of its width
+            return False
+    return bool(error < (1e-4 if logits.dtype == torch.float32 else 2e-2))

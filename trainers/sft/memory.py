@@ -8,6 +8,8 @@ from pathlib import Path
 GIB = 2**30
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
+_OUT_OF_MEMORY = ("allocate memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+"""What torch's CPU allocator, the CUDA runtime and cuBLAS say; none of them has an exception of its own."""
 
 
 def reset_peak_memory(device: str) -> None:
@@ -39,9 +41,9 @@ def peak_memory_gib(device: str) -> float:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: torch's on CUDA, its CPU allocator's, or Python's."""
+    """Whether an error says that memory ran out: torch's, the CUDA libraries', or Python's."""
     import torch
 
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)

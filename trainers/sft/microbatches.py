@@ -18,6 +18,10 @@ class MicrobatchLimits:
     overhead_tokens: int
     """What starting another group costs, in tokens that could have been computed instead."""
 
+    def shrunk(self, share: float) -> MicrobatchLimits:
+        """Return the limits for a batch that memory cut to a share of what was asked for."""
+        return MicrobatchLimits(max(1, int(share * self.max_tokens)), self.overhead_tokens)
+
 
 LIMITS = {"cpu": MicrobatchLimits(256, 32), "cuda": MicrobatchLimits(16384, 2048)}
 """On a CPU small groups stay in the cache and cost little to start; a GPU wants all at once."""

@@ -17,7 +17,7 @@ from trl import SFTTrainer
 
 from transfergrid.grid import UserError
 from transfergrid.trainers.examples import IGNORED
-from transfergrid.trainers.sft.loss import has_plain_head, supervised_loss
+from transfergrid.trainers.sft.loss import supervised_loss
 from transfergrid.trainers.sft.microbatches import LIMITS, MicrobatchLimits, group_by_length
 
 
@@ -28,19 +28,26 @@ class NonFiniteLossError(UserError):
 class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
     """Trains the adapter of a peft model on examples that are tokens already."""
 
-    def __init__(self, *args: Any, limits: MicrobatchLimits | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, model: Any, *args: Any, plain_head: bool, limits: MicrobatchLimits | None = None, **kwargs: Any
+    ) -> None:
         """Take SFTTrainer's arguments.
 
         Args:
+            model: The peft model.
             *args: SFTTrainer's.
+            plain_head: Whether the base's logits are its vocabulary projection and nothing more.
             limits: How much is computed at once; None: what suits the device.
             **kwargs: SFTTrainer's.
         """
-        super().__init__(*args, **kwargs)
+        adapter = [(weight, weight.detach().clone()) for weight in model.parameters() if weight.requires_grad]
+        super().__init__(model, *args, **kwargs)
+        for weight, exact in adapter:  # TRL rounds those on a quantised base to bfloat16, which small steps cannot move
+            weight.data = exact
         base = self.model.get_base_model()
         self._backbone = base.base_model
         self._head = base.get_output_embeddings()
-        self._is_plain = has_plain_head(base.config)
+        self._is_plain = plain_head
         self._needs_types = "token_type_ids" in inspect.signature(self._backbone.forward).parameters
         self._limits = limits or LIMITS[self.args.device.type]
         self.model_accepts_loss_kwargs = self._loss_shifts_labels = True  # supervised tokens of a step are counted

@@ -11,7 +11,7 @@ import pytest
 from tests.analysis.report.browser import Watched, open_chromium
 from tests.analysis.report.runs import DE, EN, TOO_LONG, UNSCORED, data_of, page_of, write_holed_run, write_two_models
 from tests.analysis.synthetic import MODELS, item_rows, write_run
-from transfergrid.config.settings import PAPER_MODELS
+from transfergrid.config.text import PAPER_MODELS
 from transfergrid.grid import LANGUAGES
 from transfergrid.perf.analysis import write_table
 from transfergrid.store.folder import RunFolder

@@ -18,6 +18,7 @@ from transfergrid.cli import main
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
+from transfergrid.store.imported import SE_OF_SEEDS
 
 FAST = GridConfig(
     models=MODELS,
@@ -46,6 +47,8 @@ def test_the_page_says_what_tests_of_imported_tables_leave_out(tmp_path: Path) -
     table.write_csv(tmp_path / "table.csv")
     run = RunFolder(tmp_path / "run")
     import_donors(tmp_path / "table.csv", run)
+    imported = run.imported / "donors.parquet"
+    pl.read_parquet(imported).with_columns(se_origin=pl.lit(SE_OF_SEEDS)).write_parquet(imported)
     said = "imported standard errors are across training seeds"
     page = page_of(run)
     caption = page[page.index('<p class="caption">Harmed:') :]

@@ -6,6 +6,7 @@ from tests.analysis.statistics.test_bootstrap import rows_with_items
 from tests.analysis.synthetic import MODELS, cells, transfer_rows
 from transfergrid.analysis.statistics.bootstrap import resample_deltas
 from transfergrid.analysis.tables.matrices import language_matrix_table, matrix_table
+from transfergrid.analysis.tables.ranking import rank_interval
 from transfergrid.analysis.tables.roles import (
     FRAGILE,
     HUB,
@@ -13,7 +14,6 @@ from transfergrid.analysis.tables.roles import (
     ONE_NAME,
     ONE_OTHER,
     TOO_FEW,
-    rank_interval,
     role_table,
     why_unlabelled,
 )

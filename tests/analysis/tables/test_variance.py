@@ -7,7 +7,8 @@ from tests.analysis.synthetic import MODELS, cells, transfer_rows
 from transfergrid.analysis.statistics.bootstrap import level_codes
 from transfergrid.analysis.statistics.reml import fit_reml
 from transfergrid.analysis.tables.variance import CROSSED, NESTED, PARTS, SINGULAR, variance_intervals, variance_table
-from transfergrid.config.settings import PAPER_MODELS, AnalysisConfig
+from transfergrid.config.settings import AnalysisConfig
+from transfergrid.config.text import PAPER_MODELS
 from transfergrid.grid import Grid
 
 SETTINGS = AnalysisConfig()

@@ -1,7 +1,8 @@
 import pytest
 
 from transfergrid.analysis.transfer.model_traits import family_of, size_b_of, size_class, traits_frame, traits_of
-from transfergrid.config.settings import PAPER_MODELS, ModelConfig
+from transfergrid.config.settings import ModelConfig
+from transfergrid.config.text import PAPER_MODELS
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import polars as pl
 import pytest
 
 from tests.analysis.synthetic import MODELS, SEEDS, cells, item_row, item_rows
-from transfergrid.analysis.records import PAIR
+from transfergrid.analysis.records import TARGET as TARGET_COLUMNS
 from transfergrid.analysis.transfer.pairing import merge_blocks, observe
 from transfergrid.grid import Cell, UserError
 from transfergrid.store.scores import SCORE_SCHEMA
@@ -38,8 +38,7 @@ def test_counts_equal_a_slow_loop_over_rows() -> None:
         (
             r["model"],
             r["seed"],
-            r["source_task"],
-            r["source_language"],
+            r["source"],
             r["target_task"],
             r["target_language"],
             r["item_id"],
@@ -49,10 +48,9 @@ def test_counts_equal_a_slow_loop_over_rows() -> None:
     for found in observe(rows.lazy()):
         for row in found.rows.iter_rows(named=True):
             target = (row["target_task"], row["target_language"])
-            source = (row["source_task"], row["source_language"])
             items = [f"q{item:03d}" for item in range(12)]
-            base = [right[(row["model"], None, None, None, *target, item)] for item in items]
-            adapter = [right[(row["model"], row["seed"], *source, *target, item)] for item in items]
+            base = [right[(row["model"], None, "base", *target, item)] for item in items]
+            adapter = [right[(row["model"], row["seed"], row["source"], *target, item)] for item in items]
             assert row["n_only_base"] == sum(b and not a for b, a in zip(base, adapter, strict=True))
             assert row["n_only_adapter"] == sum(a and not b for b, a in zip(base, adapter, strict=True))
             assert row["n_both"] == sum(a and b for b, a in zip(base, adapter, strict=True))
@@ -69,7 +67,7 @@ def test_the_order_of_rows_does_not_matter() -> None:
     rows = item_rows()
     first, second = (list(observe(each.lazy())) for each in (rows, rows.sample(fraction=1, shuffle=True, seed=1)))
     for one, other in zip(first, second, strict=True):
-        keys = ["seed", *PAIR]
+        keys = ["seed", "source", *TARGET_COLUMNS]
         assert one.rows.sort(keys).equals(other.rows.sort(keys))
         for block, twin in zip(one.blocks, other.blocks, strict=True):
             assert block.item_ids == twin.item_ids

@@ -25,7 +25,7 @@ from transfergrid.grid import BASE
 from transfergrid.store.score_store import CellRecord, Origin
 from transfergrid.wording import format_duration
 
-ORIGIN = Origin("tiny", None, BASE)
+ORIGIN = Origin("tiny", BASE)
 RECORD = CellRecord(
     target="arc-de",
     run_key="k",

@@ -12,10 +12,14 @@ from transfergrid.engine.adapters.folder import CONFIG_FILE
 from transfergrid.engine.adapters.places import AdapterPlace, ForeignAdapters, foreign_places
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.work.request import EvalRequest
-from transfergrid.grid import Cell, UserError
+from transfergrid.grid import Cell, Source, UserError
 from transfergrid.store.folder import RunFolder
 
 DE = Cell("arc_challenge", "de")
+
+
+def place_of(model: str, seed: int, cell: Cell, path: Path) -> AdapterPlace:
+    return AdapterPlace(model, Source.of(cell, seed), path)
 
 
 def add(root: Path, *names: str) -> None:
@@ -39,7 +43,7 @@ def test_a_pattern_tells_the_source_cell(
 ) -> None:
     add(tmp_path, name)
     places = foreign_places(ForeignAdapters(folder=tmp_path, pattern=pattern), ["tiny"])
-    assert places == (AdapterPlace(*expected, tmp_path / name),)
+    assert places == (place_of(*expected, tmp_path / name),)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,7 @@ def test_a_name_with_several_readings_is_taken_for_the_cell_of_the_configuration
     add(tmp_path, name)
     known = (DE, Cell("arc_challenge", "pt_br"), Cell("xnli_fr", "de"))
     places = foreign_places(ForeignAdapters(folder=tmp_path, pattern=pattern), ["tiny"], known)
-    assert places == (AdapterPlace(*expected, tmp_path / name),)
+    assert places == (place_of(*expected, tmp_path / name),)
 
 
 @pytest.mark.parametrize("known", [(), (Cell("arc_challenge", "pt_br"), Cell("arc_challenge_pt", "br"))])
@@ -98,8 +102,8 @@ def test_a_table_tells_the_source_cell(tmp_path: Path) -> None:
     table.write_text("path,task,language,seed\na/b,arc_challenge,de,42\nc,xnli,sw,\n", encoding="utf-8")
     places = foreign_places(ForeignAdapters(folder=tmp_path, table=table), ["tiny"])
     assert places == (
-        AdapterPlace("tiny", 42, DE, tmp_path / "a" / "b"),
-        AdapterPlace("tiny", 0, Cell("xnli", "sw"), tmp_path / "c"),
+        AdapterPlace("tiny", Source.of(DE, 42), tmp_path / "a" / "b"),
+        AdapterPlace("tiny", Source.of(Cell("xnli", "sw"), 0), tmp_path / "c"),
     )
 
 

@@ -7,18 +7,17 @@ import pytest
 
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.metrics import ScoringError, find_tied_choices, pick_choice
-from transfergrid.engine.evaluation.item_scores import ScoreOrigin, leave_unscored, score_item, score_rows
+from transfergrid.engine.evaluation.item_scores import CellOrigin, leave_unscored, score_item, score_rows
 from transfergrid.grid import BASE, Cell, Source
+from transfergrid.store.score_store import Origin
 from transfergrid.store.scores import SCORE_SCHEMA
 
-SOURCE = Source(Cell("arc_challenge", "de"))
+SOURCE = Source.of(Cell("arc_challenge", "de"), 17)
 
 
-def origin(source: Source = SOURCE, seed: int | None = 17) -> ScoreOrigin:
-    return ScoreOrigin(
-        model="tiny",
-        seed=seed,
-        source=source,
+def origin(source: Source = SOURCE) -> CellOrigin:
+    return CellOrigin(
+        origin=Origin("tiny", source),
         target=Cell("hellaswag", "hi"),
         primary_metric="acc_norm",
         run_key="k1",
@@ -94,7 +93,7 @@ def test_a_score_that_is_not_finite_names_model_seed_source_target_and_item() ->
 
 def test_a_choice_without_characters_is_an_error_with_the_items_id() -> None:
     with pytest.raises(ScoringError, match=r"source 'base', .*item 'q1': choice 1 has 0 characters"):
-        score_item(item("a", ""), [-1.0, -2.0], origin(BASE, None))
+        score_item(item("a", ""), [-1.0, -2.0], origin(BASE))
 
 
 def test_a_missing_loglikelihood_is_an_error() -> None:
@@ -122,11 +121,14 @@ def test_scores_become_rows_of_the_store() -> None:
         "primary_metric": "acc_norm",
         "unscored_reason": None,
         "run_key": "k1",
+        "source": "arc_challenge-de",
+        "source_kind": "cell",
+        "source_cells": "arc_challenge-de",
     }
 
 
 def test_rows_of_the_base_have_neither_seed_nor_source() -> None:
-    row = score_rows(origin(BASE, None), [score_item(item("a", "b"), [-1.0, -2.0], origin(BASE, None))])
+    row = score_rows(origin(BASE), [score_item(item("a", "b"), [-1.0, -2.0], origin(BASE))])
     assert row.select("seed", "source_task", "source_language").row(0) == (None, None, None)
 
 

@@ -34,7 +34,7 @@ def test_a_failure_takes_no_more_than_itself_out_of_the_unit(
     told: list[Event] = []
     task: Any = SimpleNamespace(tell=told.append, store=ScoreStore(tmp_path))
     driver = _Driver(None, task)  # type: ignore[arg-type]
-    origins = [Origin("m", 17, Source(Cell.parse(name))) for name in SOURCES]
+    origins = [Origin("m", Source.parse(name, 17)) for name in SOURCES]
     unit = Unit("m", tuple(SourceJob(origin, None, RunKey({}), TARGETS) for origin in origins), 1.0)
     driver._take_in(Failed(Failure(model="m", seed=17, source=SOURCES[0], target=target, reason="x")))
     assert [(job.origin.source.name, job.targets) for job in driver._left(unit)] == left

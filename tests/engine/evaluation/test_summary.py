@@ -10,17 +10,16 @@ from rich.console import Console
 
 from transfergrid.engine.evaluation.summary import SHOWN_FAULTS, EvaluationReport, Totals, mean_deltas, score_cells
 from transfergrid.engine.work.failures import Failure
-from transfergrid.store.scores import SCORE_SCHEMA
+from transfergrid.grid import Source
+from transfergrid.store.scores import SCORE_SCHEMA, source_columns
 
 
 def item(source: str | None, target: str, item_id: str, pred: int | None, **changes: Any) -> dict[str, Any]:
     task, _, language = target.partition("-")
-    source_task, _, source_language = (source or "").partition("-")
     row = {
         "model": "tiny",
         "seed": None if source is None else 17,
-        "source_task": source_task or None,
-        "source_language": source_language or None,
+        **source_columns(Source.parse(source or "base")),
         "target_task": task,
         "target_language": language,
         "item_id": item_id,
@@ -64,7 +63,7 @@ def test_mean_deltas_are_points_per_regime_against_the_same_target() -> None:
 
 def report(**changes: Any) -> EvaluationReport:
     scores = cells(item(None, "arc-de", "1", 0), item("arc-de", "arc-de", "1", 1))
-    baselines = scores.filter(pl.col("source_task").is_null())
+    baselines = scores.filter(pl.col("source") == "base")
     unscored = {"model": str, "target_task": str, "target_language": str, "item_id": str, "unscored_reason": str}
     values: dict[str, Any] = {
         "totals": Totals(2, 40, 600, 1000, 4.0, 9.5),

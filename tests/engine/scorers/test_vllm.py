@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -11,11 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.models import make_tiny_adapter
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.check import check_adapter
+from transfergrid.engine.adapters.folder import WEIGHTS_FILE
+from transfergrid.engine.adapters.merge import check_mergeable
 from transfergrid.engine.adapters.null import make_null_adapter
 from transfergrid.engine.interfaces import Adapter, AdapterError, TokenisedItem
 from transfergrid.engine.models.shapes import read_linear_shapes
@@ -131,6 +135,19 @@ def test_null_adapter_reproduces_the_base_bit_for_bit(scorer: VllmScorer, adapte
 def test_repeated_passes_are_bit_equal(scorer: VllmScorer, adapters: list[Adapter]) -> None:
     items = random_items(4)
     assert loglikelihoods(scorer, items, adapters[0]) == loglikelihoods(scorer, items, adapters[0])
+
+
+def test_an_adapter_that_overflows_spoils_no_other_source(
+    scorer: VllmScorer, adapters: list[Adapter], tmp_path: Path
+) -> None:
+    items = random_items(6)
+    expected = [loglikelihoods(scorer, items, source) for source in (adapters[1], None)]
+    weights = load_file(adapters[0].path / WEIGHTS_FILE)
+    shutil.copytree(adapters[0].path, tmp_path / "huge")
+    save_file({key: 1e30 * value for key, value in weights.items()}, tmp_path / "huge" / WEIGHTS_FILE)
+    huge = check_mergeable(tmp_path / "huge", name="huge")
+    assert not any(np.isfinite(sums).any() for sums in loglikelihoods(scorer, items, huge))
+    assert [loglikelihoods(scorer, items, source) for source in (adapters[1], None)] == expected
 
 
 def test_order_and_batch_of_items_change_nothing(scorer: VllmScorer, adapters: list[Adapter]) -> None:

@@ -26,7 +26,7 @@ def test_two_passes_never_share_the_blocks() -> None:
 
     engine = FakeEngine(step_s=0.001)
     assert asyncio.run(both(engine)) == [SCORES * len(STEPS)] * 2
-    one = ["pause wait", *["step"] * len(STEPS), "resume"]
+    one = ["pause wait", *["step"] * len(STEPS), "clear", "resume"]
     assert engine.calls == one * 2
 
 
@@ -50,4 +50,5 @@ def test_a_reader_who_leaves_ends_the_pass_and_the_scheduler_goes_on() -> None:
     assert asyncio.run(leave(engine)) == 0
     first = engine.calls[: engine.calls.index("resume")]
     assert first.count("step") < len(STEPS)
+    assert first[-1] == "clear"
     assert engine.calls.count("resume") == engine.calls.count("pause wait") == 2

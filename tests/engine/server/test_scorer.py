@@ -80,7 +80,7 @@ def test_a_pass_gives_what_the_engine_gives_and_runs_while_the_scheduler_rests(
     items = items_of(5)
     assert scores(scorer, items) == expected_scores(items)
     prepared = scorer.prepare(items)
-    assert server.engine.calls == ["pause wait", *["step"] * len(prepared.packed), "resume"]
+    assert server.engine.calls == ["pause wait", *["step"] * len(prepared.packed), "clear", "resume"]
     assert len(prepared.packed) > 3
 
 
@@ -124,7 +124,7 @@ def test_an_engine_that_fails_is_no_reason_to_try_again(server: FakeServer, scor
     server.engine.failure = ValueError("a bad step")
     with pytest.raises(RuntimeError, match="the server's engine failed: ValueError: a bad step"):
         scores(scorer, items_of(2))
-    assert server.engine.calls == ["pause wait", "step", "resume"]
+    assert server.engine.calls == ["pause wait", "step", "clear", "resume"]
 
 
 def test_an_engine_that_died_is_a_lost_server(server: FakeServer, scorer: ServerScorer) -> None:

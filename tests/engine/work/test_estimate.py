@@ -13,7 +13,8 @@ from rich.console import Console
 from tests.engine.sweeps import FakeBackend, add_adapters, copy_adapter, small_config
 from tests.hub import use_local_hub
 from transfergrid.config.selection import Narrowing
-from transfergrid.config.settings import PAPER_MODELS, EngineConfig, GridConfig, LoraConfig, ModelConfig
+from transfergrid.config.settings import EngineConfig, GridConfig, LoraConfig, ModelConfig
+from transfergrid.config.text import PAPER_MODELS
 from transfergrid.engine.adapters.folder import WEIGHTS_FILE
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.models.shapes import read_linear_shapes

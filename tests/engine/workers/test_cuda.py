@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from transfergrid.engine.planning.planner import Step, StepSequence
-from transfergrid.engine.workers.cuda import ScoringMixin, _without_sampling
+from transfergrid.engine.workers.cuda import ScoringMixin, _new_blocks, _without_sampling
 from transfergrid.grid import UserError
 
 pytestmark = pytest.mark.engine
@@ -73,6 +74,22 @@ def test_an_adapter_loaded_ahead_is_taken_once_then_loaded_anew(worker: ScoringM
     request = SimpleNamespace(lora_int_id=5)
     assert worker._take_loaded_adapter(request) == "loaded ahead"
     assert worker._take_loaded_adapter(request) == "loaded now: 5"
+
+
+def test_blocks_that_a_step_is_the_first_to_write_are_cleared_but_not_the_sources_of_its_copies(
+    worker: ScoringMixin,
+) -> None:
+    assert _new_blocks(step(), 32) == [2]  # a writes block 1 first, but it is copied; b goes on inside it
+    ones = torch.ones(8, 3)  # 4 blocks of ours, 2 of the kernel's each
+    worker.model_runner.kv_caches = [ones]
+    worker.model_runner.kv_cache_config = SimpleNamespace(num_blocks=4)
+    worker._clear_blocks([2])
+    assert ones.sum(1).tolist() == [3, 3, 3, 3, 0, 0, 3, 3]
+    assert not worker.clear_spoilt_blocks()
+    worker._has_spoilt_blocks = True
+    assert worker.clear_spoilt_blocks()
+    assert not ones.any()
+    assert not worker.clear_spoilt_blocks()
 
 
 def test_sampling_is_off_only_while_a_step_runs() -> None:

@@ -40,16 +40,33 @@ def test_batch_without_supervised_tokens_has_no_loss_and_no_gradient() -> None:
     assert not hidden.grad.any()
 
 
+SHAPE = {
+    "vocab_size": 200,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+}
+
+
 @pytest.mark.parametrize(
-    ("settings", "expected"),
+    ("name", "settings", "expected"),
     [
-        ({}, True),
-        ({"final_logit_softcapping": 30.0}, False),
-        ({"logit_scale": 0.5}, False),
-        ({"logit_scale": 1.0}, True),
+        ("Llama", {}, True),
+        ("Qwen2", {}, True),
+        ("Gemma2", {"head_dim": 32}, False),  # its configuration says so
+        ("Cohere", {"logit_scale": 0.5}, False),
+        ("Cohere", {"logit_scale": 1.0}, True),
+        ("RecurrentGemma", {"lru_width": 64}, False),  # a soft cap under a name of its own
+        ("ModernBertDecoder", {}, False),  # a layer before the projection
     ],
 )
-def test_models_that_change_their_logits_are_told_apart(settings: dict[str, Any], expected: bool) -> None:
-    from transformers import LlamaConfig
+def test_a_head_that_is_more_than_a_projection_is_found(name: str, settings: dict[str, Any], expected: bool) -> None:
+    import transformers
 
-    assert has_plain_head(LlamaConfig(**settings)) is expected
+    config = getattr(transformers, f"{name}Config")(**SHAPE, **settings)
+    torch.manual_seed(0)
+    assert has_plain_head(transformers.AutoModelForCausalLM.from_config(config).eval()) is expected

@@ -48,3 +48,8 @@ def test_no_other_grouping_costs_less(lengths: list[int], limits: MicrobatchLimi
 )
 def test_groups_follow_the_devices_limits(limits: MicrobatchLimits, expected: list[tuple[int, ...]]) -> None:
     assert group_by_length([10, 90, 10, 30], limits) == expected
+
+
+def test_a_batch_that_memory_halved_is_validated_in_smaller_groups_too() -> None:
+    assert MicrobatchLimits(256, 32).shrunk(0.25) == MicrobatchLimits(64, 32)
+    assert MicrobatchLimits(2, 32).shrunk(0.125) == MicrobatchLimits(1, 32)

@@ -1,0 +1,32 @@
+"""Every table of the analysis; one more is a line here."""
+
+from __future__ import annotations
+
+from transfergrid.analysis.tables.consistency import CONSISTENCY, CONSISTENCY_BY_SOURCE
+from transfergrid.analysis.tables.distance import DISTANCE, DISTANCE_PAIRS
+from transfergrid.analysis.tables.matrices import LANGUAGE_MATRICES, MATRICES
+from transfergrid.analysis.tables.regimes import REGIMES
+from transfergrid.analysis.tables.roles import ROLES_TABLE
+from transfergrid.analysis.tables.table import Table
+from transfergrid.analysis.tables.transfer import MISSING, TRANSFER, TRANSFER_BY_SEED
+from transfergrid.analysis.tables.variance import VARIANCE
+
+TABLES = [
+    REGIMES,
+    ROLES_TABLE,
+    MATRICES,
+    LANGUAGE_MATRICES,
+    VARIANCE,
+    CONSISTENCY,
+    CONSISTENCY_BY_SOURCE,
+    DISTANCE,
+    DISTANCE_PAIRS,
+    TRANSFER,
+    TRANSFER_BY_SEED,
+    MISSING,
+]
+
+
+def all_tables() -> dict[str, Table]:
+    """Return every table by its name, in the order in which they are computed and listed."""
+    return {table.name: table for table in TABLES}

@@ -1,0 +1,96 @@
+"""What a table of the analysis is: its name, its columns and how it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import polars as pl
+from polars._typing import PolarsDataType
+
+from transfergrid.analysis.records import Transfer
+from transfergrid.analysis.statistics.bootstrap import DrawArray
+from transfergrid.config.settings import AnalysisConfig
+
+Computed = TypeVar("Computed")
+
+
+class Column(NamedTuple):
+    """One column of a table."""
+
+    name: str
+    dtype: PolarsDataType
+    unit: str
+    """``pp``, ``0..1``, ``items``; empty for a name or a word."""
+    meaning: str
+    """One sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableInputs:
+    """What tables are computed from."""
+
+    transfer: Transfer
+    settings: AnalysisConfig
+    draws: DrawArray
+    """Shape [rows, B] or [rows, 1]: deltas on resampled items, see `resample_deltas`."""
+    _computed: dict[Callable[[TableInputs], Any], Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def rows(self) -> pl.DataFrame:
+        """The transfer table."""
+        return self.transfer.rows
+
+    def once(self, compute: Callable[[TableInputs], Computed]) -> Computed:
+        """Return what a function computes of these inputs; tables that share it compute it once."""
+        if compute not in self._computed:
+            self._computed[compute] = compute(self)
+        found: Computed = self._computed[compute]
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table of the analysis; a number that cannot be computed is null and its row has a ``reason``."""
+
+    name: str
+    """Name in ``grid analyze NAME`` and of its files."""
+    row: str
+    """What one row is about."""
+    estimand: str
+    """What its numbers are: of what, over what, holding what fixed."""
+    columns: tuple[Column, ...]
+    build: Callable[[TableInputs], pl.DataFrame]
+    """Returns a frame with exactly these columns."""
+    shown: str = ""
+    """Columns that fit a terminal, separated by spaces (see `shown_columns`); empty: all."""
+
+
+def schema_of(columns: Iterable[Column]) -> dict[str, PolarsDataType]:
+    """Return the types of columns by their names."""
+    return {column.name: column.dtype for column in columns}
+
+
+def with_ends(column: Column) -> tuple[Column, ...]:
+    """Return a column and the two ends of its interval."""
+    ends = (
+        column._replace(name=f"{column.name}_{end}", meaning=f"{word} end of the interval of `{column.name}`.")
+        for end, word in (("low", "Lower"), ("high", "Upper"))
+    )
+    return (column, *ends)
+
+
+MODEL = Column("model", pl.String, "", "Base model.")
+SEED = Column("seed", pl.Int64, "", "Training seed of the adapter.")
+PAIR_COLUMNS = (
+    Column("source_task", pl.String, "", "Task that the adapter was trained on."),
+    Column("source_language", pl.String, "", "Language that the adapter was trained on."),
+    Column("target_task", pl.String, "", "Task that was scored."),
+    Column("target_language", pl.String, "", "Language that was scored."),
+)
+SOURCE_NAME = Column("source", pl.String, "", "Name of the source, of any kind.")
+SOURCE_KIND = Column("source_kind", pl.String, "", "Kind of the source: `cell` is an adapter trained on one cell.")
+REGIME = Column("regime", pl.String, "", "Relation of source to target: MT-ML, MT-CL, CT-ML, CT-CL or `all transfer`.")
+CONFIDENCE = Column("confidence", pl.Float64, "0..1", "Level of the intervals (setting).")
+REASON = Column("reason", pl.String, "", "Why a number of the row is null or to be read with care.")
