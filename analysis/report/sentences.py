@@ -88,7 +88,7 @@ def key_figures(tables: AnalysisTables, settings: AnalysisConfig) -> list[Figure
             percent(row["harm_rate"]), f"lost {-settings.harm_threshold_pp:g} pp or more", note("harm_rate", "percent")
         ),
         Figure(
-            f"{percent(row['win_rate_significant'])} / {percent(row['harm_rate_significant'])}"
+            f"{percent(row['win_rate_significant'])} / {percent(row['loss_rate_significant'])}"
             if tested
             else "no test",
             "gained / lost significantly",
@@ -219,12 +219,12 @@ def _surely(row: Mapping[str, Any], transfer: pl.DataFrame, settings: AnalysisCo
         parts.append(f"The typical standard error of one delta is {row['median_se_pp']:.2f} pp.")
     if row["harm_rate_significant"] is None:
         return " ".join([*parts, "The table has no standard errors, so no single pair can be tested; read averages."])
-    significant = row["harm_rate_significant"] + row["win_rate_significant"]
-    gained, harmed = (round(row[f"{what}_rate_significant"] * row["n_tested"]) for what in ("win", "harm"))
+    significant = row["loss_rate_significant"] + row["win_rate_significant"]
+    gained, lost = (round(row[f"{what}_rate_significant"] * row["n_tested"]) for what in ("win", "loss"))
     parts.append(
         f"Tested one by one, with at most {level(settings.fdr)} false alarms expected among the hits "
-        f"(Benjamini-Hochberg within each regime), {gained:,} of {count(row['n_tested'], 'pair')} gained and "
-        f"{harmed:,} were harmed."
+        f"(Benjamini-Hochberg over the whole table), {gained:,} of {count(row['n_tested'], 'pair')} gained and "
+        f"{lost:,} lost."
     )
     if seeds_only(row):
         parts.append(

@@ -11,6 +11,7 @@ from polars._typing import PolarsDataType
 
 from transfergrid.analysis.records import Transfer
 from transfergrid.analysis.statistics.bootstrap import DrawArray
+from transfergrid.analysis.statistics.true_rates import draw_true_deltas
 from transfergrid.config.settings import AnalysisConfig
 
 Computed = TypeVar("Computed")
@@ -94,3 +95,8 @@ SOURCE_KIND = Column("source_kind", pl.String, "", "Kind of the source: `cell` i
 REGIME = Column("regime", pl.String, "", "Relation of source to target: MT-ML, MT-CL, CT-ML, CT-CL or `all transfer`.")
 CONFIDENCE = Column("confidence", pl.Float64, "0..1", "Level of the intervals (setting).")
 REASON = Column("reason", pl.String, "", "Why a number of the row is null or to be read with care.")
+
+
+def true_deltas(inputs: TableInputs) -> DrawArray:
+    """Return draws of every row's true delta, see `draw_true_deltas`; for ``inputs.once``."""
+    return draw_true_deltas(inputs.rows, inputs.transfer.items, inputs.settings)

@@ -12,6 +12,7 @@ from scipy import special, stats
 
 from transfergrid.analysis.records import ALL_TRANSFER, KEY, PAIR, TARGET, in_regime
 from transfergrid.analysis.statistics.bootstrap import resample_deltas
+from transfergrid.analysis.statistics.true_rates import draw_true_deltas
 from transfergrid.analysis.tables.recommendation import estimate_pairs, noisy_pairs
 from transfergrid.analysis.tables.regimes import regime_table
 from transfergrid.analysis.tables.roles import role_table
@@ -43,9 +44,10 @@ def measure(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Fo
     """Yield every statement of the tables that has a truth."""
     rows = drawn.transfer.rows
     draws = resample_deltas(rows, drawn.transfer.items, settings)
+    drawn_truth = draw_true_deltas(rows, drawn.transfer.items, settings)
     truth = rows.select(KEY).with_columns(truth=pl.Series(drawn.truth.pairs.ravel()), regime=rows["regime"])
     yield from _pairs(rows, truth["truth"].to_numpy(), settings)
-    yield from _regimes(world, regime_table(rows, draws, settings), truth, settings)
+    yield from _regimes(world, regime_table(rows, draws, settings, drawn_truth), truth, settings)
     yield from _roles(world, role_table(rows, draws, settings), drawn)
     yield from _variance(world, variance_table(rows, settings))
     yield from _recommendations(world, drawn, settings)

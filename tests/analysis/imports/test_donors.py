@@ -52,7 +52,12 @@ def test_the_headline_arithmetic_by_hand(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     import_donors(write(tmp_path, table), run)
     rows = read_transfer(run).rows
-    found = regime_table(rows, resample_deltas(rows, (), AnalysisConfig()), AnalysisConfig(bootstrap_resamples=100))
+    found = regime_table(
+        rows,
+        resample_deltas(rows, (), AnalysisConfig()),
+        AnalysisConfig(bootstrap_resamples=100),
+        np.full((rows.height, 1), np.nan),
+    )
     row = found.filter(regime="all transfer", by="all").row(0, named=True)
     assert row["n"] == 6
     assert row["mean_pp"] == pytest.approx(1.75 / 6)
@@ -141,7 +146,12 @@ def test_the_headline_arithmetic_on_published_rows_by_hand(tmp_path: Path) -> No
     run = RunFolder(tmp_path)
     import_donors(write(tmp_path, table), run)
     rows = read_transfer(run).rows
-    found = regime_table(rows, resample_deltas(rows, (), AnalysisConfig()), AnalysisConfig(bootstrap_resamples=100))
+    found = regime_table(
+        rows,
+        resample_deltas(rows, (), AnalysisConfig()),
+        AnalysisConfig(bootstrap_resamples=100),
+        np.full((rows.height, 1), np.nan),
+    )
     row = found.filter(regime="all transfer", by="all").row(0, named=True)
     assert (row["n"], row["win_rate"], row["harm_rate"]) == (5, 2 / 5, 2 / 5)
     assert row["mean_pp"] == pytest.approx(-3 / 5)

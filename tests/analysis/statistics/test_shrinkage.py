@@ -3,6 +3,7 @@ from itertools import product
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 from threadpoolctl import threadpool_limits
 
 from tests.analysis.synthetic import cells, transfer_rows
@@ -10,7 +11,7 @@ from transfergrid.analysis.records import SOURCE, TARGET
 from transfergrid.analysis.statistics.bootstrap import level_codes
 from transfergrid.analysis.statistics.pair_noise import PairNoise, independent_noise
 from transfergrid.analysis.statistics.reml import FitError
-from transfergrid.analysis.statistics.shrinkage import PRIOR_PP, shrink
+from transfergrid.analysis.statistics.shrinkage import PRIOR_DF, PRIOR_PP, shrink
 
 GRID = cells(("arc_challenge", "global_mmlu", "hellaswag"), ("de", "en", "es", "fr"))
 
@@ -38,7 +39,7 @@ def log_posterior(deviations: np.ndarray, frame: pl.DataFrame, observed: np.ndar
     slack = x - true @ inverse @ x
     spread = true - true @ inverse @ true + slack @ inner @ slack.T
     dets = np.linalg.slogdet(covariance)[1] - np.linalg.slogdet(inner)[1]
-    prior = np.log(deviations).sum() - np.log1p((deviations / PRIOR_PP) ** 2).sum()
+    prior = np.log(deviations).sum() + stats.t.logpdf(deviations / PRIOR_PP, PRIOR_DF).sum()
     return prior - 0.5 * (dets + left @ inverse @ left), x @ beta + true @ inverse @ left, np.diag(spread)
 
 
