@@ -1,4 +1,4 @@
-# make test | check | quickstart | bench: each sets up .venv by itself the first time.
+# make test | fuzz | check | quickstart | bench: each sets up .venv by itself the first time.
 PYTHON ?= python3
 VENV ?= .venv
 # Second place to look for torch's CPU build, used only when pip's configured index does not have it.
@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(if $(GPU),gpu,cpu)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: install check test browser bench quickstart clean
+.PHONY: install check test fuzz browser bench coverage quickstart clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -41,6 +41,10 @@ browser:
 test: $(STAMP) browser
 	$(BIN)/python -m pytest -m "not gpu"
 
+# Any bytes in any file from outside give a value or one sentence; prints how many inputs were tried and held.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.fuzz --seconds 600
+
 quickstart: $(STAMP)
 	$(BIN)/grid quickstart
 
@@ -51,8 +55,11 @@ bench: $(STAMP)
 	$(BIN)/python -m transfergrid.perf.training
 	$(BIN)/python -m transfergrid.perf.analysis table
 	$(BIN)/python -m transfergrid.perf.analysis full
-	$(BIN)/python -m transfergrid.perf.coverage
 	$(BIN)/python -m transfergrid.perf.scaling
+
+# How often intervals and labels hold the truth in made-up runs.
+coverage: $(STAMP)
+	$(BIN)/python -m transfergrid.perf.coverage
 
 clean:
 	rm -rf .build .mypy_cache .ruff_cache .pytest_cache build *.egg-info

@@ -13,6 +13,7 @@ import click
 from transfergrid import __version__
 from transfergrid.commands import (
     analyze,
+    convert_adapter,
     data,
     doctor,
     evaluate,
@@ -70,6 +71,7 @@ def main() -> None:
       grid recommend        sources that help one target cell
       grid import           results from elsewhere, to analyze like a run's own
       grid serve            keep a model running for 'grid eval --server'
+      grid convert-adapter  an adapter of another form, as peft's
       grid doctor           what of this machine serves training and scoring
     """
 
@@ -87,6 +89,7 @@ for _command in (
     imports.import_group,
     quickstart.quickstart,
     serve.serve,
+    convert_adapter.convert_adapter_command,
 ):
     main.add_command(_command)
 

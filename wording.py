@@ -45,3 +45,10 @@ def format_bytes(n_bytes: float) -> str:
 def format_left(seconds: float | None) -> str:
     """Return the time left as ``h:mm:ss left``."""
     return "time left unknown" if seconds is None else f"{timedelta(seconds=round(seconds))} left"
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """Return text from outside, such as a library's message, on one line without control characters, cut to a limit."""
+    line = " ".join(str(text).split())
+    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+    return shown if len(shown) <= limit else f"{shown[:limit]}..."

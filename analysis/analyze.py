@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from rich.console import Group, RenderableType
@@ -12,13 +12,14 @@ from rich.text import Text
 
 from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
 from transfergrid.analysis.tables.registry import all_tables
+from transfergrid.analysis.tables.remarks import remark_lines
 from transfergrid.analysis.terminal.hierarchy import hierarchy_rows, hierarchy_view
 from transfergrid.analysis.terminal.matrix import MatrixView
 from transfergrid.analysis.terminal.summary import summary
 from transfergrid.analysis.terminal.table_view import table_view
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
-from transfergrid.store.files import write_atomically, write_text
+from transfergrid.store.files import csv_text, write_atomically, write_text
 from transfergrid.store.folder import RunFolder
 from transfergrid.wording import closest_hint
 
@@ -48,9 +49,11 @@ class AnalysisReport:
 
     def __rich__(self) -> RenderableType:
         """Show what was asked for and where the files are."""
+        lines = [f"Remark: {line}." for line in remark_lines(self.tables.transfer)] if self.shown is not None else []
+        content = Group(self._content(), *(Text(line, overflow="fold") for line in lines))
         if self.folder is None:
-            return self._content()
-        return Group(self._content(), Text(f"Every table: {self.folder}/NAME.parquet and .csv", overflow="fold"))
+            return content
+        return Group(content, Text(f"Every table: {self.folder}/NAME.parquet and .csv", overflow="fold"))
 
     def _content(self) -> RenderableType:
         if self.shown is None:
@@ -69,21 +72,11 @@ class AnalysisReport:
             return hierarchy_rows(self.tables.roles)
         return self.tables[self.shown or "regimes"]
 
-    def to_json(self) -> str:
-        """Return the table shown as a JSON list of rows, or all tables as an object of such lists."""
+    def as_json(self) -> Any:
+        """Return the rows shown as a list of objects, or all tables as an object of such lists."""
         if self.shown is not None:
-            return json_rows(self.rows())
-        parts = [f"{json.dumps(name)}: {json_rows(table)}" for name, table in self.tables.named()]
-        return "{" + ",\n".join(parts) + "}"
-
-    def to_csv(self) -> str:
-        """Return the table shown as CSV; without one, the regimes."""
-        return self.rows().write_csv()
-
-
-def json_rows(table: pl.DataFrame) -> str:
-    """Return a table as a JSON list of objects; null stays null."""
-    return table.write_json()
+            return self.rows().to_dicts()
+        return {name: table.to_dicts() for name, table in self.tables.named()}
 
 
 def analyze(
@@ -124,7 +117,7 @@ def write_tables(tables: AnalysisTables, folder: Path) -> None:
     try:
         for name, table in tables.named():
             write_atomically(folder / f"{name}.parquet", table.write_parquet)
-            write_text(folder / f"{name}.csv", table.write_csv())
+            write_text(folder / f"{name}.csv", csv_text(table))
     except OSError as error:
         raise UserError(
             f"the tables cannot be written to {str(folder)!r}: {error.strerror or error}; make room there "

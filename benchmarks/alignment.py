@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from transfergrid.benchmarks.rows import Split
-from transfergrid.benchmarks.tasks import Question
+from transfergrid.benchmarks.tasks import Question, Task
 
 SHOWN_IDS = 5
 """How many ids a message names before it counts the rest."""
+
+MAX_COPIED = 0.05
+"""Share of a language's test items that may stand in train too under other ids."""
 
 Questions = Mapping[str, Mapping[str, Question]]
 """Questions of one task: language -> item id -> question."""
@@ -40,6 +43,46 @@ def check_overlap(task: str, train: Questions, test: Questions) -> list[str]:
         for language, by_id in train.items()
         if (common := by_id.keys() & tested.keys())
     ]
+
+
+def check_copies(task: Task, train: Questions, test: Questions) -> TaskCheck:
+    """Find test items that stand in train too, in the same language, under another id.
+
+    A few are a remark: published sets hold some, and users cannot mend them; more than ``MAX_COPIED`` are a fault,
+    because then the split itself is wrong and the adapters would be asked what they learnt.
+
+    Args:
+        task: The task; the prompt it evaluates with is compared, without case and blanks, and the set of choices.
+        train: Its train questions.
+        test: Its test questions.
+    """
+
+    def content(question: Question) -> tuple[object, ...]:
+        prompt = task.formats["eval"].build(question).context
+        return _plain(prompt), tuple(sorted(map(_plain, question.choices)))
+
+    found = TaskCheck()
+    for language in test:
+        known = {content(question): item_id for item_id, question in train.get(language, {}).items()}
+        copies = [
+            item_id for item_id, question in test[language].items() if known.get(content(question), item_id) != item_id
+        ]
+        if copies:
+            said = (
+                f"{task.name} {language}: {len(copies)} of {len(test[language])} test items stand in train too under "
+                f"other ids, with the same text and choices: {name_ids(copies)}"
+            )
+            if len(copies) > MAX_COPIED * len(test[language]):
+                found.faults.append(f"{said}; expected at most {MAX_COPIED:.0%}, take them out of one of the two")
+            else:
+                found.remarks.append(
+                    f"{said}; scores of adapters trained on {task.name} are too good by up to these items"
+                )
+    return found
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def common_ids(questions: Questions) -> set[str]:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from transfergrid.benchmarks.alignment import Questions, check_task, common_ids
+from transfergrid.benchmarks.alignment import Questions, TaskCheck, check_copies, check_task, common_ids
+from transfergrid.benchmarks.golds import settle_golds
 from transfergrid.benchmarks.rows import SPLITS, RowSource, Split
 from transfergrid.benchmarks.tasks import Question, RowError, Task, get_task
+from transfergrid.benchmarks.values import remark_values, unusable_column
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.data_manifest import MANIFEST, DataManifest, read_manifest
@@ -48,11 +50,13 @@ def materialise(config: GridConfig, folder: Path, *, on_cell: Callable[[str, str
     dropped: dict[str, int] = {}
     for name in config.tasks:
         task = get_task(name, config.custom_tasks)
-        splits = _read_task(task, config.languages, source, faults, on_cell)
+        splits, found = _read_task(task, config.languages, source, on_cell)
         check = check_task(name, {**splits}, strict=config.data.align == "strict")
-        faults += check.faults
-        remarks += check.remarks
-        if not check.faults:
+        copies = check_copies(task, splits["train"], splits["test"])
+        for part in (found, check, copies):
+            faults += part.faults
+            remarks += part.remarks
+        if not faults:
             checked[name], dropped[name] = _select(splits, config)
     if faults:
         raise UserError(_fault_message(faults))
@@ -61,20 +65,26 @@ def materialise(config: GridConfig, folder: Path, *, on_cell: Callable[[str, str
 
 
 def _read_task(
-    task: Task,
-    languages: tuple[str, ...],
-    source: RowSource,
-    faults: list[str],
-    on_cell: Callable[[str, str], None] | None,
-) -> Splits:
-    splits: Splits = {split: {} for split in SPLITS}
+    task: Task, languages: tuple[str, ...], source: RowSource, on_cell: Callable[[str, str], None] | None
+) -> tuple[Splits, TaskCheck]:
+    """Return a task's questions, and what is wrong or worth saying of single rows."""
+    rows = {}
     for language in languages:
         if on_cell is not None:
             on_cell(task.name, language)
         for split in SPLITS:
-            rows = source.read(task.spec, language, split)
-            splits[split][language] = _questions(task, rows, f"{task.name} {language} {split}", faults)
-    return splits
+            rows[f"{language} {split}"] = source.read(task.spec, language, split)
+    golds = settle_golds(task, rows)
+    found = TaskCheck(
+        faults=[golds.fault] if golds.fault else [],
+        remarks=[*([golds.remark] if golds.remark else []), *remark_values(task, rows)],
+    )
+    splits: Splits = {split: {} for split in SPLITS}
+    for language in languages:
+        for split in SPLITS:
+            name = f"{language} {split}"
+            splits[split][language] = _questions(task, golds.rows[name], f"{task.name} {name}", found.faults)
+    return splits, found
 
 
 def _questions(task: Task, rows: list[dict[str, Any]], where: str, faults: list[str]) -> dict[str, Question]:
@@ -89,6 +99,10 @@ def _questions(task: Task, rows: list[dict[str, Any]], where: str, faults: list[
                     raise RowError(f"item {question.item_id!r}: its {prompt_format.name} prompt is empty")
             if question.empty_choices:
                 raise RowError(f"item {question.item_id!r}: choice {question.empty_choices[0]} is empty; expected text")
+            if bad := unusable_column(task, row):
+                raise RowError(
+                    f"item {question.item_id!r}: column {bad!r} holds {type(row[bad]).__name__}; expected text"
+                )
             if empty := [name for name in task.spec.text if not str(row.get(name) or "").strip()]:
                 raise RowError(f"item {question.item_id!r}: column {empty[0]!r} is empty; expected text")
         except RowError as error:
@@ -160,12 +174,19 @@ def _first(questions: Questions) -> Mapping[str, Question]:
     return next(iter(questions.values()))
 
 
-def ensure_data(config: GridConfig, folder: Path) -> DataManifest:
-    """Return the manifest of a run's data, materialising it first if it is missing or was made for another request."""
+def has_data(config: GridConfig, folder: Path) -> bool:
+    """Whether a run's data folder holds, unchanged, what a configuration asks for."""
     manifest = read_manifest(folder)
-    if manifest is not None and manifest.request_hash == request_hash(config) and _complete(manifest, folder):
-        return manifest
-    return materialise(config, folder)
+    return manifest is not None and manifest.request_hash == request_hash(config) and _complete(manifest, folder)
+
+
+def ensure_data(config: GridConfig, folder: Path) -> DataManifest:
+    """Return the manifest of a run's data, materialising it first if it is missing or was made for another request.
+
+    The caller holds the run folder, or has asked ``has_data``.
+    """
+    manifest = read_manifest(folder)
+    return manifest if manifest is not None and has_data(config, folder) else materialise(config, folder)
 
 
 def _complete(manifest: DataManifest, folder: Path) -> bool:

@@ -1,14 +1,16 @@
-"""From log-likelihoods to the choice that a metric picks."""
+"""Metrics: from the log-likelihoods of an item's choices to the item's value."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from transfergrid.grid import UserError
 
-PrimaryMetric = Literal["acc", "acc_norm"]
+
+class ScoringError(UserError):
+    """Items or log-likelihoods that cannot become a score."""
 
 
 def pick_choice(loglikelihoods: Sequence[float], lengths: Sequence[int] | None = None) -> int:
@@ -16,7 +18,7 @@ def pick_choice(loglikelihoods: Sequence[float], lengths: Sequence[int] | None =
 
     Args:
         loglikelihoods: Shape [C], one per choice, in nats (natural log, each <= 0).
-        lengths: Shape [C], characters per choice without the delimiter. None compares raw sums (acc); given, compares
+        lengths: Shape [C], length per choice without the delimiter. None compares raw sums (acc); given, compares
             sum / length (acc_norm).
 
     Returns:
@@ -63,5 +65,63 @@ def _normalised(loglikelihoods: Sequence[float], lengths: Sequence[int] | None) 
     return [value / length for value, length in zip(loglikelihoods, lengths, strict=True)]
 
 
-class ScoringError(UserError):
-    """Items or log-likelihoods that cannot become a score."""
+def is_right(compared: Sequence[float], gold: int) -> float:
+    """Return 1 where the best of the compared values is the gold choice's, else 0; a tie goes to the lowest index."""
+    return float(max(range(len(compared)), key=compared.__getitem__) == gold)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """How an item gets its value; the score of a cell is the mean over its items, in 0..1."""
+
+    length: Callable[[str], int] | None = None
+    """Measures a choice; its log-likelihood is divided by this before choices are compared. None: not divided."""
+    value: Callable[[Sequence[float], int], float] = is_right
+    """What is compared, shape [C], and the index of the gold choice to the item's value in 0..1."""
+    is_graded: bool = False
+    """Whether values lie between 0 and 1 too, so that tables of right and wrong items and McNemar's test leave it."""
+    higher_is_better: bool = True
+    """Whether a higher value is better; a delta is always positive where the adapter helps."""
+
+    def of_item(self, loglikelihoods: Sequence[float], choices: Sequence[str], gold: int) -> float:
+        """Return the value of one item.
+
+        Args:
+            loglikelihoods: Shape [C], in nats.
+            choices: Shape [C], without the delimiter.
+            gold: Index of the right choice.
+
+        Raises:
+            ScoringError: See `pick_choice`; or if the value is not in 0..1.
+        """
+        value = self.value(_normalised(loglikelihoods, self._lengths(choices)), gold)
+        if not 0 <= value <= 1:
+            raise ScoringError(f"the metric's value is {value!r}; expected a number from 0 to 1")
+        return value
+
+    def pick(self, loglikelihoods: Sequence[float], choices: Sequence[str]) -> int:
+        """Return the index of the choice that compares best; takes and raises what `of_item` does."""
+        return pick_choice(loglikelihoods, self._lengths(choices))
+
+    def _lengths(self, choices: Sequence[str]) -> list[int] | None:
+        return None if self.length is None else list(map(self.length, choices))
+
+
+METRICS: dict[str, Metric] = {"acc": Metric(), "acc_norm": Metric(length=len)}
+"""Metrics by the name that a task's ``primary_metric`` gives."""
+
+
+def get_metric(name: str) -> Metric:
+    """Return a metric.
+
+    Raises:
+        UserError: If no metric has that name.
+    """
+    if name not in METRICS:
+        raise UserError(f"unknown metric {name!r}; expected one of {sorted(METRICS)}")
+    return METRICS[name]
+
+
+def lower_is_better() -> list[str]:
+    """Return the names of the metrics whose lower values are better."""
+    return [name for name, metric in METRICS.items() if not metric.higher_is_better]

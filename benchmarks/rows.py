@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -14,32 +14,33 @@ from transfergrid.benchmarks.spec import HubSpec, TaskSpec
 from transfergrid.config.settings import DataConfig
 from transfergrid.grid import LANGUAGES, TASKS, UserError
 from transfergrid.store.data_manifest import HubPin
+from transfergrid.store.json_text import read_json_lines
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read a UTF-8 file of one JSON object per line.
+    """Read a UTF-8 file of one JSON object per line; NaN and Infinity are missing values.
 
     Raises:
         UserError: If the file cannot be read or a line is not a JSON object; names the line.
     """
     rows = []
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise UserError(f"{path} line {number} is not a JSON object but {line.strip()[:60]!r}")
-                rows.append(row)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} line {number} is not JSON: {error.msg}; expected one JSON object per line") from error
+    for number, row in read_json_lines(path, allow_nan=True):
+        if not isinstance(row, dict):
+            raise UserError(f"line {number} of {str(path)!r} is not a JSON object but {repr(row)[:60]!r}")
+        rows.append(_without_missing(row))
     return rows
+
+
+def _without_missing(value: Any) -> Any:
+    """Return a row with None for every value that is missing: NaN, as pandas and Polars write it, and infinities."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _without_missing(each) for key, each in value.items()}
+    return [_without_missing(each) for each in value] if isinstance(value, list) else value
 
 
 def read_split(folder: Path, split: Split) -> list[dict[str, Any]]:
@@ -53,8 +54,8 @@ def read_split(folder: Path, split: Split) -> list[dict[str, Any]]:
         return read_jsonl(jsonl)
     if parquet.is_file():
         try:
-            return pl.read_parquet(parquet).to_dicts()
-        except (pl.exceptions.PolarsError, OSError) as error:
+            return [_without_missing(row) for row in pl.read_parquet(parquet).iter_rows(named=True)]
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             raise UserError(f"{parquet} cannot be read as Parquet: {error}") from error
     if (folder / "dataset_dict.json").is_file():
         return _read_saved_dataset(folder, split)
@@ -68,11 +69,17 @@ def _read_saved_dataset(folder: Path, split: Split) -> list[dict[str, Any]]:
 
     try:
         saved = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{str(folder)!r} cannot be read as a saved DatasetDict: {error}") from error
-    if split not in saved:
-        raise UserError(f"the saved DatasetDict in {str(folder)!r} has no split {split!r}; it has {sorted(saved)}")
-    return list(saved[split])
+        if split not in saved:
+            raise UserError(f"the saved DatasetDict in {str(folder)!r} has no split {split!r}; it has {sorted(saved)}")
+        return [_without_missing(row) for row in saved[split]]
+    except UserError:
+        raise
+    except Exception as error:  # Arrow has errors of its own
+        raise UserError(f"{str(folder)!r} cannot be read as a saved DatasetDict: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
 
 
 class RowSource:
@@ -134,12 +141,11 @@ class RowSource:
                 hub.dataset, hub.config.replace("{language}", language), split=hub.splits[split], revision=revision
             )
         except Exception as error:
-            reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
             raise UserError(
-                f"hub data set {hub.dataset!r} of task {task!r} ({what}) cannot be read: {reason}; "
+                f"hub data set {hub.dataset!r} of task {task!r} ({what}) cannot be read: {_first_line(error)}; "
                 f"check the network and 'hf auth login', or {otherwise}"
             ) from error
-        return list(rows)
+        return [_without_missing(row) for row in rows]
 
     def _revision(self, task: str, hub: HubSpec) -> str:
         """Return the commit to read, resolving it once per task so that all languages agree."""

@@ -7,11 +7,13 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from transfergrid.benchmarks.metrics import METRICS
 from transfergrid.config.faults import describe_faults
 from transfergrid.config.yaml_text import parse_yaml
 from transfergrid.grid import UserError
 
-Metric = Literal["acc", "acc_norm"]
+CHOICE_MODE = "choice"
+"""The mode in which every choice is scored by its log-likelihood."""
 
 
 class _Spec(BaseModel):
@@ -42,10 +44,19 @@ class FormatSpec(_Spec):
     """Jinja template of the prompt; sees the row's columns, ``choices`` and ``letters``."""
     continuations: Literal["choices", "letters"] = "choices"
     """What is scored: the options' texts, or their letters A, B, ..."""
-    primary_metric: Metric = "acc"
-    """The metric that is the score of a cell; both are computed."""
+    mode: str = CHOICE_MODE
+    """How the model is asked, one of the engine's modes."""
+    primary_metric: str = "acc"
+    """The metric that is the score of a cell, one of `METRICS`; acc and acc_norm are computed too."""
     supervise: Literal["continuation", "text"] = "continuation"
     """What training learns: the right continuation only, or the whole text."""
+
+    @field_validator("primary_metric")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name not in METRICS:
+            raise ValueError(f"unknown metric {name!r}; expected one of {sorted(METRICS)}")
+        return name
 
 
 class HubSpec(_Spec):
@@ -90,7 +101,7 @@ class RowsSpec(_Spec):
 class TaskSpec(_Spec):
     """A multiple-choice task."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=64)
     id: str
     """Column with the item's id, the same in every language."""
     gold: str

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jinja2
+import jinja2.meta
 
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.sandbox import BoundedEnvironment, TemplateLimitError, compile_template, render
-from transfergrid.benchmarks.spec import ChoicesSpec, FormatSpec, Metric, TaskSpec, read_task_spec
+from transfergrid.benchmarks.spec import ChoicesSpec, FormatSpec, TaskSpec, read_task_spec
 from transfergrid.benchmarks.text import clean
 from transfergrid.grid import TASKS, UserError
 
@@ -24,6 +25,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MIN_CHOICES = 2
 MAX_CHOICES = len(LETTERS)
 _SHOWN_LENGTH = 200
+_MAX_DIGITS = 3
 
 
 class RowError(UserError):
@@ -48,8 +50,9 @@ class PromptFormat:
 
     name: FormatName
     build: Callable[[Question], Item]
-    primary_metric: Metric
+    primary_metric: str
     supervise: Literal["continuation", "text"]
+    mode: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,8 @@ class Task:
     spec: TaskSpec
     formats: Mapping[FormatName, PromptFormat]
     render_choices: Callable[[Row], list[str]]
+    text_columns: tuple[str, ...]
+    """Columns that become text of the prompts, sorted."""
 
     @property
     def name(self) -> str:
@@ -86,6 +91,12 @@ class Task:
             raise TemplateLimitError(f"choices of {self.name}: {error}") from error
         except Exception as error:  # a template may do anything
             raise RowError(f"item {item_id!r} of {self.name}: its choices cannot be read: {_say(error)}") from error
+        labels = row.get(self.spec.gold)
+        if isinstance(labels, list) and len(labels) != len(options):
+            raise RowError(
+                f"item {item_id!r} of {self.name}: {len(labels)} labels in column {self.spec.gold!r} for "
+                f"{len(options)} choices; expected one label for each choice"
+            )
         if not 0 <= gold < len(options):
             raise RowError(
                 f"item {item_id!r} of {self.name}: gold {row.get(self.spec.gold)!r} is out of range; "
@@ -115,18 +126,21 @@ def _read_id(row: Row, column: str) -> str:
     return str(value)
 
 
+def gold_number(value: object) -> int | None:
+    """Return a gold that is written as a whole number or as its digits; None for anything else."""
+    if isinstance(value, str) and value.strip().isdecimal() and len(value.strip()) <= _MAX_DIGITS:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def _gold_index(row: Row, column: str, item_id: str) -> int:
     value = row.get(column)
-    if isinstance(value, list) and value.count(1) == 1:
+    if isinstance(value, list) and value.count(1) == 1 and all(label in (0, 1) for label in value):
         return value.index(1)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        text = value.strip()
-        if text.isdecimal():
-            return int(text)
-        if len(text) == 1 and text.upper() in LETTERS:
-            return LETTERS.index(text.upper())
+    if (number := gold_number(value)) is not None:
+        return number
+    if isinstance(value, str) and len(text := value.strip()) == 1 and text.upper() in LETTERS:
+        return LETTERS.index(text.upper())
     raise RowError(
         f"item {item_id!r}: gold {value!r} in column {column!r} is not understood; "
         "expected a letter, an index from 0, or labels with one 1"
@@ -191,7 +205,7 @@ def _format(environment: BoundedEnvironment, spec: TaskSpec, name: FormatName, p
             gold=question.gold,
         )
 
-    return PromptFormat(name, build, part.primary_metric, part.supervise)
+    return PromptFormat(name, build, part.primary_metric, part.supervise, part.mode)
 
 
 def _say(error: Exception) -> str:
@@ -207,7 +221,16 @@ def make_task(spec: TaskSpec) -> Task:
     """
     environment = _environment()
     formats = {name: _format(environment, spec, name, part) for name, part in spec.formats.items()}
-    return Task(spec, formats, _choices_renderer(environment, spec.choices, spec.name))
+    return Task(
+        spec, formats, _choices_renderer(environment, spec.choices, spec.name), _text_columns(environment, spec)
+    )
+
+
+def _text_columns(environment: BoundedEnvironment, spec: TaskSpec) -> tuple[str, ...]:
+    templates = [*(spec.choices.templates or ()), *(part.context for part in spec.formats.values())]
+    named = {name for text in templates for name in jinja2.meta.find_undeclared_variables(environment.parse(text))}
+    own = {"choices", "letters", *environment.globals}
+    return tuple(sorted((named - own) | {*spec.text, *filter(None, [spec.choices.column])}))
 
 
 @cache

@@ -6,7 +6,7 @@ import click
 from rich.console import Console
 
 from transfergrid.commands.options import output_options, with_optional_config
-from transfergrid.commands.output import make_console, print_output
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 
@@ -41,4 +41,4 @@ def analyze_command(config: GridConfig | None, run: RunFolder, table: str | None
 
     with Console(stderr=True).status("reading scores") as status:
         report = analyze(run, config, table=table, on_progress=lambda name: status.update(f"computing {name}"))
-    print_output(make_console(), report, output)
+    print_report(make_console(), report, output)

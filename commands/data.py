@@ -6,9 +6,10 @@ import click
 from rich.markup import escape
 
 from transfergrid.commands.options import with_config
-from transfergrid.commands.output import make_console
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
+from transfergrid.store.lock import hold_run_folder
 
 
 @click.command()
@@ -23,11 +24,11 @@ def data(config: GridConfig, run: RunFolder) -> None:
     from transfergrid.benchmarks.materialise import materialise
 
     console = make_console()
-    with console.status("reading items") as status:
+    with hold_run_folder(run.root, "grid data"), console.status("reading items") as status:
         manifest = materialise(
             config, run.data, on_cell=lambda task, language: status.update(escape(f"reading {task} {language}"))
         )
-    console.print(manifest)
+    print_report(console, manifest)
     for remark in manifest.remarks:
         console.print(f"note: {remark}", soft_wrap=True, markup=False)
     console.print(f"written to {run.data}", markup=False)

@@ -8,17 +8,26 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 from rich.table import Table
 from rich.text import Text
 
 from transfergrid.commands.options import run_option
-from transfergrid.commands.output import make_console
-from transfergrid.engine.models.device import available_memory_bytes, has_native_bfloat16
+from transfergrid.commands.output import make_console, print_report
+from transfergrid.engine.models.device import (
+    available_memory_bytes,
+    cuda_devices,
+    engine_device_type,
+    has_native_bfloat16,
+)
+from transfergrid.grid import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 GIB = 2**30
 HUB_HOST = ("huggingface.co", 443)
@@ -62,6 +71,16 @@ class DoctorReport:
             state = f"[{colours[finding.state]}]{finding.state}[/]"
             table.add_row(Text(finding.subject), Text(finding.found), state, Text(finding.meaning))
         return table
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row per finding."""
+        import polars as pl
+
+        return pl.DataFrame(self.as_json())
+
+    def as_json(self) -> list[dict[str, str]]:
+        """Return one object per finding."""
+        return [asdict(finding) for finding in self.findings]
 
 
 def examine(folder: Path) -> DoctorReport:
@@ -121,8 +140,8 @@ def _device() -> Finding:
         return Finding("device", "unknown without torch", "missing", "run 'make install'")
     import torch
 
-    if torch.cuda.is_available():
-        name = torch.cuda.get_device_name(0)
+    if engine_device_type() == "cuda":
+        name = ", ".join(dict.fromkeys(device.name for device in cuda_devices()))
         native = has_native_bfloat16("cuda")
         return Finding("GPU", name, "ok" if native else "limited", _dtype_meaning(native))
     native = has_native_bfloat16("cpu")
@@ -137,7 +156,7 @@ def _dtype_meaning(native: bool) -> str:
 
 
 def _memory() -> Finding:
-    free = available_memory_bytes("cpu") / GIB
+    free = available_memory_bytes() / GIB
     state: State = "ok" if free >= _MIN_MEMORY_GIB else "limited"
     return Finding("memory", f"{free:.1f} GiB free", state, f"{_MIN_MEMORY_GIB} GiB hold the bundled model with ease")
 
@@ -160,14 +179,27 @@ def _hub() -> Finding:
 
 @click.command()
 @run_option
-def doctor(run_dir: Path) -> None:
+@click.option("--selftest", is_flag=True, help="Also score bundled items in every way and compare with transformers.")
+@click.option("--items", default=8, show_default=True, type=click.IntRange(min=1), help="Items of the selftest.")
+def doctor(run_dir: Path, selftest: bool, items: int) -> None:
     """Say what of this machine serves training and scoring.
 
     \b
-    Example:
+    Examples:
       grid doctor
+      grid doctor --selftest
     """
-    report = examine(run_dir)
-    make_console().print(report)
+    console, report = make_console(), examine(run_dir)
+    print_report(console, report)
     if not report.can_score:
         sys.exit(1)
+    if selftest:
+        from transfergrid.engine.evaluation.selftest import run_selftest
+
+        result = run_selftest(items)
+        console.print(result)
+        if not result.is_passed:
+            raise UserError(
+                "the planned way did not pass the selftest; score with --engine public, which needs none of our "
+                "workers, and report this with the tables above"
+            )

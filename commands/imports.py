@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from transfergrid.commands.options import run_option
-from transfergrid.commands.output import make_console
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.store.folder import RunFolder
 
 
@@ -34,17 +34,19 @@ def import_donors_command(csv: Path, run_dir: Path) -> None:
     """
     from transfergrid.analysis.imports.donors import import_donors
 
-    make_console().print(import_donors(csv, RunFolder(run_dir)))
+    print_report(make_console(), import_donors(csv, RunFolder(run_dir)))
 
 
 @import_group.command("lm-eval")
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--allow-mismatch", is_flag=True, help="Keep adapters run under other conditions than their baseline.")
 @run_option
-def import_lm_eval_command(folder: Path, run_dir: Path) -> None:
+def import_lm_eval_command(folder: Path, run_dir: Path, allow_mismatch: bool) -> None:
     """Read lm-evaluation-harness results below DIR, item by item where samples were logged.
 
     Adapters must lie in folders named TASK-LANG, for example adapters/s17/arc_challenge-de; runs without an adapter
-    are the baselines.
+    are the baselines. Both must have been run alike: chat template, shots, task version, number format, quantisation,
+    limit. --allow-mismatch keeps the others and says so beside each of their deltas.
 
     \b
     Example:
@@ -52,4 +54,4 @@ def import_lm_eval_command(folder: Path, run_dir: Path) -> None:
     """
     from transfergrid.analysis.imports.lm_eval import import_lm_eval
 
-    make_console().print(import_lm_eval(folder, RunFolder(run_dir)))
+    print_report(make_console(), import_lm_eval(folder, RunFolder(run_dir), allow_mismatch=allow_mismatch))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from transfergrid.config.file import load_config
+from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
 
@@ -64,6 +65,25 @@ def with_optional_config(command: Callable[..., None]) -> Callable[..., None]:
         command(load_config(path) if path is not None else None, RunFolder(run_dir), **options)
 
     return wrapped
+
+
+remote_code_option = click.option(
+    "--allow-remote-code",
+    is_flag=True,
+    help="Let engine.vllm_args.trust_remote_code run the Python code that comes with a model.",
+)
+
+
+def say_remote_code(config: GridConfig, models: tuple[str, ...], *, is_allowed: bool) -> None:
+    """Say on the error stream which code of models will run.
+
+    Raises:
+        UserError: If some would run and nobody allowed it.
+    """
+    from transfergrid.engine.scorers.vllm_args import check_remote_code
+
+    for line in check_remote_code(config, models, is_allowed=is_allowed):
+        click.echo(f"note: {line}", err=True)
 
 
 def output_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,13 +1,35 @@
-"""The one console, and a result printed on it or as JSON or CSV."""
+"""The one console, what a command returns, and how that is printed: for a reader, as JSON or as CSV."""
 
 from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
+
+from transfergrid.store.files import csv_text
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@runtime_checkable
+class Report(Protocol):
+    """What a command found."""
+
+    def __rich__(self) -> RenderableType:
+        """Show it to a reader."""
+        ...
+
+    def rows(self) -> pl.DataFrame:
+        """Return its main table; CSV is made of it."""
+        ...
+
+    def as_json(self) -> Any:
+        """Return all of it as JSON values."""
+        ...
 
 
 def make_console() -> Console:
@@ -18,19 +40,18 @@ def make_console() -> Console:
     return console
 
 
-def print_result(console: Console, result: Any, *, as_json: bool) -> None:
-    """Print a report for a reader, or its ``as_json`` for a program."""
-    if as_json:
-        click.echo(json.dumps(result.as_json(), ensure_ascii=False, indent=2))
-    else:
-        console.print(result)
+def print_report(console: Console, report: Report, output: str | None = None, *, soft_wrap: bool = False) -> None:
+    """Print what a command found.
 
-
-def print_output(console: Console, result: Any, output: str | None) -> None:
-    """Print a report for a reader, or its JSON or CSV for a program."""
+    Args:
+        console: Where a reader sees it.
+        report: What the command found.
+        output: ``json`` or ``csv`` for a program; None: for a reader.
+        soft_wrap: Leave long lines whole, for paths that are copied.
+    """
     if output == "json":
-        click.echo(result.to_json())
+        click.echo(json.dumps(report.as_json(), ensure_ascii=False, indent=2))
     elif output == "csv":
-        click.echo(result.to_csv(), nl=False)
+        click.echo(csv_text(report.rows()), nl=False)
     else:
-        console.print(result)
+        console.print(report, soft_wrap=soft_wrap)

@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 
 from transfergrid.commands.options import make_request, narrowing_options, pair_options, with_config
-from transfergrid.commands.output import make_console, print_result
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def show_estimate(config: GridConfig, run: RunFolder, request: EvalRequest, *, as_json: bool) -> None:
-    """Print what a request comes to; exit status 1 if a model is not to be had."""
+    """Print what a request comes to; exit status 1 if a model cannot be planned."""
     from transfergrid.engine.work.estimate import estimate
 
     console = make_console()
     with Console(stderr=True).status("tokenising"):
         found = estimate(config, run, request)
-    print_result(console, found, as_json=as_json)
+    print_report(console, found, "json" if as_json else None)
     sys.exit(1 if found.unavailable else 0)
 
 

@@ -6,7 +6,7 @@ import click
 from rich.console import Console
 
 from transfergrid.commands.options import output_options, with_optional_config
-from transfergrid.commands.output import make_console, print_output
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import Cell
 from transfergrid.store.folder import RunFolder
@@ -39,4 +39,4 @@ def recommend_command(
 
     with Console(stderr=True).status("reading scores"):
         found = recommend(run, config, target=Cell(task, language), model=model, avoid=avoid)
-    print_output(make_console(), found, output)
+    print_report(make_console(), found, output)

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from transfergrid.commands.options import with_optional_config
-from transfergrid.commands.output import make_console
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 
@@ -30,9 +30,9 @@ def report(config: GridConfig | None, run: RunFolder, out: Path | None, png: Pat
       grid report --config grid.yaml --run runs/main
       grid report --out transfer.html --svg figures
     """
-    from transfergrid.analysis.report import write_report
+    from transfergrid.analysis.report.page import write_report
 
     folders = {form: folder for form, folder in (("png", png), ("svg", svg)) if folder is not None}
     with Console(stderr=True).status("analysing") as status:
         written = write_report(run, config, out=out, figure_folders=folders, on_progress=status.update)
-    make_console().print(written, soft_wrap=True)
+    print_report(make_console(), written, soft_wrap=True)

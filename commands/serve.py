@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from transfergrid.commands.options import with_config
-from transfergrid.commands.output import make_console
+from transfergrid.commands.options import remote_code_option, say_remote_code, with_config
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 
@@ -28,6 +28,7 @@ from transfergrid.store.folder import RunFolder
     type=click.Path(file_okay=False, path_type=Path),
     help="The only folder that adapters are loaded from; default: adapters of the run.",
 )
+@remote_code_option
 def serve(
     config: GridConfig,
     run: RunFolder,
@@ -36,6 +37,7 @@ def serve(
     port: int,
     api_key: str | None,
     adapter_root: Path | None,
+    allow_remote_code: bool,
 ) -> None:
     """Keep one model in vLLM's OpenAI-compatible server, for 'grid eval --server' and other clients.
 
@@ -46,7 +48,8 @@ def serve(
     """
     from transfergrid.engine.server.launch import ServeOptions, prepare_server
 
+    say_remote_code(config, models, is_allowed=allow_remote_code)
     options = ServeOptions(host=host, port=port, api_key=api_key, adapter_root=adapter_root or run.adapters)
     start = prepare_server(config, models, options)
-    make_console().print(start, soft_wrap=True)
+    print_report(make_console(), start, soft_wrap=True)
     start.run()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from transfergrid.commands.options import narrowing_options, ray_options, with_config
-from transfergrid.commands.output import make_console
+from transfergrid.commands.output import make_console, print_report
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 
@@ -43,7 +43,7 @@ def train_adapters_command(
     console = make_console()
     selection = select(config, Narrowing(**narrowing))
     if dry_run:
-        console.print(plan_training(config, run, selection))
+        print_report(console, plan_training(config, run, selection))
         return
     with show_sweep(console) as events:
         if cluster is None:
@@ -52,5 +52,5 @@ def train_adapters_command(
             from transfergrid.trainers.on_cluster import train_adapters_on_cluster
 
             summary = train_adapters_on_cluster(config, run, selection, cluster, events=events)
-    console.print(summary)
+    print_report(console, summary)
     summary.raise_failures()

@@ -41,6 +41,10 @@ class Adapter:
     content_hash: str
     """SHA-256 over adapter_config.json and the weights."""
     rank: int
+    layers: frozenset[str] = frozenset()
+    """Linear layers whose A is not zero, named from ``layers.`` on; empty where nothing of it is served."""
+    strength: float = 0.0
+    """Largest scale x |A| x |B| of a layer, by the largest values of A and B; 0: scores as the base."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,7 @@ def _shared_columns() -> pl.DataFrame:
         n_truncated_tokens=pl.lit(0, dtype=pl.Int32),
         primary_metric=metric,
         unscored_reason=pl.lit(None, dtype=pl.String),
+        output=pl.lit(None, dtype=pl.String),
     )
 
 
@@ -94,6 +95,7 @@ def _answers(noise: np.ndarray, abilities: np.ndarray, generator: np.random.Gene
     pred = np.where(right, 1, 2).astype(np.int16)
     chars = np.full((len(noise), N_CHOICES), 20, dtype=np.int32)
     return [
+        pl.Series("value", right.astype(np.float64)),
         pl.Series("pred", pred),
         pl.Series("pred_norm", pred),
         pl.Series("loglikelihoods_nats", values).cast(pl.List(pl.Float64)),

@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config.values import Dtype
 from transfergrid.engine.adapters.check import check_adapter
-from transfergrid.engine.adapters.folder import WEIGHTS_FILE
-from transfergrid.engine.adapters.null import make_null_adapter
+from transfergrid.engine.adapters.null import make_random_adapter
 from transfergrid.engine.interfaces import Adapter, TokenisedItem
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.models.tokenizer import TokenisationSettings, load_tokenizer, render_contexts
@@ -21,7 +18,6 @@ from transfergrid.engine.planning.tokenisation import tokenise_items
 
 TASKS = ("arc_challenge", "truthfulqa", "global_mmlu")
 RANK = 32
-_SCALE = 0.02  # standard deviation of B: changes log-likelihoods by nats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,13 +71,5 @@ class Workload:
 
 def make_adapters(model: Path, folder: Path, count: int) -> None:
     """Write rank-32 adapters on all seven projections with random A and small random B."""
-    from safetensors.numpy import load_file, save_file
-
     for index in range(count):
-        adapter = make_null_adapter(model, folder / str(index), rank=RANK)
-        generator = np.random.default_rng(index)
-        weights = load_file(adapter / WEIGHTS_FILE)
-        for key, value in weights.items():
-            scale = _SCALE if "lora_B" in key else value.shape[1] ** -0.5
-            weights[key] = scale * generator.standard_normal(value.shape, dtype=np.float32)
-        save_file(weights, adapter / WEIGHTS_FILE)
+        make_random_adapter(model, folder / str(index), rank=RANK, seed=index)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import polars as pl
+from pydantic import TypeAdapter, ValidationError
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from transfergrid.grid import UserError
+from transfergrid.store.json_text import JsonError, read_json
 
 MANIFEST = "manifest.json"
 
@@ -50,13 +54,31 @@ class DataManifest:
             table.add_row(Text(task), str(counts["train"]), str(counts["test"]), str(self.dropped.get(task, 0)))
         return table
 
+    def rows(self) -> pl.DataFrame:
+        """Return one row per task."""
+        names = ("task", "n_train", "n_test", "n_left_out")
+        counts = [(task, n["train"], n["test"], self.dropped.get(task, 0)) for task, n in self.counts.items()]
+        return pl.DataFrame(counts, schema=names, orient="row")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it."""
+        return asdict(self)
+
 
 def read_manifest(folder: Path) -> DataManifest | None:
-    """Return the manifest of a data folder, None if there is none or it is of another form."""
-    try:
-        return DataManifest(**json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    """Return the manifest of a data folder; None if there is none.
+
+    Raises:
+        UserError: If the file cannot be read or holds something else.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
         return None
+    try:
+        return TypeAdapter(DataManifest).validate_python(read_json(path))
+    except (JsonError, ValidationError) as error:
+        reason = error.reason if isinstance(error, JsonError) else "it is not a manifest of items"
+        raise UserError(f"{str(path)!r} cannot be read: {reason}; remove it and run 'grid data' again") from error
 
 
 class HubPin(NamedTuple):

@@ -9,9 +9,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transfergrid.grid import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 class WriteError(UserError, OSError):
@@ -29,7 +32,10 @@ class WriteError(UserError, OSError):
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_NO_WAY_IN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
+_NO_WAY_IN = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+)
 
 
 @contextmanager
@@ -37,7 +43,7 @@ def telling_of_the_disk(folder: Path) -> Iterator[None]:
     """Turn a folder that cannot be written into a sentence; errors of other kinds, or about other files, pass.
 
     Raises:
-        UserError: If the disk is full, or the folder is not to be had or written.
+        UserError: If the disk is full, or the folder cannot be made or written.
     """
     try:
         yield
@@ -102,6 +108,17 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically: UTF-8, two blanks of indentation, a newline at the end."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def csv_text(table: pl.DataFrame) -> str:
+    """Return a table as CSV; text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    import polars as pl  # late: commands that show no table start without it
+    from polars import selectors
+
+    text = selectors.string()
+    return table.with_columns(
+        pl.when(text.str.contains(r"^[=+\-@\t\r]")).then("'" + text).otherwise(text).name.keep()
+    ).write_csv()
 
 
 def hash_text(*parts: str) -> str:

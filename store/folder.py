@@ -25,6 +25,11 @@ class RunFolder:
         return self.root / "adapters"
 
     @property
+    def tracking(self) -> Path:
+        """Files of experiment trackers, ``tracking/MODEL/sSEED/TASK-LANG``."""
+        return self.root / "tracking"
+
+    @property
     def scores(self) -> Path:
         """The results store: immutable Parquet parts."""
         return self.root / "scores"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from transfergrid.grid import UserError
 from transfergrid.store.files import telling_of_the_disk, write_json
+from transfergrid.store.json_text import JsonError, read_json
 
 LOCK_FILE = ".lock"
 HOLDER_FILE = ".lock-holder.json"
@@ -38,6 +38,9 @@ def hold_run_folder(folder: Path, purpose: str) -> Iterator[None]:
 @contextmanager
 def _hold(folder: Path, purpose: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
+    for name in (LOCK_FILE, HOLDER_FILE):
+        if (folder / name).exists() and not (folder / name).is_file():
+            raise UserError(f"{str(folder / name)!r} is not a file, and the run folder cannot be held; remove it")
     lock = FileLock(folder / LOCK_FILE)
     try:
         lock.acquire(timeout=0)
@@ -65,7 +68,7 @@ def _this_process(purpose: str) -> dict[str, str | int]:
 
 def _holder(folder: Path) -> str:
     try:
-        holder = json.loads((folder / HOLDER_FILE).read_text(encoding="utf-8"))
+        holder = read_json(folder / HOLDER_FILE)
         return f"{holder['purpose']!r}, process {holder['pid']} on {holder['host']} since {holder['since']}"
-    except (OSError, ValueError, KeyError):
+    except (JsonError, KeyError, TypeError, IndexError):
         return "a process that has just started"

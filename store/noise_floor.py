@@ -11,6 +11,7 @@ import polars as pl
 
 from transfergrid.store.files import write_atomically
 from transfergrid.store.folder import RunFolder
+from transfergrid.store.scores import UNREADABLE
 
 NOISE_FLOOR_SCHEMA = pl.Schema(
     {
@@ -38,7 +39,7 @@ def read_noise_floor_file(run: RunFolder, model: str) -> tuple[pl.DataFrame, dic
         content = noise_floor_path(run, model).read_bytes()
         keys = json.loads(pl.read_parquet_metadata(io.BytesIO(content))[_METADATA])
         return pl.read_parquet(io.BytesIO(content)), keys
-    except (OSError, ValueError, KeyError, pl.exceptions.PolarsError):
+    except (*UNREADABLE, ValueError, KeyError):
         return pl.DataFrame(schema=NOISE_FLOOR_SCHEMA), {}
 
 

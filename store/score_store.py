@@ -10,22 +10,25 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from transfergrid.grid import Cell, Source, UserError
+from transfergrid.store.file_index import FileIndex
 from transfergrid.store.files import write_atomically
-from transfergrid.store.scores import SCORE_SCHEMA, scan_scores
+from transfergrid.store.scores import CHECKSUM_LENGTH, SCORE_SCHEMA, UNREADABLE, scan_scores
 
 ASIDE = "aside"
 """Folder of parts that no longer count."""
+INDEX_FILE = "index.json"
+"""Cache of what parts and other files of a sweep hold; may be deleted."""
 
 _METADATA = "transfergrid"
-_CHECKSUM_LENGTH = 16
 
 
 class StoreError(UserError):
@@ -77,6 +80,15 @@ class CellRecord:
     wall_s: float
     n_computed_tokens: int
     n_repeated_tokens: int
+    n_tied: int | None = None
+    """Scored items whose best value by the primary metric two choices share; this and the next are None in parts that
+    were written before they were counted."""
+    n_truncated: int | None = None
+    """Items whose context was cut on the left."""
+    n_not_prefix: int | None = None
+    """(item, choice) pairs whose context, encoded alone, is not the start of the joint encoding."""
+    n_encoded_apart: int | None = None
+    """(item, choice) pairs whose choice has no token of its own in the joint encoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +114,7 @@ class Scan(NamedTuple):
     """What a store holds."""
 
     parts: tuple[Part, ...]
-    set_aside: tuple[tuple[Path, str], ...]
+    set_aside: tuple[tuple[Path, str], ...] = ()
     """Parts that were moved aside because they are not whole, with the reason."""
 
     def finished(self) -> dict[tuple[Origin, Cell], FinishedCell]:
@@ -119,19 +131,31 @@ class ScoreStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.index = FileIndex(folder / INDEX_FILE)
+        self._parts: dict[Path, Part] = {}
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts by name: those of the last scan, with what this object wrote and without what it evicted."""
+        return tuple(self._parts[path] for path in sorted(self._parts))
+
+    def finished(self) -> dict[tuple[Origin, Cell], FinishedCell]:
+        """Return the finished cells of these parts."""
+        return Scan(self.parts).finished()
 
     def scan(self, *, repair: bool = True) -> Scan:
-        """Read the footers of all parts.
+        """Read the footers of all parts; a part that has not changed since an earlier scan is not read again.
 
         Args:
             repair: Move parts that are not whole, and cells that stand in two parts, aside. Without it they are
                 left out and left alone, for readers that do not hold the run folder.
         """
-        parts: list[Part] = []
+        self._parts = {}
         broken: list[tuple[Path, str]] = []
         for path in sorted(self.folder.glob("*.parquet")):
             try:
-                parts.append(read_part(path))
+                footer = self.index.look_up(path, [path], partial(_read_footer, path))
+                self._parts[path] = _part(path, footer)
             except StoreError as error:
                 broken.append((path, str(error)))
         if repair:
@@ -139,8 +163,8 @@ class ScoreStore:
                 path.unlink()
             for path, _ in broken:
                 self._move_aside(path)
-            parts = self._without_repeats(parts)
-        return Scan(tuple(parts), tuple(broken))
+            self._evict_repeats()
+        return Scan(self.parts, tuple(broken))
 
     def write(
         self, origin: Origin, key_parts: Mapping[str, Any], cells: Sequence[CellRecord], rows: pl.DataFrame
@@ -170,7 +194,8 @@ class ScoreStore:
         content = buffer.getvalue()
         path = self.folder / f"{origin.name}.{_checksum(content)}.parquet"
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
-        return Part(path, origin, key_parts, tuple(cells))
+        self._parts[path] = Part(path, origin, key_parts, tuple(cells))
+        return self._parts[path]
 
     def evict(self, part: Part, targets: Collection[str]) -> Part | None:
         """Move a part aside and write its other cells anew.
@@ -183,23 +208,21 @@ class ScoreStore:
         kept = [cell for cell in part.cells if cell.target not in targets]
         rows = scan_scores([part.path]).collect() if kept else None
         self._move_aside(part.path)
+        self._parts.pop(part.path, None)
         if rows is None:
             return None
         name = pl.concat_str("target_task", "target_language", separator="-")
         kept_rows = rows.filter(name.is_in([cell.target for cell in kept]))
         return self.write(part.origin, part.key_parts, kept, kept_rows)
 
-    def _without_repeats(self, parts: Iterable[Part]) -> list[Part]:
+    def _evict_repeats(self) -> None:
         """Evict cells that stand in an earlier part too."""
         seen: set[tuple[Origin, str]] = set()
-        kept: list[Part] = []
-        for part in parts:
+        for part in self.parts:
             repeated = {cell.target for cell in part.cells if (part.origin, cell.target) in seen}
-            rest = self.evict(part, repeated) if repeated else part
-            if rest is not None:
-                kept.append(rest)
-                seen.update((rest.origin, cell.target) for cell in rest.cells)
-        return kept
+            if repeated:
+                self.evict(part, repeated)
+            seen.update((part.origin, cell.target) for cell in part.cells)
 
     def _move_aside(self, path: Path) -> None:
         folder = self.folder / ASIDE
@@ -218,11 +241,24 @@ def read_part(path: Path) -> Part:
     Raises:
         StoreError: If the file is truncated, changed, or was not written as a part.
     """
+    return _part(path, _read_footer(path))
+
+
+def _read_footer(path: Path) -> Any:
+    """Return a part's footer, once its content is that of its name."""
     try:
         content = path.read_bytes()
         if path.name.split(".")[-2:-1] != [_checksum(content)]:
             raise StoreError(f"part {path.name!r} does not have the content that its name says")
-        footer = json.loads(pl.read_parquet_metadata(io.BytesIO(content))[_METADATA])
+        return json.loads(pl.read_parquet_metadata(io.BytesIO(content))[_METADATA])
+    except StoreError:
+        raise
+    except (*UNREADABLE, ValueError, KeyError) as error:
+        raise StoreError(f"part {path.name!r} cannot be read: {error}") from error
+
+
+def _part(path: Path, footer: Any) -> Part:
+    try:
         model, seed, name = footer["origin"]
         told = footer.get("source")  # older parts have only the base and single-cell adapters
         source = (
@@ -230,11 +266,9 @@ def read_part(path: Path) -> Part:
         )
         cells = tuple(CellRecord(**cell) for cell in footer["cells"])
         return Part(path, Origin(model, source), footer["key_parts"], cells)
-    except StoreError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, IndexError, pl.exceptions.PolarsError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise StoreError(f"part {path.name!r} cannot be read: {error}") from error
 
 
 def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:_CHECKSUM_LENGTH]
+    return hashlib.sha256(content).hexdigest()[:CHECKSUM_LENGTH]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,6 +13,13 @@ import polars as pl
 
 from transfergrid.grid import BASE_KIND, BASELINE_NAME, CELL_KIND, Cell, Source, UserError, regime_by_kind
 from transfergrid.store.folder import RunFolder
+from transfergrid.wording import one_line
+
+UNREADABLE = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""What Polars raises where a file is damaged; a panic is no `Exception`."""
+
+CHECKSUM_LENGTH = 16
+_NAMED_CHECKSUM = re.compile(rf".*\.([0-9a-f]{{{CHECKSUM_LENGTH}}})\.parquet")
 
 SCORE_SCHEMA = pl.Schema(
     {
@@ -26,20 +36,23 @@ SCORE_SCHEMA = pl.Schema(
         "loglikelihoods_nats": pl.List(pl.Float64()),  # one per choice; null: not scored
         "choice_chars": pl.List(pl.Int32()),
         "n_truncated_tokens": pl.Int32(),
-        "primary_metric": pl.String(),  # "acc" or "acc_norm": the metric that is this target's score
+        "primary_metric": pl.String(),  # name of the metric that is this target's score
         "unscored_reason": pl.String(),  # null: scored
         "run_key": pl.String(),
         "source": pl.String(),  # name; "base": the base model
         "source_kind": pl.String(),  # one of grid.KINDS
         "source_cells": pl.String(),  # names of the cells it was trained on, blanks between; null: the base model
+        "value": pl.Float64(),  # by the primary metric, 0..1; null: not scored
+        "output": pl.String(),  # what the model said; null: not scored, or a mode in which it says nothing
     }
 )
 """Columns of the results store, one row per (model, seed, source, target, item)."""
 
 SOURCE_COLUMNS = ("source", "source_kind", "source_cells")
-"""Columns that older parts lack; their sources are the base and single-cell adapters."""
+"""Columns that say which source a row is of."""
 
-_ADDED = SOURCE_COLUMNS
+ADDED_COLUMNS = (*SOURCE_COLUMNS, "value", "output")
+"""Columns that parts written before version 0.2 lack."""
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
 
@@ -90,6 +103,38 @@ def score_parts(run: RunFolder) -> list[Path]:
     return [*sorted(run.scores.glob("*.parquet")), *sorted((run.imported / "scores").glob("*.parquet"))]
 
 
+def content_checksum(path: Path) -> str:
+    """Return what a part's name says of its content: the start of its SHA-256, hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()[:CHECKSUM_LENGTH]
+
+
+def check_contents(parts: Iterable[Path]) -> None:
+    """Compare every part's content with the checksum in its name; names without one pass.
+
+    Reads every byte, a gigabyte a second and core: call it once a command.
+
+    Raises:
+        UserError: If a part cannot be read or its content is not what its name says; names the first.
+    """
+    named = [(path, found[1]) for path in parts if (found := _NAMED_CHECKSUM.fullmatch(path.name))]
+    with ThreadPoolExecutor() as pool:
+        fits = pool.map(lambda part: _fits(*part), named)
+        for (path, _), is_whole in zip(named, fits, strict=True):
+            if not is_whole:
+                raise UserError(
+                    f"{str(path)!r} does not have the content that its name says: it was damaged or changed after it "
+                    "was written; move it away, then make it again ('grid eval' for scores, 'grid import' for imports)"
+                )
+
+
+def _fits(path: Path, checksum: str) -> bool:
+    try:
+        return content_checksum(path) == checksum
+    except OSError as error:
+        raise damaged(path, error) from error
+
+
 def scan_scores(parts: Iterable[Path]) -> pl.LazyFrame:
     """Scan item rows lazily.
 
@@ -102,8 +147,8 @@ def scan_scores(parts: Iterable[Path]) -> pl.LazyFrame:
     whole: list[Path] = []
     older: list[Path] = []
     for path in parts:
-        found = check_schema(path, SCORE_SCHEMA, optional=_ADDED)
-        (whole if set(_ADDED) <= found.keys() else older).append(path)
+        found = check_schema(path, SCORE_SCHEMA, optional=ADDED_COLUMNS)
+        (whole if set(ADDED_COLUMNS) <= found.keys() else older).append(path)
     frames = [pl.scan_parquet(paths, extra_columns="ignore") for paths in (whole, older) if paths]
     if older:
         frames[-1] = complete_rows(frames[-1])
@@ -113,23 +158,26 @@ def scan_scores(parts: Iterable[Path]) -> pl.LazyFrame:
 
 
 def complete_rows(frame: Frame) -> Frame:
-    """Add the columns that rows of an older part lack."""
-    return with_sources(frame)
+    """Add the columns that rows of an older part lack: its metrics are acc and acc_norm, its sources have one cell."""
+    pred = pl.when(pl.col("primary_metric") == "acc_norm").then("pred_norm").otherwise("pred")
+    return with_sources(frame).with_columns(
+        value=(pred == pl.col("gold")).cast(pl.Float64), output=pl.lit(None, dtype=pl.String)
+    )
 
 
 def find_unreadable(parts: Iterable[Path]) -> UserError | None:
     """Return what to say of the first part whose footer is sound but that cannot be read through; None: all can."""
     for path in parts:
         try:
-            pl.read_parquet(path)
-        except (pl.exceptions.PolarsError, OSError) as error:
+            pl.scan_parquet(path).collect()  # the same way as it failed
+        except UNREADABLE as error:
             return damaged(path, error)
     return None
 
 
-def damaged(path: Path, error: Exception) -> UserError:
+def damaged(path: Path, error: BaseException) -> UserError:
     """Return what to say of a file that cannot be read as Parquet."""
-    return UserError(f"{str(path)!r} cannot be read as Parquet: {error}; move it away and run again")
+    return UserError(f"{str(path)!r} cannot be read as Parquet: {one_line(error)}; move it away and run again")
 
 
 def check_schema(path: Path, schema: pl.Schema, *, optional: Collection[str] = ()) -> pl.Schema:
@@ -140,7 +188,7 @@ def check_schema(path: Path, schema: pl.Schema, *, optional: Collection[str] = (
     """
     try:
         found = pl.Schema(pl.read_parquet_schema(path))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         raise damaged(path, error) from error
     for column, dtype in schema.items():
         if column not in found:

@@ -123,5 +123,5 @@ def test_init_into_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path
 
 def test_a_run_folder_that_cannot_be_made_is_one_sentence(config: Path, tmp_path: Path) -> None:
     message = _refused("data", "--config", str(config), "--run", "/proc/foo", folder=tmp_path)
-    assert "folder '/proc/foo/data' cannot be written: " in message
+    assert "folder '/proc/foo' cannot be written: " in message
     assert "use another --run" in message

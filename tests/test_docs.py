@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+import transfergrid.analysis
+import transfergrid.engine
+from tests.analysis.synthetic import LANGUAGES, MODELS, TASKS, item_rows, write_run
 from transfergrid.analysis.tables.reference import render_tables
 from transfergrid.cli import main
 from transfergrid.config.text import render_reference
@@ -47,6 +51,30 @@ def test_the_example_of_scoring_runs_as_it_stands(
     lines = capsys.readouterr().out.splitlines()
     assert sorted({line.split()[0].partition("@")[0] for line in lines}) == ["adapter-1", "adapter-2", "base"]
     assert len({line.split("(")[1] for line in lines if " sum " in line}) == 3  # each source scores otherwise
+
+
+def test_the_example_of_the_analysis_runs_as_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "run", item_rows())
+    settings = "analysis: {bootstrap_resamples: 100, permutations: 99}\n"
+    grid = f"models: {list(MODELS)}\ntasks: {list(TASKS)}\nlanguages: {list(LANGUAGES)}\nseeds: [17, 42]\n"
+    (tmp_path / "grid.yaml").write_text(grid + settings)
+    code = example("Analyse a store from a notebook")
+    code = replace_line(code, "CONFIG = ", f"CONFIG = Path({str(tmp_path / 'grid.yaml')!r})")
+    code = replace_line(code, "RUN = ", f"RUN = RunFolder(Path({str(tmp_path / 'run')!r}))")
+    exec(compile(code, "docs/python.md", "exec"), {"__name__": "__main__"})
+    out = capsys.readouterr().out
+    assert all(word in out for word in ("all transfer", "score_pp", "p_harm", str(tmp_path / "run" / "report.html")))
+
+
+@pytest.mark.parametrize("package", [transfergrid.analysis, transfergrid.engine], ids=lambda package: package.__name__)
+def test_a_package_hands_on_what_it_lists_and_nothing_else(package: ModuleType) -> None:
+    assert sorted(package._HOMES) == package.__all__
+    with pytest.raises(AttributeError, match=r"has no attribute 'anything'"):
+        _ = package.anything
+
+
+def test_every_name_that_the_analysis_hands_on_is_there() -> None:
+    assert all(getattr(transfergrid.analysis, name) for name in transfergrid.analysis.__all__)
 
 
 def example(heading: str) -> str:

@@ -14,8 +14,9 @@ from transfergrid.grid import UserError
 from transfergrid.trainers.base_model import LoadedBase, attached_adapter
 from transfergrid.trainers.events import AdapterStarted, BatchHalved, TrainingEvents
 from transfergrid.trainers.jobs import TrainingJob
+from transfergrid.trainers.recipe import BatchShape, make_trainer
 from transfergrid.trainers.sft.memory import is_out_of_memory, peak_memory_gib, reset_peak_memory
-from transfergrid.trainers.sft.recipe import BatchShape, make_trainer
+from transfergrid.trainers.trackers import end_tracker_runs
 
 SaveAdapter = Callable[[Any, "TrainedAdapter"], None]
 """Called with the peft model, its best weights in place, and the record of the training."""
@@ -48,17 +49,17 @@ class TrainedAdapter:
 def train_adapter(
     job: TrainingJob, base: LoadedBase, config: GridConfig, *, scratch: Path, events: TrainingEvents, save: SaveAdapter
 ) -> TrainedAdapter:
-    """Train one adapter on the base; whatever happens, the base is left as it was.
+    """Train one adapter on the base; the base is left as it was, after errors too.
 
     When memory runs out, the adapter starts again with half the batch and twice the accumulation.
 
     Args:
         job: What to train.
-        base: The base model, lent.
+        base: The base model.
         config: Shape and recipe.
         scratch: Folder that TRL may write to.
         events: Told of every step and epoch.
-        save: Called before the adapter is taken off.
+        save: Called before the adapter is removed.
 
     Raises:
         UserError: If the loss stops being finite, or memory does not suffice for a single example.
@@ -79,6 +80,7 @@ def train_adapter(
                 ) from error
         shape = smaller
         _free_memory(base.device)
+        end_tracker_runs()
         events(
             BatchHalved(job=job.name, batch_size=shape.batch_size, gradient_accumulation=shape.gradient_accumulation)
         )

@@ -15,9 +15,8 @@ from transfergrid.config.settings import PromptConfig
 from transfergrid.engine.models.tokenizer import TokenisationSettings, encode_items, render_contexts
 from transfergrid.grid import UserError
 from transfergrid.store.files import hash_json
+from transfergrid.trainers.sft import IGNORED
 
-IGNORED = -100
-"""Label of a token that is read but not learnt."""
 _SHOWN_IDS = 5
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import polars as pl
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +21,7 @@ from transfergrid.trainers.jobs import prepare_jobs
 class TrainingPlan:
     """What a sweep would do."""
 
-    rows: tuple[tuple[str, int, int, int, int, str], ...]
+    jobs: tuple[tuple[str, int, int, int, int, str], ...]
     """Per job: name, train items, steps, tokens, items that are cut, ``finished`` or ``failed before`` or ``to do``."""
 
     def __rich__(self) -> Table:
@@ -29,9 +31,18 @@ class TrainingPlan:
         for name in ("train\nitems", "steps", "tokens", "items\ncut"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("state", no_wrap=True)
-        for name, items, steps, tokens, cut, state in self.rows:
+        for name, items, steps, tokens, cut, state in self.jobs:
             table.add_row(Text(name), str(items), str(steps), f"{tokens:,}", str(cut), state)
         return table
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row per job."""
+        columns = ["adapter", "n_items", "n_steps", "n_tokens", "n_cut_items", "state"]
+        return pl.DataFrame(self.jobs, schema=columns, orient="row")
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return one object per job."""
+        return self.rows().to_dicts()
 
 
 def plan_training(config: GridConfig, run: RunFolder, selection: Selection) -> TrainingPlan:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import polars as pl
 from rich.table import Table
 
 from transfergrid.benchmarks.materialise import ensure_data
@@ -40,6 +41,7 @@ from transfergrid.trainers.events import (
 )
 from transfergrid.trainers.jobs import TrainingJob, prepare_jobs
 from transfergrid.trainers.record import make_record
+from transfergrid.trainers.trackers import tracked_run
 
 
 class SaveError(UserError):
@@ -64,6 +66,18 @@ class SweepSummary:
             table.add_column(name, justify="right")
         table.add_row(str(len(self.finished)), str(len(self.kept)), str(len(self.failed)))
         return table
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row per adapter: its name, what became of it, and why it failed."""
+        states = {"trained": self.finished, "already there": self.kept}
+        found = [(name, state, None) for state, names in states.items() for name in names]
+        failed = [(name, "failed", reason) for name, reason in self.failed]
+        schema = {"adapter": pl.String, "state": pl.String, "reason": pl.String}
+        return pl.DataFrame([*found, *failed], schema=schema, orient="row")
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return one object per adapter."""
+        return self.rows().to_dicts()
 
     def raise_failures(self) -> None:
         """Raise if any adapter failed.
@@ -193,7 +207,8 @@ def train_one(
                 raise SaveError(str(error)) from error
 
         try:
-            trained = train_adapter(job, base, config, scratch=folder, events=events, save=save)
+            with tracked_run(config.training.report_to, run.tracking, job.name):
+                trained = train_adapter(job, base, config, scratch=folder, events=events, save=save)
         except SaveError:
             raise
         except UserError as error:

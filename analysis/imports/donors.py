@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -9,10 +10,20 @@ import polars as pl
 from transfergrid.analysis.imports.report import ImportReport, summarise_import
 from transfergrid.analysis.records import KEY
 from transfergrid.grid import Cell, UserError
-from transfergrid.store.files import write_atomically
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.imported import IMPORTED_SCHEMA, SE_OF_SEEDS_AND_ITEMS, refuse_duplicates
-from transfergrid.store.scores import with_regime
+from transfergrid.store.imported import (
+    IMPORTED_SCHEMA,
+    SE_OF_SEEDS,
+    SE_OF_SEEDS_AND_ITEMS,
+    check_names,
+    check_numbers,
+    refuse_duplicates,
+    remove_import,
+    rounded,
+    write_import,
+)
+from transfergrid.store.scores import UNREADABLE, with_regime
+from transfergrid.wording import one_line
 
 NORM_TASKS = ("arc_challenge", "hellaswag")
 """Tasks whose score is acc_norm; the others' is acc."""
@@ -42,17 +53,15 @@ _NORM = {
 _TEXTS = ("model_name", "fine_tuned_dataset", "fine_tuned_language", "eval_dataset", "eval_language", "regime")
 _NUMBERS = ("model_size", *_PLAIN.values(), *_NORM.values(), "n_seeds")
 
+_BASE_SDS = ("score_norm_base_std", "score_base_std")
+"""Columns with the sd over seeds of the base's norm and plain score; a table may lack them."""
+
 _DELTA_TOLERANCE_PP = 0.01
-
-
-ITEMS_REDRAWN = (
-    "taken for granted: every seed drew its test items anew, as the base scores of the study's release suggest "
-    "(they vary over seeds as much as fresh draws of 400 items would); so errors across seeds hold the noise of items"
-)
+_MIN_SD = 1e-9
 
 
 def import_donors(csv: Path, run: RunFolder) -> ImportReport:
-    """Read the study's table of results into ``imported/donors.parquet``; a second import replaces the first.
+    """Read the study's table of results into ``imported/donors.CHECKSUM.parquet``; a second import replaces the first.
 
     The score of a cell is acc_norm for ARC and HellaSwag (the table's ``norm`` columns) and acc elsewhere.
 
@@ -67,12 +76,29 @@ def import_donors(csv: Path, run: RunFolder) -> ImportReport:
     raw = _read_csv(csv)
     _check_columns(csv, raw)
     table = _convert(csv, raw)
+    check_names(csv, table)
     refuse_duplicates(table, list(KEY), f"table {str(csv)!r}")
+    check_numbers(repr(str(csv)), table)
     _check_rows(csv, table)
-    path = run.imported / "donors.parquet"
-    imported = table.select(IMPORTED_SCHEMA.names()).sort(KEY)
-    write_atomically(path, imported.write_parquet)
-    return summarise_import(path, imported, "aggregates", (ITEMS_REDRAWN,))
+    imported = rounded(table.cast({"n_seeds": pl.Int64}).select(IMPORTED_SCHEMA.names()).sort(KEY))
+    path = write_import(run.imported, "donors", imported)
+    remarks = _write_remarks(table, run)
+    return summarise_import(path, imported, "aggregates", remarks)
+
+
+def _write_remarks(table: pl.DataFrame, run: RunFolder) -> tuple[str, ...]:
+    """Say of every row whose items may not be the same in every seed: the base scores vary over seeds."""
+    varying = table.filter(pl.col("base_sd") > _MIN_SD)
+    if varying.is_empty():
+        remove_import(run.imported / "remarks", "donors")
+        return ()
+    sd_pp = 100 * float(varying["base_sd"].median())  # type: ignore[arg-type]
+    remark = (
+        f"the base scores vary over the seeds (median sd {sd_pp:.1f} pp), as if each seed had drawn its own items: "
+        "standard errors are those over seeds, which hold the items' noise only if it had"
+    )
+    write_import(run.imported / "remarks", "donors", table.select(KEY).with_columns(remark=pl.lit(remark)))
+    return (remark,)
 
 
 def _read_csv(csv: Path) -> pl.DataFrame:
@@ -80,11 +106,13 @@ def _read_csv(csv: Path) -> pl.DataFrame:
         return pl.read_csv(csv, infer_schema_length=None, null_values=["", "NaN", "nan", "NA"])
     except FileNotFoundError as error:
         raise UserError(f"no table at {str(csv)!r}; give the path of the downloaded CSV file") from error
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"{str(csv)!r} cannot be read as CSV: {error}") from error
+    except UNREADABLE as error:
+        raise UserError(f"{str(csv)!r} cannot be read as CSV: {one_line(error)}") from error
 
 
 def _check_columns(csv: Path, raw: pl.DataFrame) -> None:
+    if twice := [name for name in raw.columns if re.search(r"_duplicated_\d+$", name)]:  # as Polars renames them
+        raise UserError(f"{str(csv)!r} has column {twice[0].rpartition('_duplicated_')[0]!r} twice; keep one of them")
     wanted = [*_TEXTS, *_NUMBERS]
     if missing := [name for name in wanted if name not in raw.columns]:
         raise UserError(f"{str(csv)!r} has no column {missing[0]!r}; expected the columns {wanted}")
@@ -100,13 +128,20 @@ def _check_columns(csv: Path, raw: pl.DataFrame) -> None:
 
 def _convert(csv: Path, raw: pl.DataFrame) -> pl.DataFrame:
     norm = pl.col("eval_dataset").is_in(NORM_TASKS)
+    norm_sd, plain_sd = (
+        pl.col(name).cast(pl.Float64, strict=False) if name in raw.columns else pl.lit(None, dtype=pl.Float64)
+        for name in _BASE_SDS
+    )
     return raw.with_columns(pl.col(_TEXTS).cast(pl.String), pl.col(_NUMBERS).cast(pl.Float64)).select(
         *(pl.col(old).alias(new) for old, new in _RENAMED.items()),
         *(pl.when(norm).then(pl.col(_NORM[name])).otherwise(pl.col(_PLAIN[name])).alias(name) for name in _PLAIN),
         "regime",
-        pl.col("n_seeds").cast(pl.Int64),
+        "n_seeds",
+        base_sd=pl.when(norm).then(norm_sd).otherwise(plain_sd),
         seed=pl.lit(None, dtype=pl.Int64),
-        se_origin=pl.lit(SE_OF_SEEDS_AND_ITEMS),
+        se_origin=pl.when(pl.when(norm).then(norm_sd).otherwise(plain_sd) > _MIN_SD)
+        .then(pl.lit(SE_OF_SEEDS_AND_ITEMS))
+        .otherwise(pl.lit(SE_OF_SEEDS)),
         primary_metric=pl.when(norm).then(pl.lit("acc_norm")).otherwise(pl.lit("acc")),
         origin=pl.lit(csv.name),
     )

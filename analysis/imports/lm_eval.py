@@ -2,34 +2,44 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import polars as pl
 
+from transfergrid.analysis.imports.lm_eval_aggregates import aggregates
+from transfergrid.analysis.imports.lm_eval_conditions import BY_ITEM, differences
+from transfergrid.analysis.imports.lm_eval_items import Items, count_remarks, item_rows
 from transfergrid.analysis.imports.lm_eval_results import Result, read_results
-from transfergrid.analysis.imports.lm_eval_samples import item_rows
 from transfergrid.analysis.imports.report import ImportReport, summarise_import
 from transfergrid.grid import UserError
-from transfergrid.store.files import write_atomically
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.imported import IMPORTED_SCHEMA, SE_OF_SEEDS
-from transfergrid.store.scores import SCORE_SCHEMA
+from transfergrid.store.imported import REMARK_SCHEMA, remove_import, write_import
 
 _SHOWN = 5
+_STEM = "lm_eval"
 
 
-def import_lm_eval(folder: Path, run: RunFolder) -> ImportReport:
+def import_lm_eval(folder: Path, run: RunFolder, *, allow_mismatch: bool = False) -> ImportReport:
     """Read every ``results_*.json`` below a folder into the run's imports.
 
-    A model whose every result has its samples logged becomes item rows (``imported/scores/lm_eval.parquet``); the
-    others become aggregates (``imported/lm_eval.parquet``), adapter against baseline, averaged over seeds.
+    A model whose every result has its samples logged becomes item rows (``imported/scores/lm_eval.*.parquet``); the
+    others become aggregates (``imported/lm_eval.*.parquet``), adapter against baseline, averaged over seeds.
 
     What an earlier import of such results left is replaced, whichever of the two it was.
 
+    Args:
+        folder: The harness' output.
+        run: The run's folder.
+        allow_mismatch: Keep adapters that were run under other conditions than their baseline, with a remark.
+
     Raises:
-        UserError: If there are no results, a file is not such JSON, no result fits a cell, a baseline is missing, or
-            a target's results differ in their metric or, without samples, in their number of items.
+        UserError: If there are no results, a file is not such JSON, no result fits a cell, a baseline is missing,
+            a target's results differ in their metric or, without samples, in their number of items, or baseline and
+            adapter were run under different conditions.
     """
     paths = sorted(folder.rglob("results_*.json"))
     if not paths:
@@ -38,38 +48,120 @@ def import_lm_eval(folder: Path, run: RunFolder) -> ImportReport:
     found = [result for path in paths for result in read_results(path, skipped)]
     if not found:
         raise UserError(f"no result below {str(folder)!r} is of a task with a language; skipped {sorted(skipped)}")
-    newest = {result.key: result for result in sorted(found, key=lambda each: each.time)}
+    found, remarks = _tell_models_apart(found)
+    newest: dict[tuple[str, int, str, str], Result] = {}
+    for result in sorted(found, key=lambda each: each.time):
+        _refuse_another_adapter(result, newest.get(result.key))
+        newest[result.key] = result
     results = [newest[key] for key in sorted(newest)]
     _check_metrics(results)
     without = {result.model for result in results if result.unlogged}
-    items = [result for result in results if result.model not in without]
-    others = [result for result in results if result.model in without]
-    reports = [
-        *([_write_items(items, run)] if items else []),
-        *([_write_aggregates(others, run)] if others else []),
+    items = item_rows([result for result in results if result.model not in without])
+    mismatches = list(_mismatches(results, items))
+    if mismatches and not allow_mismatch:
+        raise UserError(
+            f"{mismatches[0]}, {_results(len(mismatches))}: their delta is not the adapter's alone; run both alike, or "
+            "give --allow-mismatch to keep them with a remark in every table"
+        )
+    deltas = aggregates([result for result in results if result.model in without]) if without else None
+    reports = _write(items.rows if items.rows.height else None, deltas, run)
+    _write_remarks(mismatches, run)
+    remarks = [*_remarks(skipped, len(found) - len(results)), *remarks, *_unlogged_remarks(results)]
+    if mismatches:
+        remarks.append(f"{mismatches[0]}, {_results(len(mismatches))}; kept with a remark in every table")
+    return _merge_reports(reports, run, tuple(remarks))
+
+
+class _Mismatch(NamedTuple):
+    """A result of an adapter that was run under other conditions than its baseline."""
+
+    result: Result
+    reason: str
+
+    def __str__(self) -> str:
+        """Say which result it is, and how the runs differ."""
+        return (
+            f"source {self.result.source.name!r} of model {self.result.model!r} was run on "
+            f"{self.result.target.name!r} under other conditions than its baseline ({self.reason})"
+        )
+
+
+def _results(n: int) -> str:
+    return "one such result" if n == 1 else f"{n} such results"
+
+
+def _mismatches(results: Sequence[Result], items: Items) -> Iterator[_Mismatch]:
+    bases = {(each.model, each.target.name): each for each in results if each.source.is_base}
+    paired_by_item = set(items.rows["model"])
+    for result in results:
+        base = bases.get((result.model, result.target.name), result)
+        left_out = BY_ITEM if result.model in paired_by_item else ()
+        reasons = [*differences(result.conditions, base.conditions, leave_out=left_out)]
+        reasons += items.mismatches.get(result.key, ())
+        if reasons:
+            yield _Mismatch(result, ", ".join(reasons))
+
+
+def _write(items: pl.DataFrame | None, deltas: pl.DataFrame | None, run: RunFolder) -> list[ImportReport]:
+    reports = []
+    if items is None:
+        remove_import(run.imported / "scores", _STEM)
+    else:
+        path = write_import(run.imported / "scores", _STEM, items)
+        reports.append(summarise_import(path, items, "item rows", tuple(count_remarks(items))))
+    if deltas is None:
+        remove_import(run.imported, _STEM)
+    else:
+        reports.append(summarise_import(write_import(run.imported, _STEM, deltas), deltas, "aggregates"))
+    return reports
+
+
+def _write_remarks(mismatches: Sequence[_Mismatch], run: RunFolder) -> None:
+    folder = run.imported / "remarks"
+    rows = [
+        (each.model, each.source.cell.task, each.source.cell.language, each.target.task, each.target.language, reason)
+        for each, reason in mismatches
+        if each.source.cell is not None
     ]
-    for written, path in ((items, _item_file(run)), (others, _aggregate_file(run))):
-        if not written:
-            path.unlink(missing_ok=True)
-    remarks = _remarks(skipped, len(found) - len(results)) + tuple(_unlogged_remarks(results))
-    return _merge_reports(reports, run, remarks)
+    if rows:
+        write_import(folder, _STEM, pl.DataFrame(rows, schema=REMARK_SCHEMA, orient="row").unique().sort(pl.all()))
+    else:
+        remove_import(folder, _STEM)
 
 
-def _item_file(run: RunFolder) -> Path:
-    return run.imported / "scores" / "lm_eval.parquet"
+def _tell_models_apart(results: Sequence[Result]) -> tuple[list[Result], list[str]]:
+    """Name models in full where the last part of their names is that of another one too."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for result in results:
+        names[result.model].add(result.base)
+    shared = {model: sorted(bases) for model, bases in names.items() if len(bases) > 1}
+    remarks = [
+        f"{len(bases)} base models are called {model!r} ({_listed(bases)}); they are kept apart under their full names"
+        for model, bases in sorted(shared.items())
+    ]
+    return [replace(each, model=each.base) if each.model in shared else each for each in results], remarks
 
 
-def _aggregate_file(run: RunFolder) -> Path:
-    return run.imported / "lm_eval.parquet"
+def _refuse_another_adapter(result: Result, earlier: Result | None) -> None:
+    """Refuse a result that would replace one of another adapter: the folders' names do not tell the two apart."""
+    if earlier is None or earlier.adapter is None or result.adapter is None:
+        return
+    first, second = sorted((PurePath(earlier.adapter).parts, PurePath(result.adapter).parts), key=len)
+    if second[-len(first) :] != first:
+        raise UserError(
+            f"adapters {earlier.adapter!r} and {result.adapter!r} of model {result.model!r} are both source "
+            f"{result.source.name!r} under seed {result.seed}; put each into a folder sSEED, such as "
+            f"'s17/{result.source.name}', and import one seed's adapter once"
+        )
 
 
-def _remarks(skipped: set[str], n_replaced: int) -> tuple[str, ...]:
+def _remarks(skipped: set[str], n_replaced: int) -> list[str]:
     remarks = []
     if skipped:
         remarks.append(f"skipped tasks without a language: {', '.join(sorted(skipped))}")
     if n_replaced:
         remarks.append(f"{n_replaced} results were replaced by later ones of the same source and target")
-    return tuple(remarks)
+    return remarks
 
 
 def _unlogged_remarks(results: Sequence[Result]) -> Iterator[str]:
@@ -112,105 +204,3 @@ def _merge_reports(reports: Sequence[ImportReport], run: RunFolder, remarks: tup
         max(report.n_targets for report in reports),
         tuple(remark for report in reports for remark in report.remarks) + remarks,
     )
-
-
-def _write_aggregates(results: Sequence[Result], run: RunFolder) -> ImportReport:
-    baselines = {(each.model, each.target.name): each for each in results if each.source.is_base}
-    records = []
-    for result in results:
-        if result.source.cell is None:
-            continue
-        base = baselines.get((result.model, result.target.name))
-        if base is None:
-            raise UserError(
-                f"model {result.model!r} has no baseline on {result.target.name!r}; run lm-evaluation-harness "
-                "without the adapter on the same tasks and put its results in the same folder"
-            )
-        _check_counts(result, base)
-        records.append(_delta_record(result, base))
-    if not records:
-        raise UserError("the results are of base models only; expected runs with 'peft=...' or 'lora_local_path=...'")
-    table = _average_seeds(pl.DataFrame(records))
-    path = _aggregate_file(run)
-    write_atomically(path, table.write_parquet)
-    return summarise_import(path, table, "aggregates")
-
-
-def _check_counts(result: Result, base: Result) -> None:
-    if None not in (result.n_items, base.n_items) and result.n_items != base.n_items:
-        raise UserError(
-            f"source {result.source.name!r} of model {result.model!r} has {result.n_items} items of target "
-            f"{result.target.name!r} and its baseline {base.n_items}; score both with the same --limit, or log samples "
-            "so that only items of both are compared"
-        )
-
-
-def _delta_record(result: Result, base: Result) -> dict[str, object]:
-    assert result.source.cell is not None
-    known = result.stderr is not None and base.stderr is not None
-    return {
-        "model": result.model,
-        "source_task": result.source.cell.task,
-        "source_language": result.source.cell.language,
-        "target_task": result.target.task,
-        "target_language": result.target.language,
-        "base_score": base.score,
-        "adapter_score": result.score,
-        # 0.14 - 0.15 is a little more than -0.01 in binary: it must still count as harm
-        "delta_pp": round(100 * (result.score - base.score), 9),
-        "unpaired_se_pp": 100 * ((result.stderr or 0) ** 2 + (base.stderr or 0) ** 2) ** 0.5 if known else None,
-        "primary_metric": result.metric,
-    }
-
-
-def _average_seeds(table: pl.DataFrame) -> pl.DataFrame:
-    keys = ["model", "source_task", "source_language", "target_task", "target_language"]
-    several = pl.len() > 1
-    unpaired = pl.col("unpaired_se_pp").cast(pl.Float64).first()
-    averaged = table.group_by(keys, maintain_order=True).agg(
-        pl.col("base_score", "adapter_score").mean(),
-        pl.col("delta_pp").mean().round(9),
-        pl.col("primary_metric").first(),
-        delta_sd_pp=pl.col("delta_pp").std(),
-        se_pp=pl.when(several).then(pl.col("delta_pp").std() / pl.len().sqrt()).otherwise(unpaired),
-        n_seeds=pl.len().cast(pl.Int64),
-        se_origin=pl.when(several).then(pl.lit(SE_OF_SEEDS)).when(unpaired.is_not_null()).then(pl.lit("unpaired")),
-    )
-    filled = averaged.with_columns(
-        size_b=pl.lit(None, dtype=pl.Float64), seed=pl.lit(None, dtype=pl.Int64), origin=pl.lit("lm-evaluation-harness")
-    )
-    return filled.select(pl.col(name).cast(dtype) for name, dtype in IMPORTED_SCHEMA.items()).sort(keys)
-
-
-def _write_items(results: Sequence[Result], run: RunFolder) -> ImportReport:
-    rows = [row for result in results for row in item_rows(result)]
-    table = pl.DataFrame(rows, schema=SCORE_SCHEMA, orient="row")
-    path = _item_file(run)
-    write_atomically(path, table.write_parquet)
-    return summarise_import(path, table, "item rows", tuple(_count_remarks(table)))
-
-
-def _count_remarks(table: pl.DataFrame) -> Iterator[str]:
-    """Say where an adapter was scored on other items than its baseline."""
-    target = ["model", "target_task", "target_language"]
-    is_base = pl.col("source_task").is_null()
-    base = table.filter(is_base).select(*target, "item_id", in_base=True).unique()
-    adapters = table.filter(~is_base).join(base, on=[*target, "item_id"], how="left", validate="m:1")
-    n_base = base.group_by(target).agg(n_base=pl.len())
-    counts = adapters.group_by(*target, "source_task", "source_language", "seed").agg(
-        n=pl.len(), n_paired=pl.col("in_base").is_not_null().sum()
-    )
-    other = counts.join(n_base, on=target).filter(
-        (pl.col("n_paired") < pl.col("n")) | (pl.col("n_paired") < pl.col("n_base"))
-    )
-    if other.height:
-        row = other.sort(pl.all()).row(0, named=True)
-        yield (
-            f"{_results(other.height)} other items than the baseline, only those of both are compared; first: "
-            f"{row['source_task']}-{row['source_language']} on {row['target_task']}-{row['target_language']} "
-            f"({row['n']} items, baseline {row['n_base']}, both {row['n_paired']})"
-        )
-
-
-def _results(n: int) -> str:
-    return "1 result has" if n == 1 else f"{n} results have"

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transfergrid.grid import BASE, Cell, Source, UserError
+from transfergrid.analysis.imports.lm_eval_conditions import read_conditions
+from transfergrid.analysis.imports.lm_eval_names import adapter_source, parse_arguments, task_cell
+from transfergrid.grid import Cell, Source, UserError
+from transfergrid.store.json_text import read_json
+from transfergrid.wording import one_line
 
-ALIASES = {
-    "arc": "arc_challenge",
-    "arc_challenge": "arc_challenge",
-    "hellaswag": "hellaswag",
-    "truthfulqa": "truthfulqa",
-    "global_mmlu": "global_mmlu",
-    "global_mmlu_full": "global_mmlu",
-}
-"""Task names of lm-evaluation-harness without language and ``_mc1``; other names are kept."""
-
-UNKNOWN_SEED = 0
-"""Seed of an adapter whose path has no folder ``sSEED``."""
-
+_SAME = 1e-9
 _RESULT_NAME = re.compile(r"results_(?P<time>.+)\.json")
 
 
@@ -33,6 +24,10 @@ class Samples(NamedTuple):
     part: str
     """Which part of a group of tasks it is, without the group's name; empty: the task is no group."""
     path: Path
+    delimiter: str = " "
+    """What the task puts between context and choice; acc_norm does not count it."""
+    acc: float | None = None
+    """The results file's own mean over these samples; None: it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +35,11 @@ class Result:
     """The scores of one source on one target in one results file."""
 
     model: str
+    """Name of the base model: the last part of ``base``, or all of it where two would have one name."""
+    base: str
+    """Base model as the results file names it."""
+    adapter: str | None
+    """Folder of the adapter as the results file names it; None: the base model."""
     seed: int | None
     """None: the base model."""
     source: Source
@@ -56,6 +56,8 @@ class Result:
     """When it was run, as in the file's name."""
     n_items: int | None
     """None: the file does not say."""
+    conditions: Mapping[str, str | None] = field(default_factory=dict)
+    """What else decided the score, see `read_conditions`."""
 
     @property
     def score(self) -> float:
@@ -73,58 +75,6 @@ class Result:
         return self.model, -1 if self.seed is None else self.seed, self.source.name, self.target.name
 
 
-def task_cell(name: str) -> Cell | None:
-    """Return the cell of a task name such as ``arc_de``, ``truthfulqa_bn_mc1`` or ``hellaswag`` (English).
-
-    None: the name has no two-letter language and is no known task, or is a part of a task.
-    """
-    plain = name.removesuffix("_mc1")
-    if plain in ALIASES:
-        return Cell(ALIASES[plain], "en")
-    stem, _, language = plain.rpartition("_")
-    if not stem or not re.fullmatch(r"[a-z]{2}", language):
-        return None
-    try:
-        return Cell(ALIASES.get(stem, stem), language)
-    except UserError:
-        return None
-
-
-def adapter_source(arguments: Mapping[str, Any]) -> tuple[str, int | None, Source]:
-    """Return model name, seed and source of a run's model arguments.
-
-    The adapter's folder names its cell, ``.../sSEED/TASK-LANG``; ``peft`` and ``lora_local_path`` are read.
-
-    Raises:
-        UserError: If no base model is named or the adapter's folder is not a cell.
-    """
-    base = arguments.get("pretrained") or arguments.get("model")
-    if not isinstance(base, str) or not base:
-        raise UserError(f"model_args {dict(arguments)!r} name no base model; expected 'pretrained=...'")
-    model = base.rstrip("/").rsplit("/", 1)[-1]
-    path = arguments.get("peft") or arguments.get("lora_local_path")
-    if not path:
-        return model, None, BASE
-    folder = Path(str(path))
-    try:
-        cell = Cell.parse(folder.name)
-    except UserError as error:
-        raise UserError(
-            f"adapter folder {str(path)!r} does not say what it was trained on; name it 'TASK-LANG', "
-            "for example '.../s17/arc_challenge-de'"
-        ) from error
-    seed = re.fullmatch(r"s(\d+)", folder.parent.name)
-    number = int(seed[1]) if seed else UNKNOWN_SEED
-    return model, number, Source.of(cell, number)
-
-
-def parse_arguments(raw: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return ``model_args`` as a mapping; older files have them as ``a=1,b=2``."""
-    if isinstance(raw, str):
-        return dict(part.split("=", 1) for part in raw.split(",") if "=" in part)
-    return dict(raw or {})
-
-
 def read_results(path: Path, skipped: set[str]) -> Iterator[Result]:
     """Yield the results of one file that are of a cell.
 
@@ -133,68 +83,148 @@ def read_results(path: Path, skipped: set[str]) -> Iterator[Result]:
         skipped: Names of tasks that are no cell, or have no acc, are added; parts of a group that is one are not.
 
     Raises:
-        UserError: If the file is not of that kind or does not name its model or adapter.
+        UserError: If the file is not of that kind, does not name its model or adapter, or has a score outside 0..1.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        results, config = content["results"], content["config"]
-        arguments = parse_arguments(config.get("model_args"))
-        children = {group: list(parts) for group, parts in content.get("group_subtasks", {}).items()}
-        counts = {name: count.get("effective") for name, count in content.get("n-samples", {}).items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{str(path)!r} is not a results file of lm-evaluation-harness: {error!r}") from error
-    model, seed, source = adapter_source(arguments)
-    named = _RESULT_NAME.fullmatch(path.name)
-    time = named["time"] if named else path.name
-    cells = [name for name in results if task_cell(name) is not None]
-    parts = {part for name in cells for part in _descendants(name, children)}
-    for name, scores in results.items():
+    file = _ResultsFile(path)
+    cells = [name for name in file.results if task_cell(name) is not None]
+    parts = {part for name in cells for part in file.descendants(name)}
+    for name in file.results:
         if name in parts:
             continue
         target = task_cell(name)
-        scores = scores if isinstance(scores, Mapping) else {}
-        acc = _number(scores.get("acc,none", scores.get("acc")))
-        if target is None or acc is None:
-            skipped.add(name)
-            continue
-        leaves = [part for part in _descendants(name, children) if not children.get(part)] or [name]
-        logged = {leaf: path.with_name(f"samples_{leaf}_{time}.jsonl") for leaf in leaves}
-        norm = _number(scores.get("acc_norm,none"))
-        yield Result(
-            model=model,
-            seed=seed,
-            source=source,
+        result = file.result(name, target) if target is not None else None
+        if result is None:
+            skipped.add(one_line(name, 80))
+        else:
+            yield result
+
+
+class _ResultsFile:
+    """One results file and what all its results share."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        content = read_json(path, allow_nan=True)  # a score that is NaN is refused by name below
+        self.content = content
+        self.results = self._section(content, "results", needed=True)
+        config = self._section(content, "config", needed=True)
+        try:
+            self.arguments = parse_arguments(config.get("model_args"))
+        except (TypeError, ValueError) as error:
+            raise self._unusable(f"its model_args are {one_line(config['model_args'])}") from error
+        self.children = {
+            group: [str(part) for part in parts]
+            for group, parts in self._section(content, "group_subtasks").items()
+            if isinstance(parts, list)
+        }
+        self.counts = self._section(content, "n-samples")
+        self.configs = self._section(content, "configs")
+        self.adapter = adapter_source(self.arguments)
+        named = _RESULT_NAME.fullmatch(path.name)
+        self.time = named["time"] if named else path.name
+
+    def _section(self, content: Any, name: str, *, needed: bool = False) -> Mapping[str, Any]:
+        found = content.get(name) if isinstance(content, Mapping) else None
+        if not isinstance(found, Mapping):
+            if needed:
+                raise self._unusable(f"it has no section {name!r}")
+            return {}
+        return found
+
+    def _unusable(self, reason: str) -> UserError:
+        return UserError(
+            f"{str(self.path)!r} is not a results file of lm-evaluation-harness: {reason}; give the folder that its "
+            "--output_path wrote"
+        )
+
+    def descendants(self, name: str) -> list[str]:
+        """Return the groups and tasks inside a group, at any depth, each once."""
+        found: dict[str, None] = {}
+        waiting = list(self.children.get(name, ()))
+        while waiting:
+            part = waiting.pop(0)
+            if part not in found:
+                found[part] = None
+                waiting += self.children.get(part, ())
+        return list(found)
+
+    def result(self, name: str, target: Cell) -> Result | None:
+        """Return a task's or group's result; None: it has no acc."""
+        acc, norm = self._share(name, "acc"), self._share(name, "acc_norm")
+        if acc is None:
+            return None
+        inner = self.descendants(name)
+        leaves = [part for part in inner if not self.children.get(part)] or [name]
+        logged = {leaf: self._samples(name, leaf) for leaf in leaves}
+        metric = "acc" if norm is None else "acc_norm"
+        return Result(
+            model=self.adapter.base.rsplit("/", 1)[-1],
+            base=self.adapter.base,
+            adapter=self.adapter.folder,
+            seed=self.adapter.seed,
+            source=self.adapter.source,
             target=target,
             acc=acc,
             acc_norm=norm,
-            stderr=_number(scores.get("acc_stderr,none" if norm is None else "acc_norm_stderr,none")),
-            samples=tuple(
-                Samples("" if leaf == name else leaf.removeprefix(f"{name}_"), file)
-                for leaf, file in logged.items()
-                if file.exists()
-            ),
-            unlogged=tuple(leaf for leaf, file in logged.items() if not file.exists()),
-            time=time,
-            n_items=_total([counts.get(leaf) for leaf in leaves]),
+            stderr=self._stderr(name, metric, leaves),
+            samples=tuple(samples for samples in logged.values() if samples is not None),
+            unlogged=tuple(leaf for leaf, samples in logged.items() if samples is None),
+            time=self.time,
+            n_items=self._n_items(leaves),
+            conditions=read_conditions(self.content, self.arguments, [name, *inner]),
         )
 
+    def _value(self, name: str, metric: str) -> Any:
+        """Return a task's value as written; older files name it without the filter ``none``."""
+        scores = self.results.get(name)
+        if not isinstance(scores, Mapping):
+            return None
+        return scores.get(f"{metric},none", scores.get(metric))
 
-def _descendants(name: str, children: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the groups and tasks inside a group, at any depth, each once."""
-    found: dict[str, None] = {}
-    waiting = list(children.get(name, ()))
-    while waiting:
-        part = waiting.pop(0)
-        if part not in found:
-            found[part] = None
-            waiting += children.get(part, ())
-    return list(found)
+    def _share(self, name: str, metric: str) -> float | None:
+        """Return a number from 0 to 1; None: there is none, or a text such as ``N/A`` stands there."""
+        value = self._value(name, metric)
+        if value is None or isinstance(value, str) or (metric.endswith("_stderr") and value != value):
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise UserError(
+                f"{metric} of task {one_line(name, 80)!r} in {str(self.path)!r} is {one_line(value)}; expected a "
+                "number from 0 to 1; run the task again"
+            )
+        return float(value)
 
+    def _stderr(self, name: str, metric: str, leaves: Sequence[str]) -> float | None:
+        """Return the score's standard error; for an unweighted mean over tasks the one of such a mean.
 
-def _total(counts: Sequence[int | None]) -> int | None:
-    known = [count for count in counts if count is not None]
-    return sum(known) if len(known) == len(counts) else None
+        Older versions of the harness wrote the pooled error, of all items as one sample, beside both kinds of mean.
+        """
+        own, score = self._share(name, f"{metric}_stderr"), self._share(name, metric)
+        found = [
+            (self._share(leaf, metric), self._share(leaf, f"{metric}_stderr"), self._n_items([leaf])) for leaf in leaves
+        ]
+        known = [(acc, error, size) for acc, error, size in found if acc is not None and error is not None and size]
+        if own is None or score is None or len(leaves) < 2 or len(known) < len(leaves):
+            return own
+        unweighted = sum(acc for acc, _, _ in known) / len(known)
+        weighted = sum(acc * size for acc, _, size in known) / sum(size for _, _, size in known)
+        if abs(score - unweighted) > _SAME or abs(score - weighted) <= _SAME:
+            return own
+        return float(sum(error**2 for _, error, _ in known) ** 0.5 / len(known))
 
+    def _n_items(self, leaves: Sequence[str]) -> int | None:
+        counts = [self.counts.get(leaf) for leaf in leaves]
+        known = [each.get("effective") for each in counts if isinstance(each, Mapping)]
+        whole = [each for each in known if isinstance(each, int) and not isinstance(each, bool) and each >= 0]
+        return sum(whole) if len(whole) == len(leaves) else None
 
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    def _samples(self, name: str, leaf: str) -> Samples | None:
+        try:
+            file = self.path.with_name(f"samples_{leaf}_{self.time}.jsonl")
+            if not file.is_file():
+                return None
+        except (OSError, ValueError):  # a task name that can be no file name
+            return None
+        config = self.configs.get(leaf)
+        delimiter = config.get("target_delimiter") if isinstance(config, Mapping) else None
+        part = "" if leaf == name else leaf.removeprefix(f"{name}_")
+        return Samples(part, file, delimiter if isinstance(delimiter, str) else " ", self._share(leaf, "acc"))

@@ -1,96 +1,175 @@
-"""Reads samples that lm-evaluation-harness logged into item rows."""
+"""Reads samples that lm-evaluation-harness logged: one answer per item of a result, checked against its scores."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from transfergrid.analysis.imports.lm_eval_results import Result, Samples
+from transfergrid.benchmarks.metrics import METRICS
 from transfergrid.grid import UserError
-from transfergrid.store.scores import source_columns
+from transfergrid.store.json_text import read_json_lines
+from transfergrid.wording import one_line
 
 _ID_FIELDS = ("id", "sample_id", "truth_id", "item_id")
+_FILTER = "none"
+_SAME = 1e-6
+
+
+class Answer(NamedTuple):
+    """What a result says of one item."""
+
+    item_id: str
+    by_position: bool
+    """Whether the id is the item's place in its task, for want of an id of its own."""
+    doc_hash: str | None
+    prompt_hash: str | None
+    gold: int
+    values: list[float]
+    """Shape [C], log-likelihoods in nats."""
+    choices: list[str]
+    """Shape [C], without the delimiter."""
+
+    @property
+    def chars(self) -> list[int]:
+        """Shape [C], characters of the choices."""
+        return list(map(len, self.choices))
+
+    def pred(self, metric: str) -> int:
+        """Return the choice that a metric picks."""
+        return METRICS[metric].pick(self.values, self.choices)
 
 
 class _Sample(NamedTuple):
-    file: Path
-    part: str
+    logged: Samples
     content: Mapping[str, Any]
 
 
-def item_rows(result: Result) -> Iterator[dict[str, object]]:
-    """Yield one row of the results store per logged sample of a result.
+def read_answers(result: Result) -> list[Answer]:
+    """Return the answers that a result's samples hold.
 
     Raises:
-        UserError: If a samples file cannot be read or a sample is not multiple choice.
+        UserError: If a samples file cannot be read, has an item twice, a sample is not multiple choice, or samples
+            contradict the scores that stand beside them.
     """
     samples = [sample for logged in result.samples for sample in _read(logged)]
-    for item_id, sample in zip(_item_ids(samples), samples, strict=True):
-        yield {
-            "model": result.model,
-            "seed": result.seed,
-            **source_columns(result.source),
-            "target_task": result.target.task,
-            "target_language": result.target.language,
-            "item_id": item_id,
-            "primary_metric": result.metric,
-            "run_key": f"lm-eval {result.time}",
-            "n_truncated_tokens": 0,
-            **_answer(item_id, sample),
-        }
+    ids, by_position = _item_ids(samples)
+    answers = [_answer(item_id, by_position, sample) for item_id, sample in zip(ids, samples, strict=True)]
+    for logged in result.samples:
+        of_file = [answer for answer, sample in zip(answers, samples, strict=True) if sample.logged is logged]
+        _check_score(logged, of_file)
+    return answers
 
 
 def _read(logged: Samples) -> Iterator[_Sample]:
-    try:
-        with logged.path.open(encoding="utf-8") as handle:
-            for line in handle:
-                if line.strip():
-                    content = json.loads(line)
-                    yield _Sample(logged.path, logged.part, {"doc": {}, **content, "doc_id": content["doc_id"]})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{str(logged.path)!r} is not a samples file of lm-evaluation-harness: {error!r}") from error
+    seen: set[object] = set()
+    for number, content in read_json_lines(logged.path, allow_nan=True):
+        if not isinstance(content, Mapping) or not isinstance(content.get("doc_id"), int | str):
+            raise UserError(
+                f"{str(logged.path)!r} is not a samples file of lm-evaluation-harness: line {number} has no 'doc_id'; "
+                "give the folder that its --output_path wrote"
+            )
+        if content.get("filter", _FILTER) != _FILTER:
+            continue
+        if content["doc_id"] in seen:
+            raise UserError(
+                f"{str(logged.path)!r} has doc_id {one_line(content['doc_id'])!r} twice (line {number}); "
+                "run the task again"
+            )
+        seen.add(content["doc_id"])
+        yield _Sample(logged, content)
 
 
-def _item_ids(samples: Sequence[_Sample]) -> list[str]:
-    """Return the documents' own ids where every one has a unique one, else their positions in their part."""
+def _item_ids(samples: Sequence[_Sample]) -> tuple[list[str], bool]:
+    """Return the documents' own ids where every one has a unique one, else their positions in their part, and which."""
+    docs = [doc if isinstance(doc := sample.content.get("doc"), Mapping) else {} for sample in samples]
     for name in _ID_FIELDS:
-        ids = [str(sample.content["doc"].get(name, "")) for sample in samples]
+        ids = [one_line(doc.get(name, "")) for doc in docs]
         if all(ids) and len(set(ids)) == len(ids):
-            return ids
-    return ["/".join(filter(None, (sample.part, str(sample.content["doc_id"])))) for sample in samples]
+            return ids, False
+    return [
+        "/".join(filter(None, (sample.logged.part, one_line(sample.content["doc_id"])))) for sample in samples
+    ], True
 
 
 def _gold(target: object, choices: Sequence[str]) -> int:
     """Return the right choice's index; the harness logs the index, or the choice's own text such as a letter."""
+    if isinstance(target, bool) or not isinstance(target, int | str):
+        raise TypeError(f"target {one_line(target, 60)}")
     text = str(target)
     return choices.index(text) if text in choices and not text.isdigit() else int(text)
 
 
-def _answer(item_id: str, sample: _Sample) -> dict[str, object]:
-    content = sample.content
+def _answer(item_id: str, by_position: bool, sample: _Sample) -> Answer:
+    content, path = sample.content, sample.logged.path
     try:
-        values = [float(response[0]) for response in content["filtered_resps"]]
+        values = [_number(response[0]) for response in content["filtered_resps"]]
         arguments = content["arguments"]
-        listed = list(arguments.values()) if isinstance(arguments, dict) else arguments
-        # the task's target delimiter is one blank; acc_norm counts the choice without it
-        choices = [(each["arg_1"] if isinstance(each, dict) else each[1]).removeprefix(" ") for each in listed]
+        listed = list(arguments.values()) if isinstance(arguments, Mapping) else arguments
+        requests = [(each["arg_0"], each["arg_1"]) if isinstance(each, Mapping) else tuple(each) for each in listed]
+        requests, values = _without_unconditional(requests, values)
+        choices = _choices([text for _, text in requests], sample.logged.delimiter)
         gold = _gold(content["target"], choices)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(f"sample {item_id!r} in {str(sample.file)!r} is not multiple choice: {error!r}") from error
-    chars = [len(choice) for choice in choices]
-    if len(chars) != len(values) or not all(chars) or not 0 <= gold < len(values) or not all(map(isfinite, values)):
         raise UserError(
-            f"sample {item_id!r} in {str(sample.file)!r} has {len(values)} log-likelihoods, choices of {chars} "
+            f"sample {item_id!r} in {str(path)!r} is not multiple choice: {one_line(repr(error))}; import the results "
+            "of multiple-choice tasks only"
+        ) from error
+    chars = [len(choice) for choice in choices]
+    n = len(values)
+    if n < 2 or len(chars) != n or not all(chars) or not 0 <= gold < n or not all(map(isfinite, values)):
+        raise UserError(
+            f"sample {item_id!r} in {str(path)!r} has {n} log-likelihoods, choices of {one_line(chars)} "
             f"characters and gold {gold}; expected one finite number per choice and gold among them"
         )
-    return {
-        "gold": gold,
-        "pred": max(range(len(values)), key=lambda choice: values[choice]),
-        "pred_norm": max(range(len(values)), key=lambda choice: values[choice] / chars[choice]),
-        "loglikelihoods_nats": values,
-        "choice_chars": chars,
-        "unscored_reason": None,
-    }
+    hashes = [value if isinstance(value := content.get(name), str) else None for name in ("doc_hash", "prompt_hash")]
+    answer = Answer(item_id, by_position, hashes[0], hashes[1], gold, values, choices)
+    _check_sample(answer, sample)
+    return answer
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise TypeError(f"log-likelihood {one_line(value, 60)}")
+    return float(value)
+
+
+def _without_unconditional(
+    requests: list[tuple[Any, ...]], values: list[float]
+) -> tuple[list[tuple[Any, ...]], list[float]]:
+    """Leave out what acc_mutual_info doubles the requests with: each choice once more after an empty context."""
+    half = len(requests) // 2
+    texts = [text for _, text in requests]
+    is_doubled = half > 0 and texts[:half] == texts[half:] and all(context == "" for context, _ in requests[half:])
+    return (requests[:half], values[:half]) if is_doubled and requests[0][0] != "" else (requests, values)
+
+
+def _choices(texts: Sequence[str], delimiter: str) -> list[str]:
+    """Return the choices without the delimiter; under a chat template the harness writes none."""
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a continuation that is no text")
+    has_delimiter = all(text.startswith(delimiter) for text in texts)
+    return [text.removeprefix(delimiter) if has_delimiter else text for text in texts]
+
+
+def _check_sample(answer: Answer, sample: _Sample) -> None:
+    for metric in ("acc", "acc_norm"):
+        logged = sample.content.get(metric)
+        computed = float(answer.pred(metric) == answer.gold)
+        if isinstance(logged, int | float) and logged in (0, 1) and logged != computed:
+            raise UserError(
+                f"sample {answer.item_id!r} in {str(sample.logged.path)!r} says {metric} {logged:g}; its "
+                f"log-likelihoods and choices make it {computed:g}; run the task again with the harness as released"
+            )
+
+
+def _check_score(logged: Samples, answers: Sequence[Answer]) -> None:
+    if logged.acc is None or not answers:
+        return
+    computed = sum(answer.pred("acc") == answer.gold for answer in answers) / len(answers)
+    if abs(computed - logged.acc) > _SAME:
+        raise UserError(
+            f"the {len(answers)} samples in {str(logged.path)!r} make acc {computed:.6f}; the results file beside it "
+            f"says {logged.acc:.6f}; keep the files of one run together"
+        )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from rich.text import Text
@@ -31,6 +32,15 @@ class ImportReport:
             *self.remarks,
         ]
         return Text("\n".join(lines))
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row of counts."""
+        counts = {"path": str(self.path), "n_rows": self.n_rows, "n_models": len(self.models)}
+        return pl.DataFrame([{**counts, "n_sources": self.n_sources, "n_targets": self.n_targets}])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything that was counted."""
+        return {**asdict(self), "path": str(self.path)}
 
 
 def _count(n: int, noun: str) -> str:

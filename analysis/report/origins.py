@@ -16,10 +16,12 @@ import polars as pl
 import yaml
 
 from transfergrid.config.settings import GridConfig
+from transfergrid.store.counts import describe_counts, sum_counts
 from transfergrid.store.data_manifest import read_manifest
 from transfergrid.store.files import hash_files
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.scores import score_parts
+from transfergrid.store.json_text import JsonError, parse_json, read_json
+from transfergrid.store.scores import UNREADABLE, score_parts
 from transfergrid.wording import count as counted
 
 ANALYSIS_PACKAGES = ("transfergrid", "polars", "numpy", "scipy", "statsmodels", "lang2vec")
@@ -106,6 +108,7 @@ def _score_parts(run: RunFolder) -> Iterator[ManifestPart]:
     known = [footer for _, footer in footers if footer is not None]
     keys: Counter[str] = Counter(_shared_key(footer) for footer in known)
     facts = [("files", f"{len(footers)}, {len(footers) - len(known)} without a record of how they were scored")]
+    facts.append(("counts", describe_counts(sum_counts(cell for footer in known for cell in footer["cells"]))))
     rows = []
     for key, count in keys.most_common():
         model, parts = json.loads(key)
@@ -123,10 +126,12 @@ def _score_parts(run: RunFolder) -> Iterator[ManifestPart]:
 
 def _footer(path: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(pl.read_parquet_metadata(path)[_FOOTER])
-        return found if {"origin", "key_parts", "cells"} <= found.keys() else None
-    except (OSError, ValueError, KeyError, AttributeError, pl.exceptions.PolarsError):
+        found = parse_json(pl.read_parquet_metadata(path)[_FOOTER], path.name)
+    except (*UNREADABLE, JsonError, KeyError):
         return None
+    wanted = {"origin": list, "key_parts": dict, "cells": list}
+    is_whole = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in wanted.items())
+    return found if is_whole and found["origin"] else None
 
 
 def _shared_key(footer: Mapping[str, Any]) -> str:
@@ -147,7 +152,7 @@ def _adapter_parts(run: RunFolder) -> Iterator[ManifestPart]:
         for text, count in Counter(_record_text(record, name) for record in records).most_common():
             facts.append((name, f"{text} ({counted(count, 'adapter')})"))
     for section in ("lora", "training"):
-        for text, count in Counter(_listed(record.get("config", {}).get(section)) for record in records).items():
+        for text, count in Counter(_listed(_section(record, "config").get(section)) for record in records).items():
             facts.append((section, f"{text} ({counted(count, 'adapter')})"))
     columns = ("model", "seed", "cell", "train items", "best epoch", "validation loss", "content hash")
     yield ManifestPart(title="Adapters", facts=facts, columns=columns, rows=tuple(map(_adapter_row, records)))
@@ -160,13 +165,18 @@ def _record_text(record: Mapping[str, Any], name: str) -> str:
     return _listed(value)
 
 
+def _section(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = record.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
 def _adapter_row(record: Mapping[str, Any]) -> tuple[str, ...]:
     loss = record.get("best_validation_loss")
     return (
         str(record.get("model", "-")),
         str(record.get("seed", "-")),
         str(record.get("cell", "-")),
-        str(record.get("data", {}).get("n_train", "-")),
+        str(_section(record, "data").get("n_train", "-")),
         str(record.get("best_epoch", "-")),
         f"{loss:.4f}" if isinstance(loss, float) else "-",
         str(record.get("content_hash", "-"))[:_SHORT_HASH],
@@ -195,8 +205,8 @@ def _origins(paths: Sequence[Path]) -> list[str]:
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(path)
+    except JsonError:
         return None
     return found if isinstance(found, dict) else None
 

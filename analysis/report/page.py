@@ -13,9 +13,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.text import Text
 
+from transfergrid.analysis.report.headline import headline, key_figures
+from transfergrid.analysis.report.numbers import interval, percent, pp
 from transfergrid.analysis.report.origins import ManifestPart, read_run_manifest
 from transfergrid.analysis.report.payload import page_data, script_json
-from transfergrid.analysis.report.sentences import REGIME_WORDS, findings, headline, interval, key_figures, percent, pp
+from transfergrid.analysis.report.sentences import REGIME_WORDS, findings
 from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
 from transfergrid.analysis.tables.regimes import SEEDS_ONLY, seeds_only
 from transfergrid.config.settings import AnalysisConfig, GridConfig
@@ -43,6 +45,14 @@ class Report:
         """Say what was written."""
         lines = [f"{self.page} ({self.n_bytes / 2**20:.1f} MB, opens in any browser, needs no network)"]
         return Text("\n".join([*lines, *map(str, self.figures)]))
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row per file."""
+        return pl.DataFrame({"path": [str(path) for path in (self.page, *self.figures)]})
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the files and the size of the page."""
+        return {"page": str(self.page), "n_bytes": self.n_bytes, "figures": [str(path) for path in self.figures]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,18 +103,23 @@ def write_report(
     text = render_page(content)
     try:
         write_text(page, text)
-        written = []
-        for form, folder in (figure_folders or {}).items():
-            from transfergrid.analysis.report.figures import write_figures
-
-            report(f"figures ({form})")
-            written += write_figures(tables, settings, folder, form=form)
+        figures = _write_figures(content, figure_folders or {}, report)
     except OSError as error:
         raise UserError(
             f"the report cannot be written to {str(error.filename or page)!r}: {error.strerror or error}; "
             "give another place with --out, --png or --svg"
         ) from error
-    return Report(page, len(text.encode()), tuple(written))
+    return Report(page, len(text.encode()), tuple(figures))
+
+
+def _write_figures(content: PageContent, folders: dict[str, Path], report: Progress) -> list[Path]:
+    written = []
+    for form, folder in folders.items():
+        from transfergrid.analysis.report.figures import write_figures
+
+        report(f"figures ({form})")
+        written += write_figures(content.tables, content.settings, folder, form=form)
+    return written
 
 
 def render_page(content: PageContent) -> str:

@@ -8,16 +8,25 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from transfergrid.analysis.records import ALL_TRANSFER
+from transfergrid.analysis.report.numbers import excludes_zero, interval, percent, pp
 from transfergrid.analysis.tables.build import AnalysisTables
-from transfergrid.analysis.tables.regimes import SEEDS_ONLY, seeds_only
-from transfergrid.analysis.tables.roles import HUB, why_unlabelled
+from transfergrid.analysis.tables.facts import (
+    Significance,
+    agreement,
+    distance_correlations,
+    labelled,
+    missing_reasons,
+    regime_row,
+    significance,
+    variance_shares,
+)
+from transfergrid.analysis.tables.regimes import SEEDS_ONLY
+from transfergrid.analysis.tables.remarks import remark_lines
+from transfergrid.analysis.tables.roles import FRAGILE, HUB, why_unlabelled
 from transfergrid.analysis.tables.variance import CROSSED, NESTED, RESIDUAL
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import TRANSFER_REGIMES, Regime
 from transfergrid.wording import count, level
-
-NBSP = "\u00a0"
-"""Keeps a number and its unit on one line."""
 
 REGIME_WORDS = {
     Regime.MT_ML: "same task, same language",
@@ -42,109 +51,26 @@ class Finding(NamedTuple):
     text: str
 
 
-class Figure(NamedTuple):
-    """One number above the summary."""
-
-    value: str
-    label: str
-    note: str
-
-
-def headline(tables: AnalysisTables, settings: AnalysisConfig) -> str:
-    """Return the one sentence that says what came out."""
-    row = regime_row(tables.regimes, ALL_TRANSFER)
-    own = regime_row(tables.regimes, Regime.MT_ML.value)
-    if not row["n"] and not own["n"]:
-        return "Nothing was scored, so there is no transfer to report."
-    if not row["n"]:
-        return (
-            f"Training changed the score on its own cell by {pp(own['mean_pp'])} on average; with one cell there is no "
-            "transfer to report."
-        )
-    ends = interval(row, "mean_pp")
-    maybe = "" if ends is None or _excludes_zero(row) else ", so perhaps not at all"
-    return f"Training on one task and language changed the score on the others by {pp(row['mean_pp'])} on average" + (
-        f" ({level(settings.confidence)} interval {ends}{maybe})." if ends else "."
-    )
-
-
-def key_figures(tables: AnalysisTables, settings: AnalysisConfig) -> list[Figure]:
-    """Return the four numbers a reader looks for first."""
-    row = regime_row(tables.regimes, ALL_TRANSFER)
-    if not row["n"]:
-        return []
-    at_level = f"{level(settings.confidence)} interval"
-
-    def note(name: str, form: str) -> str:
-        ends = interval(row, name, form)
-        return f"{at_level} {ends}" if ends else "no interval: too little to resample"
-
-    tested = row["harm_rate_significant"] is not None
-    what = "tests of training noise only" if seeds_only(row) else "tests"
-    return [
-        Figure(pp(row["mean_pp"]), "mean change of a score", note("mean_pp", "pp")),
-        Figure(percent(row["win_rate"]), "of pairs gained", note("win_rate", "percent")),
-        Figure(
-            percent(row["harm_rate"]), f"lost {-settings.harm_threshold_pp:g} pp or more", note("harm_rate", "percent")
-        ),
-        Figure(
-            f"{percent(row['win_rate_significant'])} / {percent(row['loss_rate_significant'])}"
-            if tested
-            else "no test",
-            "gained / lost significantly",
-            f"false discovery rate {level(settings.fdr)}, {row['n_tested']:,} {what}"
-            if tested
-            else "no standard errors",
-        ),
-    ]
-
-
 def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
     """Return the summary's paragraphs; one whose numbers are not there says why."""
     row = regime_row(tables.regimes, ALL_TRANSFER)
     found = [Finding("What was measured.", _measured(tables.single_source))]
     if row["n"]:
+        fact = significance(row)
         found += [
             Finding("Does it carry over?", _carries_over(tables.regimes, settings)),
-            Finding("How surely?", _surely(row, tables.single_source, settings)),
-            Finding("At what risk?", _risk(row, settings)),
+            Finding("How surely?", _surely(fact, tables.single_source, settings)),
+            Finding("At what risk?", _risk(row, fact, settings)),
             Finding("Who helps, who is helped?", _roles(tables.roles)),
             Finding("Where do the differences come from?", _variance(tables.variance)),
             Finding("Do models agree?", _agreement(tables.consistency)),
             Finding("Does distance matter?", _distance(tables.distance)),
         ]
-    if missing := _missing(tables):
-        found.append(Finding("What is missing?", missing))
+    if tables.missing.height:
+        found.append(Finding("What is missing?", _missing(tables.missing)))
+    if lines := remark_lines(tables.transfer):
+        found.append(Finding("What else must be known?", ". ".join(lines) + "."))
     return found
-
-
-def regime_row(regimes: pl.DataFrame, regime: str) -> dict[str, Any]:
-    """Return the row of a whole regime."""
-    return regimes.filter(regime=regime, by="all").row(0, named=True)
-
-
-def pp(value: float) -> str:
-    """Return percentage points with their sign: ``+1.25 pp``."""
-    return f"{round(value, 2) + 0.0:+.2f}{NBSP}pp".replace("-", "−")
-
-
-def percent(value: float) -> str:
-    """Return a rate in 0..1 as percent with one digit."""
-    return f"{100 * value:.1f}%"
-
-
-def interval(row: Mapping[str, Any], name: str, form: str = "pp") -> str | None:
-    """Return ``low to high``; None where there is no interval."""
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    if low is None:
-        return None
-    if form == "percent":
-        return f"{100 * low:.1f} to {100 * high:.1f}%"
-    return f"{low:+.2f} to {high:+.2f}".replace("-", "−")
-
-
-def _excludes_zero(row: Mapping[str, Any]) -> bool:
-    return bool(row["mean_pp_low"] > 0 or row["mean_pp_high"] < 0)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -187,7 +113,7 @@ def _carries_over(regimes: pl.DataFrame, settings: AnalysisConfig) -> str:
     else:
         verdict = (
             "0 lies outside, so an average effect is there"
-            if _excludes_zero(row)
+            if excludes_zero(row)
             else "0 lies inside, so there may be none"
         )
         text += (
@@ -206,7 +132,7 @@ def _carries_over(regimes: pl.DataFrame, settings: AnalysisConfig) -> str:
     return f"{text}{own_text} By kind of transfer: {'; '.join(by_regime)}."
 
 
-def _surely(row: Mapping[str, Any], transfer: pl.DataFrame, settings: AnalysisConfig) -> str:
+def _surely(fact: Significance, transfer: pl.DataFrame, settings: AnalysisConfig) -> str:
     n_items = transfer["n_items"].drop_nulls()
     parts = []
     if len(n_items):
@@ -215,45 +141,41 @@ def _surely(row: Mapping[str, Any], transfer: pl.DataFrame, settings: AnalysisCo
             f"A single pair is a weak measurement: a target has {typical} questions, so one question is "
             f"{100 / typical:.2g} pp."
         )
-    if row["median_se_pp"] is not None:
-        parts.append(f"The typical standard error of one delta is {row['median_se_pp']:.2f} pp.")
-    if row["harm_rate_significant"] is None:
+    if fact.median_se_pp is not None:
+        parts.append(f"The typical standard error of one delta is {fact.median_se_pp:.2f} pp.")
+    if fact.harm_rate_significant is None:
         return " ".join([*parts, "The table has no standard errors, so no single pair can be tested; read averages."])
-    significant = row["loss_rate_significant"] + row["win_rate_significant"]
-    gained, lost = (round(row[f"{what}_rate_significant"] * row["n_tested"]) for what in ("win", "loss"))
     parts.append(
         f"Tested one by one, with at most {level(settings.fdr)} false alarms expected among the hits "
-        f"(Benjamini-Hochberg over the whole table), {gained:,} of {count(row['n_tested'], 'pair')} gained and "
-        f"{lost:,} lost."
+        f"(Benjamini-Hochberg over the whole table), {fact.n_gained:,} of {count(fact.n_tested, 'pair')} gained and "
+        f"{fact.n_harmed:,} were harmed."
     )
-    if seeds_only(row):
+    if fact.seeds_only:
         parts.append(
             f"Mind that {SEEDS_ONLY}: the t tests of imported tables contain training noise only and find too much."
         )
-    if significant < 0.5 * (row["win_rate"] + row["harm_rate"]):
+    if fact.is_mostly_noise:
         parts.append("Most single gains and losses are inside the noise: trust averages over many pairs, not one cell.")
     return " ".join(parts)
 
 
-def _risk(row: Mapping[str, Any], settings: AnalysisConfig) -> str:
+def _risk(row: Mapping[str, Any], fact: Significance, settings: AnalysisConfig) -> str:
     ends = interval(row, "harm_rate", "percent")
     text = (
         f"A pair counts as harmed when it loses {-settings.harm_threshold_pp:g} pp or more: "
         f"{percent(row['harm_rate'])} of pairs" + (f" (interval {ends})." if ends else ".")
     )
-    if row["harm_threshold_items"] is not None:
-        text += f" The threshold is {count(row['harm_threshold_items'], 'question')} of a target."
-    if row["harm_rate_by_chance"] is not None:
+    if fact.harm_threshold_items is not None:
+        text += f" The threshold is {count(fact.harm_threshold_items, 'question')} of a target."
+    if fact.harm_rate_by_chance is not None:
         text += (
-            f" If no adapter had any effect, chance alone would make {percent(row['harm_rate_by_chance'])} look harmed"
+            f" If no adapter had any effect, chance alone would make {percent(fact.harm_rate_by_chance)} look harmed"
         )
-        sure = row["harm_rate_significant"] or 0.0
-        much = row["harm_rate"] > 0 and row["harm_rate_by_chance"] >= row["harm_rate"] / 2 >= sure
-        text += ", so much of this count is noise." if much else "."
-    if seeds_only(row):
+        text += ", so much of this count is noise." if fact.harm_is_mostly_chance else "."
+    if fact.seeds_only:
         return f"{text} How many would look harmed by chance alone is not known, since {SEEDS_ONLY}."
-    if row["harm_rate_significant"] is not None:
-        text += f" Harm that noise does not explain: {percent(row['harm_rate_significant'])} of pairs."
+    if fact.harm_rate_significant is not None:
+        text += f" Harm that noise does not explain: {percent(fact.harm_rate_significant)} of pairs."
     return text
 
 
@@ -282,20 +204,17 @@ def _roles(roles: pl.DataFrame) -> str:
     return " ".join([*lines, *_labels(everyone)])
 
 
-def _labels(everyone: pl.DataFrame) -> Iterator[str]:
-    found = everyone.filter(pl.col("label").is_not_null() & (pl.col("unit") != "cell")).sort("unit", "regime", "rank")
-    hub, helps = pl.col("label") == HUB, pl.col("score_pp") > 0
-    helping, sparing, fragile = (
-        [f"{name} ({regime})" for name, regime in found.filter(which).select("name", "regime").iter_rows()]
-        for which in (hub & helps, hub & ~helps, ~hub)
-    )
-    said = [("donor", "Clearly helping more than the average of their kind", helping)] if helping or not sparing else []
+def _labels(roles: pl.DataFrame) -> Iterator[str]:
+    hubs, fragile = labelled(roles, HUB), labelled(roles, FRAGILE)
+    helping = [unit for unit in hubs.units if unit[2] > 0]
+    sparing = [unit for unit in hubs.units if unit[2] <= 0]
+    said = [(hubs, "Clearly helping more than the average of their kind", helping)] if helping or not sparing else []
     if sparing:
-        said.append(("donor", "Clearly harming less than the average of their kind, but not helping", sparing))
-    said.append(("recipient", "Clearly harmed more often than the average of their kind", fragile))
-    for role, what, names in said:
-        why = why_unlabelled(everyone, role)
-        yield f"{what}: not known, since there is {why}." if why else f"{what}: {_listed(names) or 'none'}."
+        said.append((hubs, "Clearly harming less than the average of their kind, but not helping", sparing))
+    said.append((fragile, "Clearly harmed more often than the average of their kind", list(fragile.units)))
+    for fact, what, units in said:
+        names = _listed([f"{name} ({regime})" for name, regime, _ in units]) or "none"
+        yield f"{what}: not known, since there is {fact.unknown}." if fact.unknown else f"{what}: {names}."
 
 
 def _best(part: pl.DataFrame, role: str) -> str:
@@ -320,55 +239,50 @@ def _variance(variance: pl.DataFrame) -> str:
 
 
 def _variance_sentences(variance: pl.DataFrame) -> Iterator[str]:
+    names = {"source": "source cell", "target": "target cell", RESIDUAL: "not explained"}
     for fit, what in (
         (CROSSED, "Shares of the variance of same-task deltas (MT-CL)"),
         (NESTED, "In the nested fit, as published"),
     ):
-        part = variance.filter((pl.col("fit") == fit) & (pl.col("regime") == Regime.MT_CL.value))
-        known = part.filter(pl.col("share").is_not_null()).sort("share", descending=True)
-        names = {"source": "source cell", "target": "target cell", RESIDUAL: "not explained"}
-        shares = [
-            f"{names.get(row['component'], row['component'])} {row['share']:.0%}" for row in known.iter_rows(named=True)
-        ]
-        if shares:
-            yield f"{what}: {', '.join(shares)}."
+        largest_first = sorted(variance_shares(variance, fit).shares, key=lambda each: -each[1])
+        if largest_first:
+            shares = ", ".join(f"{names.get(component, component)} {share:.0%}" for component, share in largest_first)
+            yield f"{what}: {shares}."
 
 
 def _agreement(consistency: pl.DataFrame) -> str:
-    part = consistency.filter(pl.col("unit") == "model")
-    known = part.filter(pl.col("median").is_not_null())
-    if known.is_empty():
-        reasons = part["reason"].drop_nulls().unique().sort().to_list()
-        return f"Not known: {'; '.join(reasons) or 'no transfer rows'}."
-    shown = ", ".join(f"{row['regime']} {row['median']:.2f}" for row in known.iter_rows(named=True))
+    found = agreement(consistency)
+    known = [f"{regime} {median:.2f}" for regime, median, _ in found if median is not None]
+    if not known:
+        return _not_known([reason for _, _, reason in found], "no transfer rows")
     return (
         "The Consistency Index says whether models agree which targets a source helps most (1: fully, 0: not at all, "
-        f"−1: opposite). Median over sources: {shown}.".replace(" -", " −")
+        f"−1: opposite). Median over sources: {', '.join(known)}.".replace(" -", " −")
     )
 
 
 def _distance(distance: pl.DataFrame) -> str:
-    part = distance.filter(pl.col("method") == "spearman")
-    known = part.filter(pl.col("correlation").is_not_null())
-    if known.is_empty():
-        reasons = part["reason"].drop_nulls().unique().sort().to_list()
-        return f"Not known: {'; '.join(reasons) or 'no language pairs'}."
-    shown = ", ".join(
-        f"{row['features'].removesuffix('_knn')} {row['correlation']:+.2f} (p {row['mantel_p']:.2g})"
-        for row in known.iter_rows(named=True)
-    )
+    found = distance_correlations(distance)
+    known = [
+        f"{row['features']} {row['correlation']:+.2f} (p {row['mantel_p']:.2g})"
+        for row in found
+        if row["correlation"] is not None
+    ]
+    if not known:
+        return _not_known([row["reason"] for row in found], "no language pairs")
     return (
-        f"Rank correlation of linguistic distance and same-task transfer (MT-CL): {shown}; below 0 means that near "
-        "languages help more. p is Mantel's, which allows for pairs that share a language."
+        f"Rank correlation of linguistic distance and same-task transfer (MT-CL): {', '.join(known)}; below 0 means "
+        "that near languages help more. p is Mantel's, which allows for pairs that share a language."
     ).replace(" -", " −")
 
 
-def _missing(tables: AnalysisTables) -> str:
-    if tables.missing.is_empty():
-        return ""
-    counts = tables.missing["reason"].value_counts(sort=True)
-    shown = "; ".join(f"{number:,}: {reason}" for reason, number in counts.head(3).iter_rows())
+def _not_known(reasons: Sequence[str | None], otherwise: str) -> str:
+    return f"Not known: {'; '.join(sorted({reason for reason in reasons if reason})) or otherwise}."
+
+
+def _missing(missing: pl.DataFrame) -> str:
+    shown = "; ".join(f"{number:,}: {reason}" for reason, number in missing_reasons(missing, 3))
     return (
-        f"{count(tables.missing.height, 'row')} of the grid could not be compared ({shown}). They are hatched in the "
+        f"{count(missing.height, 'row')} of the grid could not be compared ({shown}). They are hatched in the "
         "matrix and left out of every mean; they are not zeros."
     )

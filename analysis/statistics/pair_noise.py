@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from transfergrid.analysis.records import PAIR, SOURCE, TARGET, ItemBlock
-from transfergrid.analysis.statistics.bootstrap import level_codes
+from transfergrid.analysis.statistics.levels import level_codes
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]

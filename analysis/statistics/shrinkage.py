@@ -18,7 +18,7 @@ from scipy import linalg, optimize
 from threadpoolctl import threadpool_limits
 
 from transfergrid.analysis.records import SOURCE, TARGET
-from transfergrid.analysis.statistics.bootstrap import level_codes
+from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.pair_noise import PairNoise
 from transfergrid.analysis.statistics.reml import check_components
 from transfergrid.grid import Regime

@@ -43,7 +43,8 @@ def differs_from_mean(
     if not usable.any():
         return np.zeros(len(draws), dtype=np.bool_)
     largest = ((apart - apart.mean(axis=1, keepdims=True))[usable] / errors[usable, None]).max(axis=0)
-    return usable & (above > np.quantile(largest, confidence) * errors)
+    labelled: npt.NDArray[np.bool_] = usable & (above > np.quantile(largest, confidence) * errors)
+    return labelled
 
 
 def rank_sets(draws: npt.NDArray[np.floating], estimates: FloatArray, confidence: float) -> Interval:

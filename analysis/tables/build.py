@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_limits
 from transfergrid.analysis.records import Transfer
 from transfergrid.analysis.statistics.bootstrap import resample_deltas
 from transfergrid.analysis.tables.registry import all_tables
+from transfergrid.analysis.tables.remarks import remark_lines, with_remark
 from transfergrid.analysis.tables.table import TableInputs
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig
@@ -77,9 +78,10 @@ def tables_from(transfer: Transfer, settings: AnalysisConfig, *, on_progress: Pr
     report("resamples")
     inputs = TableInputs(transfer, settings, resample_deltas(transfer.rows, transfer.items, settings))
     frames = {}
+    lines = remark_lines(transfer.rows)
     # the matrices are small from here on: more BLAS threads only wait for each other, on a busy machine for minutes
     with threadpool_limits(limits=1, user_api="blas"):
         for name, table in all_tables().items():
             report(name)
-            frames[name] = table.build(inputs)
+            frames[name] = with_remark(table.build(inputs), lines)
     return AnalysisTables(frames)

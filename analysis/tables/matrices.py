@@ -5,8 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from transfergrid.analysis.records import EVERY_REGIME, in_regime
-from transfergrid.analysis.tables.roles import ONE_MODEL
-from transfergrid.analysis.tables.table import REASON, REGIME, Column, Table, schema_of
+from transfergrid.analysis.tables.table import ONE_MODEL, REASON, REGIME, Column, Table, schema_of
 from transfergrid.grid import Regime
 
 _COLUMNS = (

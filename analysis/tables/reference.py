@@ -12,6 +12,7 @@ _HEAD = """# The tables and their columns
 
 `grid analyze` writes every table to `RUN/tables` as Parquet and CSV; `grid analyze NAME` shows one.
 [What the numbers mean](statistics.md) says how they are computed. A number that cannot be computed is null.
+Where an import came with remarks, every table has a last column `remark`.
 This page is written from the code: `python -m transfergrid.analysis.tables.reference > docs/tables.md`.
 """
 

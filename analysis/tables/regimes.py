@@ -15,15 +15,15 @@ from transfergrid.analysis.records import EVERY_REGIME, in_regime
 from transfergrid.analysis.statistics.group_draws import Group
 from transfergrid.analysis.statistics.group_intervals import DrawArray, estimate, intervals
 from transfergrid.analysis.statistics.significance import benjamini_hochberg, beyond_cut_p, harm_by_chance, holds_fdr
-from transfergrid.analysis.statistics.true_rates import true_rates
+from transfergrid.analysis.statistics.true_rates import draw_true_deltas, true_rates
 from transfergrid.analysis.tables.table import (
     CONFIDENCE,
     REASON,
     REGIME,
     Column,
     Table,
+    TableInputs,
     schema_of,
-    true_deltas,
     with_ends,
 )
 from transfergrid.config.settings import AnalysisConfig
@@ -239,6 +239,11 @@ def _with_settings(frame: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFram
         confidence=pl.lit(settings.confidence),
         fdr=pl.lit(settings.fdr),
     )
+
+
+def true_deltas(inputs: TableInputs) -> DrawArray:
+    """Return draws of every row's true delta, see `draw_true_deltas`; for ``inputs.once``."""
+    return draw_true_deltas(inputs.rows, inputs.transfer.items, inputs.settings)
 
 
 REGIMES = Table(

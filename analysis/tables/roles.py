@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import polars as pl
 
 from transfergrid.analysis.records import ALL_TRANSFER, in_regime
-from transfergrid.analysis.statistics.bootstrap import DRAW_DECIMALS
-from transfergrid.analysis.statistics.group_intervals import DrawArray
+from transfergrid.analysis.statistics.bootstrap import DRAW_DECIMALS, DrawArray
 from transfergrid.analysis.tables.ranking import Kind, rank_units, ranking_columns
-from transfergrid.analysis.tables.table import REASON, REGIME, Column, Table, schema_of, with_ends
+from transfergrid.analysis.tables.table import ONE_MODEL, REASON, REGIME, Column, Table, schema_of, with_ends
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 
@@ -30,7 +29,6 @@ UNIT_REGIMES = {
 }
 """What plays a role, and in which regimes; the first is the study's."""
 
-ONE_MODEL = "no standard error: one model"
 ONE_NAME = "no ranking: one of its kind"
 TOO_FEW = "no interval: too few sources, targets, models and items to resample"
 NO_RANKS = "no rank interval: a unit is missing in more than 10 % of the resamples"

@@ -11,10 +11,12 @@ from polars._typing import PolarsDataType
 
 from transfergrid.analysis.records import Transfer
 from transfergrid.analysis.statistics.bootstrap import DrawArray
-from transfergrid.analysis.statistics.true_rates import draw_true_deltas
 from transfergrid.config.settings import AnalysisConfig
 
 Computed = TypeVar("Computed")
+
+ONE_MODEL = "no standard error: one model"
+"""Reason of a row whose standard error would be across models."""
 
 
 class Column(NamedTuple):
@@ -94,9 +96,5 @@ SOURCE_NAME = Column("source", pl.String, "", "Name of the source, of any kind."
 SOURCE_KIND = Column("source_kind", pl.String, "", "Kind of the source: `cell` is an adapter trained on one cell.")
 REGIME = Column("regime", pl.String, "", "Relation of source to target: MT-ML, MT-CL, CT-ML, CT-CL or `all transfer`.")
 CONFIDENCE = Column("confidence", pl.Float64, "0..1", "Level of the intervals (setting).")
+REMARK = Column("remark", pl.String, "", "What must be said of an imported delta, such as a baseline run otherwise.")
 REASON = Column("reason", pl.String, "", "Why a number of the row is null or to be read with care.")
-
-
-def true_deltas(inputs: TableInputs) -> DrawArray:
-    """Return draws of every row's true delta, see `draw_true_deltas`; for ``inputs.once``."""
-    return draw_true_deltas(inputs.rows, inputs.transfer.items, inputs.settings)

@@ -8,6 +8,7 @@ elsewhere, the more the noisier it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 from rich import box
@@ -24,6 +25,7 @@ from transfergrid.analysis.tables.recommendation import (
     noisy_pairs,
     with_unestimated,
 )
+from transfergrid.analysis.tables.remarks import remark_lines, with_remark
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import Cell
@@ -51,13 +53,13 @@ class Recommendation:
         """Show the first rows and what the columns mean."""
         return _render(self)
 
-    def to_json(self) -> str:
-        """Return all rows as a JSON list of objects."""
-        return self.table.write_json()
+    def rows(self) -> pl.DataFrame:
+        """Return all sources."""
+        return self.table
 
-    def to_csv(self) -> str:
-        """Return all rows as CSV."""
-        return self.table.write_csv()
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return all sources as a list of objects."""
+        return self.table.to_dicts()
 
 
 def recommend(
@@ -96,7 +98,8 @@ def recommend_from(
     table = with_unestimated(estimates, rows, target)
     if avoid:
         table = table.filter(pl.col("p_harm") > HIGH_HARM).sort("p_harm", "estimate_pp", descending=[True, False])
-    return Recommendation(target, models, table, avoid, settings, pairs.note)
+    note = "\n".join([pairs.note, *remark_lines(rows)])
+    return Recommendation(target, models, with_remark(table, remark_lines(rows)), avoid, settings, note)
 
 
 def _render(found: Recommendation, n_rows: int = 12) -> RenderableType:

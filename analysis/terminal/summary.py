@@ -11,14 +11,25 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.tables.build import AnalysisTables
-from transfergrid.analysis.tables.regimes import SEEDS_ONLY, seeds_only
-from transfergrid.analysis.tables.roles import FRAGILE, HUB, why_unlabelled
+from transfergrid.analysis.tables.facts import (
+    agreement,
+    distance_correlations,
+    labelled,
+    noise_floor,
+    regime_row,
+    significance,
+    variance_shares,
+)
+from transfergrid.analysis.tables.regimes import SEEDS_ONLY
+from transfergrid.analysis.tables.remarks import remark_lines
+from transfergrid.analysis.tables.roles import FRAGILE, HUB
 from transfergrid.analysis.tables.variance import CROSSED, NESTED
 from transfergrid.analysis.terminal.table_view import reasons_view
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
-from transfergrid.wording import level
+from transfergrid.wording import count, level
 
 _TOP = 3
 
@@ -31,7 +42,7 @@ def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
         _roles(tables.roles),
         Text("\n".join([*_labels(tables.roles), ""])),
         Text("\n".join([*_variance(tables.variance), *_agreement(tables.consistency), *_distance(tables.distance)])),
-        Text("\n".join(_missing(tables))),
+        Text("\n".join([*_missing(tables.missing), *(f"Remark: {line}." for line in remark_lines(tables.transfer))])),
     ]
     return Group(*parts)
 
@@ -58,7 +69,7 @@ def _regimes(regimes: pl.DataFrame, settings: AnalysisConfig) -> RenderableType:
             _percent(row["harm_rate"]),
             _percent(row["harm_rate_significant"]),
         )
-    first = regimes.filter(pl.col("by") == "all").row(0, named=True)
+    first = regime_row(regimes, ALL_TRANSFER)
     note = (
         f"harm: delta <= {settings.harm_threshold_pp:g} pp; sig.: for sure, Benjamini-Hochberg q <= {settings.fdr:g} "
         f"over the whole table; intervals: cluster bootstrap of {first['resampled'] or 'nothing'}, "
@@ -73,48 +84,40 @@ def _regime_reasons(regimes: pl.DataFrame) -> list[str]:
     return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.iter_rows()]
 
 
-def _items(n: int) -> str:
-    return f"{n} item" if n == 1 else f"{n} items"
-
-
 def _significance(regimes: pl.DataFrame) -> str:
-    row = regimes.filter(pl.col("by") == "all").row(0, named=True)
-    if not row["n"]:
+    row = regime_row(regimes, ALL_TRANSFER)
+    fact = significance(row)
+    if not fact.n:
         return str(row["reason"])
     parts = []
-    if row["harm_threshold_items"] is not None:
-        parts.append(f"the harm cut is {_items(row['harm_threshold_items'])} of a target")
-    if row["median_se_pp"] is not None:
-        parts.append(f"the median standard error of a delta is {row['median_se_pp']:.2f} pp")
-    if row["harm_rate_by_chance"] is not None:
-        parts.append(f"with no effect anywhere, {row['harm_rate_by_chance']:.1%} of deltas would count as harm")
-    if seeds_only(row):
+    if fact.harm_threshold_items is not None:
+        parts.append(f"the harm cut is {count(fact.harm_threshold_items, 'item')} of a target")
+    if fact.median_se_pp is not None:
+        parts.append(f"the median standard error of a delta is {fact.median_se_pp:.2f} pp")
+    if fact.harm_rate_by_chance is not None:
+        parts.append(f"with no effect anywhere, {fact.harm_rate_by_chance:.1%} of deltas would count as harm")
+    if fact.seeds_only:
         parts.append(f"how many would count as harm by chance is not known, since {SEEDS_ONLY}")
-    if row["harm_rate_significant"] is None:
+    if fact.harm_rate_significant is None:
         parts.append("no test: the table has no standard errors")
     else:
         parts.append(
-            f"{row['harm_rate']:.1%} of transfer rows harm nominally, "
-            f"{row['harm_rate_significant']:.1%} significantly; "
-            f"{row['win_rate']:.1%} win nominally, {row['win_rate_significant']:.1%} significantly"
-            + (" (t tests of imported tables contain training noise only and find too much)" if seeds_only(row) else "")
+            f"{fact.harm_rate:.1%} of transfer rows harm nominally, {fact.harm_rate_significant:.1%} significantly; "
+            f"{fact.win_rate:.1%} win nominally, {fact.win_rate_significant:.1%} significantly"
+            + (" (t tests of imported tables contain training noise only and find too much)" if fact.seeds_only else "")
         )
     return "Significance: " + "; ".join(parts) + "."
 
 
 def _noise_floor(transfer: pl.DataFrame) -> list[str]:
     """Say how many of the base's answers hang on rounding; nothing where that was not measured."""
-    floor = (
-        transfer.filter(pl.col("n_flips_noise_floor").is_not_null())
-        .group_by("model", "target_task", "target_language")
-        .agg(n_flips=pl.max("n_flips_noise_floor"), n_items=pl.max("n_items"))
-    )
-    if floor.is_empty():
+    floor = noise_floor(transfer)
+    if floor is None:
         return []
-    n_flips, n_items, most = floor.select(pl.sum("n_flips"), pl.sum("n_items"), pl.max("n_flips").alias("most")).row(0)
-    worst = f", at most {most:,} in one target" if most else ""
+    worst = f", at most {floor.most:,} in one target" if floor.most else ""
     return [
-        f"Noise floor: {n_flips:,} of {n_items:,} answers of the base change with the order of the arithmetic{worst}."
+        f"Noise floor: {floor.n_flips:,} of {floor.n_items:,} answers of the base change with the order of the "
+        f"arithmetic{worst}."
     ]
 
 
@@ -143,65 +146,52 @@ def _name(row: Mapping[str, Any]) -> str:
 
 def _labels(roles: pl.DataFrame) -> list[str]:
     lines = []
-    for label, role, what in (
-        (HUB, "donor", "Hubs (donor score above the mean of its kind, whole interval)"),
-        (FRAGILE, "recipient", "Fragile recipients (harm rate above the mean of its kind, whole interval)"),
+    for label, what in (
+        (HUB, "Hubs (donor score above the mean of its kind, whole interval)"),
+        (FRAGILE, "Fragile recipients (harm rate above the mean of its kind, whole interval)"),
     ):
-        if why := why_unlabelled(roles, role):
-            lines.append(f"{what}: not known, since there is {why}.")
-            continue
-        found = roles.filter(pl.col("label") == label).sort("unit", "regime", "rank")
-        others = found.filter(pl.col("unit") != "cell").select("name", "regime")
-        names = [f"{name} [{regime}]" for name, regime in others.iter_rows()]
-        n_cells = found.filter(pl.col("unit") == "cell")["name"].n_unique()
-        listed = ", ".join([*names, *([f"{n_cells} cells"] if n_cells else [])])
-        lines.append(f"{what}: {listed or 'none'}.")
+        fact = labelled(roles, label)
+        names = [f"{name} [{regime}]" for name, regime, _ in fact.units]
+        listed = ", ".join([*names, *([f"{fact.n_cells} cells"] if fact.n_cells else [])])
+        why = f"not known, since there is {fact.unknown}" if fact.unknown else listed or "none"
+        lines.append(f"{what}: {why}.")
     return lines
 
 
 def _variance(variance: pl.DataFrame) -> list[str]:
     lines = []
     for fit in (NESTED, CROSSED):
-        part = variance.filter((pl.col("fit") == fit) & (pl.col("regime") == Regime.MT_CL.value))
-        known = part.filter(pl.col("share").is_not_null())
-        shares = ", ".join(f"{row['component']} {row['share']:.1%}" for row in known.iter_rows(named=True))
-        missing = part.filter(pl.col("share").is_null())
-        reasons = "; ".join(
-            row["reason"] if row["component"] == "all" else f"{row['component']}: {row['reason']}"
-            for row in missing.iter_rows(named=True)
-        )
-        lines.append(f"Variance of MT-CL, {fit}: {'; '.join(each for each in (shares, reasons) if each)}.")
+        fact = variance_shares(variance, fit)
+        shares = ", ".join(f"{component} {share:.1%}" for component, share in fact.shares)
+        said = "; ".join(each for each in (shares, *fact.reasons) if each)
+        lines.append(f"Variance of MT-CL, {fit}: {said}.")
     return lines
 
 
 def _agreement(consistency: pl.DataFrame) -> list[str]:
-    part = consistency.filter(pl.col("unit") == "model")
     shown = [
-        f"{row['regime']} {row['median']:.2f}" if row["median"] is not None else f"{row['regime']}: {row['reason']}"
-        for row in part.iter_rows(named=True)
+        f"{regime} {median:.2f}" if median is not None else f"{regime}: {reason}"
+        for regime, median, reason in agreement(consistency)
     ]
     return [f"Consistency Index between models (median tau-b): {', '.join(shown) or 'no transfer rows'}."]
 
 
 def _distance(distance: pl.DataFrame) -> list[str]:
     lines = []
-    for row in distance.filter(pl.col("method") == "spearman").iter_rows(named=True):
-        name = row["features"].removesuffix("_knn")
+    for row in distance_correlations(distance):
         if row["correlation"] is None:
-            lines.append(f"Distance ({name}): {row['reason']}.")
+            lines.append(f"Distance ({row['features']}): {row['reason']}.")
         else:
             lines.append(
-                f"Distance ({name}) and MT-CL delta: Spearman {row['correlation']:+.3f}, "
+                f"Distance ({row['features']}) and MT-CL delta: Spearman {row['correlation']:+.3f}, "
                 f"Mantel p {row['mantel_p']:.3g} "
                 f"(naive p {row['naive_p']:.3g}: language pairs are not independent)."
             )
     return lines
 
 
-def _missing(tables: AnalysisTables) -> list[str]:
-    if tables.missing.is_empty():
-        return []
-    return [f"Missing: {line}" for line in reasons_view(tables.missing)]
+def _missing(missing: pl.DataFrame) -> list[str]:
+    return [f"Missing: {line}" for line in reasons_view(missing)]
 
 
 def format_pp(value: float | None) -> str:

@@ -8,7 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from transfergrid.analysis.tables.facts import missing_reasons
 from transfergrid.analysis.tables.registry import all_tables
+from transfergrid.wording import count
 
 SHOWN_ROWS = 40
 """Rows of a table that are printed; all of them are in its files."""
@@ -100,8 +102,7 @@ def _words(column: pl.Series) -> list[str]:
 
 def reasons_view(table: pl.DataFrame, limit: int = 5) -> list[str]:
     """Return the most frequent reasons of a table's rows, a line each."""
-    counts = table["reason"].drop_nulls().value_counts(sort=True).sort("count", "reason", descending=[True, False])
-    return [f"{count} {'row' if count == 1 else 'rows'}: {reason}" for reason, count in counts.head(limit).iter_rows()]
+    return [f"{count(number, 'row')}: {reason}" for reason, number in missing_reasons(table, limit)]
 
 
 def _plain(value: object, column: str) -> str:

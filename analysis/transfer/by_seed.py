@@ -48,7 +48,7 @@ _BY_SEED_COLUMNS = (
 def transfer_by_seed(
     counts: pl.DataFrame, config: GridConfig | None, floor: pl.DataFrame, sources: pl.DataFrame
 ) -> pl.DataFrame:
-    """Return one row per (model, seed, source, target) from the counts of right answers.
+    """Return one row per (model, seed, source, target), with ``squares``, the sum of its items' squared differences.
 
     Args:
         counts: One row per (model, seed, source, target) with item rows.
@@ -59,17 +59,13 @@ def transfer_by_seed(
     frame = _expect(counts, config, sources.filter(IS_SINGLE).select("source"))
     frame = with_regime(frame.join(sources, on="source", how="left", validate="m:1"))
     n = pl.col("n_items")
-    change = pl.col("n_only_adapter") - pl.col("n_only_base")
-    changed = pl.col("n_only_adapter") + pl.col("n_only_base")
-    usable = pl.when(n > 0)
+    change, squares = pl.col("change"), pl.col("squares")
     frame = frame.with_columns(
-        n_none=n - pl.col("n_both") - changed,
-        base_score=usable.then((pl.col("n_both") + pl.col("n_only_base")) / n),
-        adapter_score=usable.then((pl.col("n_both") + pl.col("n_only_adapter")) / n),
+        n_none=n - pl.col("n_both") - pl.col("n_only_base") - pl.col("n_only_adapter"),
         delta_acc_pp=100 * (pl.col("adapter_acc") - pl.col("base_acc")),
         delta_acc_norm_pp=100 * (pl.col("adapter_acc_norm") - pl.col("base_acc_norm")),
-        delta_pp=usable.then(100 * change / n),
-        se_pp=pl.when(n > 1).then(100 * ((changed - change**2 / n) / (n - 1) / n).sqrt()),
+        delta_pp=pl.when(n > 0).then(100 * change / n),
+        se_pp=pl.when(n > 1).then(100 * ((squares - change**2 / n) / (n - 1) / n).sqrt()),
         reason=pl.when(n.is_null())
         .then(pl.lit(NO_SCORES))
         .when((n == 0) & ~pl.col("has_base"))
@@ -83,19 +79,19 @@ def transfer_by_seed(
         how="left",
         validate="m:1",
     )
-    return frame.select(_BY_SEED_COLUMNS).sort(*ROW, "source", nulls_last=True)
+    return frame.select(*_BY_SEED_COLUMNS, "squares").sort(*ROW, "source", nulls_last=True)
 
 
 def no_counts() -> pl.DataFrame:
     """Return the counts of a store without item rows."""
-    text = dict.fromkeys((*EVERY_KEY, "primary_metric", "unscored_reason"), pl.String)
+    text = (*EVERY_KEY, "primary_metric", "unscored_reason")
     counts = ("n_items", "n_unscored", "n_both", "n_only_base", "n_only_adapter", "n_ties", "n_ties_base", "seed")
-    scores = ("base_acc", "adapter_acc", "base_acc_norm", "adapter_acc_norm")
+    scores = [f"{side}_{score}" for side in ("base", "adapter") for score in ("score", "acc", "acc_norm")]
     return pl.DataFrame(
         schema={
-            **text,
+            **dict.fromkeys(text, pl.String),
             **dict.fromkeys(counts, pl.Int64),
-            **dict.fromkeys(scores, pl.Float64),
+            **dict.fromkeys((*scores, "change", "squares"), pl.Float64),
             "has_base": pl.Boolean,
         }
     )
@@ -127,7 +123,8 @@ def _expect(frame: pl.DataFrame, config: GridConfig | None, single: pl.DataFrame
 
 
 def _with_mcnemar(frame: pl.DataFrame) -> pl.DataFrame:
-    usable = (frame["n_items"].fill_null(0) > 0).to_numpy()
+    counted = frame.select(((pl.col("n_items") > 0) & pl.col("n_both").is_not_null()).fill_null(False))
+    usable = counted.to_series().to_numpy()
     p_values = np.full(frame.height, np.nan)
     counts = frame.filter(pl.Series(usable))
     p_values[usable] = mcnemar_exact_p(counts["n_only_base"].to_numpy(), counts["n_only_adapter"].to_numpy())

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 
 from transfergrid.analysis.records import KEY, SOURCE, TARGET
-from transfergrid.analysis.statistics.bootstrap import level_codes
+from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.moderation import moderate
 from transfergrid.analysis.statistics.significance import StandardErrors, t_test_p
 from transfergrid.store.imported import SE_OF_SEEDS, SE_OF_SEEDS_AND_ITEMS
@@ -25,8 +25,6 @@ def _expect_imported(imported: pl.DataFrame) -> pl.DataFrame:
 def transfer_from_imported(given: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of an imported table in the transfer table's columns."""
     imported = with_sources(_expect_imported(given))
-    # means of whole items are not exact in binary: what should be 0 must be 0, and -1 must count as harm
-    imported = imported.with_columns(pl.col("delta_pp", "delta_sd_pp", "se_pp").round(9))
     errors = _errors_across_seeds(imported)
     delta = imported["delta_pp"].fill_null(np.nan).to_numpy()
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import polars as pl
 
 from transfergrid.analysis.records import TARGET, ItemBlock
+from transfergrid.benchmarks.metrics import METRICS, lower_is_better
 from transfergrid.grid import BASELINE_NAME, UserError
 
 _KEY = ("seed", "source", *TARGET)
@@ -23,6 +24,7 @@ _ITEM_COLUMNS = (
     "loglikelihoods_nats",
     "choice_chars",
     "primary_metric",
+    "value",
     "unscored_reason",
 )
 
@@ -73,16 +75,16 @@ def _check_metrics(model: str, frame: pl.DataFrame) -> None:
     found = frame.select(*TARGET, "primary_metric").unique().filter(pl.col("primary_metric").is_not_null())
     metrics = found.group_by(TARGET).agg(pl.col("primary_metric").sort())
     for task, language, names in metrics.sort(TARGET).iter_rows():
-        if len(names) > 1 or any(name not in ("acc", "acc_norm") for name in names):
+        if len(names) > 1 or any(name not in METRICS for name in names):
             raise UserError(
                 f"target '{task}-{language}' of model {model!r} has the primary metrics {names}; "
-                "expected one of 'acc' and 'acc_norm' in all its rows; score it again"
+                f"expected the same one of {sorted(METRICS)} in all its rows; score it again"
             )
 
 
 def _answers(frame: pl.DataFrame) -> pl.DataFrame:
-    scored = pl.col("pred").is_not_null() & pl.col("unscored_reason").is_null()
-    norm = pl.col("primary_metric") == "acc_norm"
+    scored = pl.col("value").is_not_null() & pl.col("unscored_reason").is_null()
+    lower = pl.col("primary_metric").is_in(lower_is_better())
     answers = frame.select(
         *_KEY,
         "item_id",
@@ -91,14 +93,17 @@ def _answers(frame: pl.DataFrame) -> pl.DataFrame:
         scored=scored,
         right_acc=pl.col("pred") == pl.col("gold"),
         right_norm=pl.col("pred_norm") == pl.col("gold"),
-        right=pl.when(norm).then(pl.col("pred_norm")).otherwise(pl.col("pred")) == pl.col("gold"),
+        gain=pl.when(lower).then(-pl.col("value")).otherwise("value"),
         reason="unscored_reason",
     )
     return answers.with_columns(tie=pl.Series(_ties(frame)))
 
 
 def _ties(frame: pl.DataFrame) -> npt.NDArray[np.bool_]:
-    """Return shape [rows]: whether two choices share the best value of the row's primary metric."""
+    """Return shape [rows]: whether two choices share the best value of the row's primary metric.
+
+    The store has lengths in characters only; `_count` leaves out the ties of metrics with other lengths.
+    """
     lengths = frame["loglikelihoods_nats"].list.len().fill_null(0).cast(pl.Int64).to_numpy()
     _check_lengths(frame, lengths)
     ties = np.zeros(frame.height, dtype=np.bool_)
@@ -107,7 +112,7 @@ def _ties(frame: pl.DataFrame) -> npt.NDArray[np.bool_]:
         return ties
     part = frame if len(filled) == frame.height else frame[filled]
     values = part["loglikelihoods_nats"].explode().to_numpy()
-    norm = (part["primary_metric"] == "acc_norm").to_numpy()
+    norm = part["primary_metric"].is_in([name for name, metric in METRICS.items() if metric.length is len]).to_numpy()
     repeats = lengths[filled]
     if norm.any():
         chars = part["choice_chars"].explode().cast(pl.Float64).to_numpy()
@@ -159,15 +164,21 @@ def _check_pairs(model: str, paired: pl.DataFrame) -> None:
 
 
 def _count(paired: pl.DataFrame) -> pl.DataFrame:
+    """Return sums over the items that adapter and baseline were both scored on; a gain is a value, better if higher."""
     both = pl.col("paired")
-    right, base = pl.col("right"), pl.col("right_base")
-    return paired.group_by(_KEY).agg(
+    gain, base = pl.col("gain"), pl.col("gain_base")
+    right, base_right = gain.abs() == 1, base.abs() == 1
+    counts = paired.group_by(_KEY).agg(
         primary_metric=pl.col("metric").drop_nulls().first(),
         n_items=both.sum().cast(pl.Int64),
         n_unscored=(~both).sum().cast(pl.Int64),
-        n_both=(both & right & base).sum().cast(pl.Int64),
-        n_only_base=(both & ~right & base).sum().cast(pl.Int64),
-        n_only_adapter=(both & right & ~base).sum().cast(pl.Int64),
+        base_score=base.filter(both).mean().abs(),
+        adapter_score=gain.filter(both).mean().abs(),
+        change=(gain - base).filter(both).sum(),
+        squares=(gain - base).filter(both).pow(2).sum(),
+        n_both=(both & right & base_right).sum().cast(pl.Int64),
+        n_only_base=(both & ~right & base_right).sum().cast(pl.Int64),
+        n_only_adapter=(both & right & ~base_right).sum().cast(pl.Int64),
         base_acc=pl.col("right_acc_base").filter(both).mean(),
         adapter_acc=pl.col("right_acc").filter(both).mean(),
         base_acc_norm=pl.col("right_norm_base").filter(both).mean(),
@@ -179,10 +190,21 @@ def _count(paired: pl.DataFrame) -> pl.DataFrame:
             pl.col("reason").drop_nulls().sort().first(), pl.col("reason_base").drop_nulls().sort().first()
         ),
     )
+    graded = [name for name, metric in METRICS.items() if metric.is_graded]
+    unknown_ties = [name for name, metric in METRICS.items() if metric.length not in (None, len)]
+    return counts.with_columns(
+        *_null_for(graded, "n_both", "n_only_base", "n_only_adapter"), *_null_for(unknown_ties, "n_ties", "n_ties_base")
+    )
+
+
+def _null_for(metrics: list[str], *columns: str) -> Iterator[pl.Expr]:
+    """Yield columns without the numbers that do not exist for some metrics."""
+    without = pl.col("primary_metric").is_in(metrics).fill_null(False)
+    return (pl.when(without).then(None).otherwise(column).alias(column) for column in columns)
 
 
 def _by_task(paired: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    usable = paired.filter("paired").select("source", *TARGET, "item", "right", "right_base")
+    usable = paired.filter("paired").select("source", *TARGET, "item", "gain", "gain_base")
     parts = usable.partition_by("target_task", as_dict=True)
     for key in sorted(parts):
         yield str(key[0]), parts[key]
@@ -195,7 +217,7 @@ def _item_block(model: str, task: str, part: pl.DataFrame, base: pl.DataFrame) -
     codes = part.join(pairs, on=key, validate="m:1")
     shape = (pairs.height, len(item_ids))
     flat = codes["pair"].to_numpy().astype(np.int64) * shape[1] + codes["item"].to_numpy()
-    difference = codes["right"].cast(pl.Int8).to_numpy() - codes["right_base"].cast(pl.Int8).to_numpy()
+    difference = codes["gain"].to_numpy() - codes["gain_base"].to_numpy()
     total = np.bincount(flat, weights=difference, minlength=shape[0] * shape[1]).reshape(shape)
     n_seeds = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
     return ItemBlock(

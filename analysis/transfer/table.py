@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from transfergrid.analysis.records import EVERY_KEY, KEY, ItemBlock, Transfer
-from transfergrid.analysis.statistics.bootstrap import level_codes
+from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.significance import (
     PairedSums,
     crossed_standard_error,
@@ -24,8 +24,15 @@ from transfergrid.analysis.transfer.sources import IS_SINGLE, read_sources, sing
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.imported import read_imported, read_noise_floor
-from transfergrid.store.scores import find_unreadable, scan_scores, score_parts, with_regime
+from transfergrid.store.imported import check_names, read_imported, read_noise_floor, read_remarks
+from transfergrid.store.scores import (
+    UNREADABLE,
+    check_contents,
+    find_unreadable,
+    scan_scores,
+    score_parts,
+    with_regime,
+)
 
 REDRAWN = 1.5
 """Items of all seeds together, measured in those of one seed, above which seeds count as having items of their own."""
@@ -44,10 +51,11 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
         UserError: If a file is unusable, rows are there twice, or a model is both scored and imported.
     """
     parts = score_parts(run)
+    check_contents(parts)
     scores = scan_scores(parts)
     try:
         observations = list(observe(scores))
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         fault = find_unreadable(parts)
         if fault is None:
             raise
@@ -57,6 +65,7 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     cells = config.grid.cells if config is not None else ()
     sources = read_sources(scores, [*counts["source"], *(cell.name for cell in cells)])
     by_seed = transfer_by_seed(counts, config, read_noise_floor(run), sources)
+    check_names(run.scores, by_seed)
     imported = read_imported(run)
     if both := sorted(set(by_seed["model"]) & set(imported["model"])):
         raise UserError(
@@ -65,8 +74,9 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     averaged = average_seeds(by_seed, blocks).join(sources, on="source", how="left", validate="m:1")
     rows = pl.concat([averaged, transfer_from_imported(imported)], how="diagonal")
     rows = _finish(rows, imported, run, config)
+    remarked = by_seed.join(read_remarks(run), on=list(KEY), how="left", validate="m:1", maintain_order="left")
     return Transfer(
-        by_seed,
+        remarked.drop("squares"),
         rows.filter(IS_SINGLE),
         single_blocks(blocks, sources),
         _unscored_models(by_seed.filter(IS_SINGLE), config),
@@ -95,7 +105,7 @@ def average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.Data
         delta_sd_seeds_pp=pl.col("delta_pp").std(),
         n_unscored=pl.col("n_unscored").max(),
         mcnemar_p=pl.col("mcnemar_p").filter(there).first(),
-        squares=(pl.col("n_only_base") + pl.col("n_only_adapter")).filter(there).sum(),
+        squares=pl.col("squares").filter(there).sum(),
         between_seeds=((pl.col("delta_pp") - pl.col("delta_pp").mean()) / 100).pow(2).sum(),
         n_flips_noise_floor=pl.col("n_flips_noise_floor").first(),
         reason=pl.when(there.any()).then(None).otherwise(pl.col("reason").drop_nulls().sort().first()),
@@ -131,16 +141,18 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
     errors = crossed_standard_error(sums, level_codes(frame, ("model",)), redrawn)
     with np.errstate(invalid="ignore", divide="ignore"):
         by_t = np.where(errors.se > 0, t_test_p(mean / errors.se, errors.df), np.where(errors.se == 0, 1.0, np.nan))
-    single = column("n_seeds") < 2
-    p_values = np.where(single, column("mcnemar_p"), by_t)
+    exact = (column("n_seeds") < 2) & np.isfinite(column("mcnemar_p"))
+    p_values = np.where(exact, column("mcnemar_p"), by_t)
     return frame.with_columns(
         se_pp=pl.Series(100 * errors.se).fill_nan(None),
         df=pl.Series(errors.df).fill_nan(None),
         p_value=pl.Series(p_values).fill_nan(None),
         p_method=pl.when(pl.Series(np.isnan(p_values)))
         .then(None)
-        .when(pl.Series(single))
+        .when(pl.Series(exact))
         .then(pl.lit("exact McNemar"))
+        .when(pl.col("n_seeds") < 2)
+        .then(pl.lit("t test over items"))
         .when(pl.Series(redrawn))
         .then(pl.lit("moderated t test, items redrawn per seed"))
         .otherwise(pl.lit("moderated t test, items and seeds crossed")),
@@ -175,6 +187,7 @@ _COLUMNS = (
     "p_method",
     "n_flips_noise_floor",
     "reason",
+    "remark",
 )
 
 
@@ -182,7 +195,8 @@ def _finish(rows: pl.DataFrame, imported: pl.DataFrame, run: RunFolder, config: 
     traits = _traits(rows, imported, config)
     languages = sorted({*rows["source_language"].drop_nulls(), *rows["target_language"]})
     families = {language: language_family(language) for language in languages}
-    frame = with_regime(rows.join(traits, on="model", how="left", validate="m:1")).with_columns(
+    frame = rows.join(read_remarks(run), on=list(KEY), how="left", validate="m:1")
+    frame = with_regime(frame.join(traits, on="model", how="left", validate="m:1")).with_columns(
         construction=construction_expr(rows, run, config),
         source_language_family=pl.col("source_language").replace_strict(families, return_dtype=pl.String),
         target_language_family=pl.col("target_language").replace_strict(families, return_dtype=pl.String),

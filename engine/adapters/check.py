@@ -1,38 +1,31 @@
-"""Adapters in peft's folder format: found, checked against the base and what vLLM serves, named by their content."""
+"""Adapters in peft's folder format: checked against the base and what vLLM serves, named by their content."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from transfergrid.config.settings import MAX_LORA_RANK, TARGET_MODULES
-from transfergrid.engine.adapters.folder import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    pair_sides,
-    read_adapter_config,
-    read_adapter_shapes,
-)
+from transfergrid.engine.adapters.folder import read_adapter
+from transfergrid.engine.adapters.lora_config import SEQUENTIAL, SERVED_RANKS, LoraConfig, read_lora_config
+from transfergrid.engine.adapters.weights import WeightsFile
 from transfergrid.engine.interfaces import Adapter, AdapterError
 from transfergrid.engine.models.shapes import LinearShapes, layer_name
-from transfergrid.store.files import hash_files
 
-SERVED_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
-"""Slot sizes that vLLM 0.32 has (``vllm/config/lora.py``); an adapter takes the next larger one."""
-
-# What vLLM 0.32 does not serve (vllm/lora/peft_helper.py), how peft's configuration says it, and the way out
-_UNSERVED = (
-    ("use_dora", "uses DoRA", "merge it into the base, or train it without use_dora"),
-    ("lora_bias", "has biases in its LoRA layers", "train it with lora_bias: false"),
-    ("modules_to_save", "saves whole modules", "train it without modules_to_save"),
-    ("alora_invocation_tokens", "is an activated LoRA", "train a plain LoRA"),
-    ("layer_replication", "replicates layers", "merge it into the base"),
-    ("use_bdlora", "is block-diagonal", "train a plain LoRA"),
-    ("use_qalora", "uses QALoRA", "train a plain LoRA"),
+_CONVERTED = "'grid convert-adapter' turns it into peft's format"
+_MODULE_KEY = re.compile(
+    r"(?:base_model\.model\.)?(?P<module>(?:model\.|model\.language_model\.|language_model\.model\.)layers\.\d+\..+)"
+    r"\.lora_(?P<side>[AB])\.weight"
 )
-_BASE_CHANGING_INITS = ("pissa", "olora", "corda", "loftq")
-_OUTER_MODULES = ("embed_tokens", "lm_head")
+# What else a file may hold, by the end of a key, and the way out
+_OTHER_KEYS = (
+    (r".*(lora_embedding_[AB]|token_adapter.*|lora_magnitude_vector|base_layer\.weight)", SEQUENTIAL),
+    (r".*(lm_head|embed_tokens)\b.*", SEQUENTIAL),
+    (r".*\.experts(\.base_layer)?\.lora_[AB]\.weight", SEQUENTIAL),
+    (r".*\.lora_[AB]\.[^.]+\.weight", _CONVERTED),  # the adapter's name left in
+    (r".*\.lora_[ab](\.weight)?", _CONVERTED),  # mlx, torchtune
+    (r".*\.lora_[AB]\.weight", _CONVERTED),  # another prefix
+)
 
 
 def check_adapters(adapters: Mapping[str, Path], base: LinearShapes) -> dict[str, Adapter]:
@@ -57,7 +50,7 @@ def check_adapters(adapters: Mapping[str, Path], base: LinearShapes) -> dict[str
 
 
 def check_adapter(folder: Path, base: LinearShapes, *, name: str) -> Adapter:
-    """Check one adapter's configuration and the shapes of its weights; reads no weights but to hash them.
+    """Check one adapter; reads its files once.
 
     Args:
         folder: peft's folder.
@@ -65,19 +58,21 @@ def check_adapter(folder: Path, base: LinearShapes, *, name: str) -> Adapter:
         name: Readable part of the adapter's unique name.
 
     Raises:
-        AdapterError: If files are missing or broken, vLLM cannot serve what it holds, or it belongs to another base.
+        AdapterError: If files are missing or broken, vLLM cannot serve what it holds, its weights are not those its
+            configuration speaks of, or it belongs to another base.
     """
-    config = read_adapter_config(folder, name)
-    _refuse_unserved(config, name)
-    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
-    if not all(isinstance(rank, int) and 1 <= rank <= MAX_LORA_RANK for rank in ranks):
-        raise AdapterError(
-            f"adapter {name!r} has ranks {ranks!r}; vLLM serves 1 to {MAX_LORA_RANK}, train a smaller one"
-        )
-    shapes = read_adapter_shapes(folder / WEIGHTS_FILE, name)
-    _match_base(pair_sides(shapes, name), base, name)
-    content_hash = hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])
-    return Adapter(name=f"{name}@{content_hash[:12]}", path=folder, content_hash=content_hash, rank=max(ranks))
+    found = read_adapter(folder, name)
+    config = read_lora_config(found.config, name)
+    pairs = _pair_sides(found.weights, base, name)
+    strengths = [_check_layer(module, pair, found.weights, (config, base, name)) for module, pair in pairs.items()]
+    return Adapter(
+        name=f"{name}@{found.content_hash[:12]}",
+        path=folder,
+        content_hash=found.content_hash,
+        rank=config.max_rank,
+        layers=frozenset(layer_name(module) for module, pair in pairs.items() if found.weights.largest[pair["A"]]),
+        strength=max(strengths),
+    )
 
 
 def served_rank(rank: int) -> int:
@@ -92,32 +87,51 @@ def served_rank(rank: int) -> int:
     raise AdapterError(f"rank {rank} is above what vLLM serves; expected at most {SERVED_RANKS[-1]}")
 
 
-def _refuse_unserved(config: Mapping[str, Any], name: str) -> None:
-    """Refuse what vLLM would refuse later, or worse, ignore."""
-    for key, what, way_out in _UNSERVED:
-        if config.get(key):
-            raise AdapterError(f"adapter {name!r} {what} ({key}={config[key]!r}), which vLLM does not serve; {way_out}")
-    if config.get("bias", "none") != "none":
-        raise AdapterError(f"adapter {name!r} trains biases (bias={config['bias']!r}); train it with bias: none")
-    init = str(config.get("init_lora_weights", True)).lower()
-    if init.startswith(_BASE_CHANGING_INITS):
+def _pair_sides(weights: WeightsFile, base: LinearShapes, name: str) -> dict[str, dict[str, str]]:
+    """Return the keys of A and B by the layer's name in the base."""
+    pairs: dict[str, dict[str, str]] = {}
+    for key in weights.shapes:
+        match = _MODULE_KEY.fullmatch(key)
+        if not match or re.fullmatch(_OTHER_KEYS[2][0], key):
+            way_out = next((way for pattern, way in _OTHER_KEYS if re.fullmatch(pattern, key)), "save it with peft")
+            example = f"base_model.model.model.{next(iter(base))}.lora_A.weight"
+            raise AdapterError(f"adapter {name!r} holds {key!r:.200}; expected keys such as {example!r}; {way_out}")
+        sides = pairs.setdefault(match["module"], {})
+        if sides.setdefault(match["side"], key) != key:
+            raise AdapterError(
+                f"adapter {name!r} holds {match['module']!r} twice: {sides[match['side']]!r} and {key!r}; remove one"
+            )
+    if not pairs:
+        raise AdapterError(f"adapter {name!r} holds no weights; save it again")
+    return pairs
+
+
+def _check_layer(
+    module: str, pair: Mapping[str, str], weights: WeightsFile, against: tuple[LoraConfig, LinearShapes, str]
+) -> float:
+    """Check one layer against the configuration and the base; return scale x |A| x |B|."""
+    config, base, name = against
+    if len(pair) != 2:
+        raise AdapterError(f"adapter {name!r} holds {min(pair.values())!r} without its other half; save it again")
+    if not config.is_target(module):
         raise AdapterError(
-            f"adapter {name!r} was started with init_lora_weights={init!r}, which changes the base; convert it with "
-            "peft's path_initial_model_for_weight_conversion"
+            f"adapter {name!r} holds {module!r}, which its configuration leaves out (target_modules="
+            f"{config.target_modules!r:.200}), so that peft would drop it; correct adapter_config.json, or save "
+            "it again"
         )
-
-
-def _match_base(pairs: LinearShapes, base: LinearShapes, name: str) -> None:
-    """See that every adapted layer is one of the base's, in the base's shape."""
-    for module, shape in pairs.items():
-        if module.rpartition(".")[2] in _OUTER_MODULES:
-            raise AdapterError(
-                f"adapter {name!r} adapts {module!r}, which is not served; train it on linear layers of the decoder, "
-                f"for example {list(TARGET_MODULES)}"
-            )
-        layer = layer_name(module)
-        if base.get(layer) != shape:
-            raise AdapterError(
-                f"adapter {name!r} does not fit this base: {module!r} is {shape} there and {base.get(layer)} here; "
-                "score it with the base it was trained on"
-            )
+    a, b = (weights.shapes[pair[side]] for side in "AB")
+    if len(a) != 2 or len(b) != 2:
+        raise AdapterError(f"adapter {name!r}: A and B of {module!r} have the shapes {a} and {b}; expected matrices")
+    rank = config.rank_of(module)
+    if (a[0], b[1]) != (rank, rank):
+        raise AdapterError(
+            f"adapter {name!r}: A of {module!r} has {a[0]} rows and B {b[1]} columns, and its configuration says rank "
+            f"{rank}; correct r or rank_pattern in adapter_config.json, or save it again"
+        )
+    here = base.get(layer_name(module))
+    if here != (b[0], a[1]):
+        raise AdapterError(
+            f"adapter {name!r} does not fit this base: {module!r} is {(b[0], a[1])} there and {here} here; score it "
+            "with the base it was trained on"
+        )
+    return abs(config.scale_of(module)) * weights.largest[pair["A"]] * weights.largest[pair["B"]]

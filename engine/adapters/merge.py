@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
-from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE, require_unchanged
+from transfergrid.engine.adapters.folder import WEIGHTS_FILE, read_adapter, require_unchanged
+from transfergrid.engine.adapters.lora_config import PROMPTS
 from transfergrid.engine.interfaces import Adapter, AdapterError
-from transfergrid.store.files import hash_files
 
 
 def check_mergeable(folder: Path, *, name: str) -> Adapter:
-    """Check that a folder holds a peft adapter, whatever vLLM thinks of it.
+    """Check that a folder holds a peft adapter of weights; vLLM need not serve it.
 
     Raises:
-        AdapterError: If a file is missing or the configuration is not peft's.
+        AdapterError: If a file is missing or damaged, or there are no weights to merge.
     """
-    files = [folder / CONFIG_FILE, folder / WEIGHTS_FILE]
-    if missing := [file.name for file in files if not file.is_file()]:
+    found = read_adapter(folder, name)
+    kind, rank = found.config.get("peft_type"), found.config.get("r")
+    if not isinstance(kind, str) or kind.upper() in PROMPTS:
         raise AdapterError(
-            f"adapter {name!r} has no {missing[0]} in {str(folder)!r}; save it with peft's save_pretrained"
+            f"adapter {name!r} is of type {kind!r}, which has no weights to merge; expected a LoRA or another adapter "
+            "that peft merges; if another library wrote it, try 'grid convert-adapter'"
         )
-    try:
-        config = json.loads(files[0].read_text(encoding="utf-8"))
-        rank = int(config.get("r", 1))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise AdapterError(f"adapter {name!r}: {CONFIG_FILE} cannot be read: {error}; save it again") from error
-    content_hash = hash_files(files)
-    return Adapter(name=f"{name}@{content_hash[:12]}", path=folder, content_hash=content_hash, rank=rank)
+    return Adapter(
+        name=f"{name}@{found.content_hash[:12]}",
+        path=folder,
+        content_hash=found.content_hash,
+        rank=rank if isinstance(rank, int) else 1,
+    )
 
 
 def merge_adapter(model_folder: Path, adapter: Adapter, folder: Path, *, dtype: str) -> None:
     """Write a base model with an adapter merged into its weights.
+
+    Tied embeddings are untied first: peft adds to one end of the tie, and a merge must not change the other.
 
     Args:
         model_folder: Local folder of the base.
@@ -40,27 +43,45 @@ def merge_adapter(model_folder: Path, adapter: Adapter, folder: Path, *, dtype: 
         dtype: Number format of the base, the merge and the result.
 
     Raises:
-        AdapterError: If peft cannot load it onto this base or does not use all of its weights, or it changed since it
-            was checked.
+        AdapterError: If peft cannot load it onto this base, does not use all of its weights or cannot merge it, or it
+            changed since it was checked.
     """
     import torch
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import SafetensorError, safe_open
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(str(model_folder), dtype=getattr(torch, dtype))
     try:
-        with safe_open(adapter.path / WEIGHTS_FILE, framework="pt") as file:
-            saved = set(file.keys())
-        model = PeftModel.from_pretrained(base, str(adapter.path))
-        unused = sorted(saved ^ set(get_peft_model_state_dict(model)))
-    except (ValueError, KeyError, RuntimeError, OSError, SafetensorError) as error:
+        merged, unused = _merge(base, adapter)
+    except Exception as error:  # peft and the model raise errors of any kind for an adapter that does not fit
         require_unchanged(adapter)
-        raise AdapterError(f"adapter {adapter.name!r} cannot be merged: {error}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise AdapterError(f"adapter {adapter.name!r} cannot be merged: {reason:.300}") from error
     require_unchanged(adapter)
     if unused:
         raise AdapterError(
             f"adapter {adapter.name!r} does not fit this base: {len(unused)} weights differ, for example "
             f"{unused[0]!r}; merge it into the base it was trained on"
         )
-    model.merge_and_unload().save_pretrained(folder)
+    merged.save_pretrained(folder)
+
+
+def _merge(base: Any, adapter: Adapter) -> tuple[Any, list[str]]:
+    """Return a base with an adapter merged, and the names of weights that only one of the two has."""
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+    from torch.nn import Parameter
+
+    with safe_open(adapter.path / WEIGHTS_FILE, framework="pt") as file:
+        saved = set(file.keys())
+    inner, outer = base.get_input_embeddings(), base.get_output_embeddings()
+    model = PeftModel.from_pretrained(base, str(adapter.path))
+    saved = {key for key in saved if not key.endswith(".base_layer.weight")}  # of embeddings: a copy of the base's
+    unused = sorted(saved ^ set(get_peft_model_state_dict(model, save_embedding_layers=False)))
+    if unused:
+        return base, unused
+    is_adapted = base.get_input_embeddings() is not inner or base.get_output_embeddings() is not outer
+    if is_adapted and outer.weight is inner.weight:
+        outer.weight = Parameter(inner.weight.detach().clone(), requires_grad=False)
+        for config in (base.config, base.config.get_text_config()):
+            config.tie_word_embeddings = False
+    return model.merge_and_unload(safe_merge=True), unused

@@ -1,4 +1,4 @@
-"""The null adapter, whose B is zero: it must score exactly as the base."""
+"""Made-up adapters: the null adapter, whose B is zero and which must score exactly as the base, and random ones."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from transfergrid.store.files import write_json
 
 NULL_RANK = 8
 """Rank of the adapter with B = 0."""
+_RANDOM_B = 0.02  # standard deviation: changes log-likelihoods by nats
 
 
 def make_null_adapter(
@@ -36,4 +37,18 @@ def make_null_adapter(
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": rank, "lora_alpha": rank, "bias": "none"}
     layers = {"target_modules": targets, "exclude_modules": names.excluded}
     write_json(folder / CONFIG_FILE, {**config, **layers, "base_model_name_or_path": str(model_folder)})
+    return folder
+
+
+def make_random_adapter(model_folder: Path, folder: Path, *, rank: int, seed: int) -> Path:
+    """Write an adapter with random A and small random B, which changes log-likelihoods by nats; return its folder."""
+    from safetensors.numpy import load_file, save_file
+
+    file = make_null_adapter(model_folder, folder, rank=rank) / WEIGHTS_FILE
+    generator = np.random.default_rng(seed)
+    weights = load_file(file)
+    for key, value in weights.items():
+        scale = _RANDOM_B if "lora_B" in key else value.shape[1] ** -0.5
+        weights[key] = scale * generator.standard_normal(value.shape, dtype=np.float32)
+    save_file(weights, file)
     return folder

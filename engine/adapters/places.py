@@ -133,8 +133,10 @@ def _from_pattern(
         end = "/".join(relative.split("/")[-n_folders:])
         readings = list(_read_name(end, literals, names))
         if not readings:
+            is_case = any(_read_name(end.lower(), [literal.lower() for literal in literals], names))
+            why = ", for names of tasks and languages are lower-case" if is_case else ""
             raise UserError(
-                f"adapter folder {relative!r} does not end in {foreign.pattern!r}; give --adapter-pattern or "
+                f"adapter folder {relative!r} does not end in {foreign.pattern!r}{why}; give --adapter-pattern or "
                 "--adapter-table"
             )
         yield path, _only_reading(readings, relative, models, known)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from transfergrid.benchmarks.items import Item
-from transfergrid.benchmarks.metrics import PrimaryMetric, ScoringError, pick_choice
+from transfergrid.benchmarks.metrics import METRICS, ScoringError, find_tied_choices, get_metric
 from transfergrid.grid import Cell
 from transfergrid.store.score_store import Origin
 from transfergrid.store.scores import SCORE_SCHEMA, source_columns
@@ -20,7 +20,7 @@ class CellOrigin:
 
     origin: Origin
     target: Cell
-    primary_metric: PrimaryMetric
+    primary_metric: str
     run_key: str
 
     def __str__(self) -> str:
@@ -34,24 +34,25 @@ class ItemScore:
 
     item_id: str
     gold: int
-    choice_chars: tuple[int, ...]
-    pred: int | None
-    pred_norm: int | None
-    loglikelihoods_nats: tuple[float, ...] | None
+    value: float | None
+    """By the primary metric; None: not scored."""
+    choice_chars: tuple[int, ...] = ()
+    pred: int | None = None
+    pred_norm: int | None = None
+    loglikelihoods_nats: tuple[float, ...] | None = None
+    output: str | None = None
+    """What the model said, in modes in which it says something."""
     n_truncated_tokens: int = 0
     unscored_reason: str | None = None
 
 
-def score_item(
-    item: Item, loglikelihoods: Sequence[float], origin: CellOrigin, *, n_truncated_tokens: int = 0
-) -> ItemScore:
+def score_item(item: Item, loglikelihoods: Sequence[float], origin: CellOrigin) -> ItemScore:
     """Return the score of one item.
 
     Args:
         item: The item with its gold choice.
         loglikelihoods: Shape [C], one per choice, in nats.
         origin: Named in errors.
-        n_truncated_tokens: Context tokens that were cut.
 
     Raises:
         ScoringError: If a log-likelihood is not finite, a choice has no characters, or the shapes differ; names model,
@@ -60,18 +61,26 @@ def score_item(
     try:
         if len(loglikelihoods) != len(item.choices):
             raise ScoringError(f"{len(loglikelihoods)} log-likelihoods for {len(item.choices)} choices")
-        pred, pred_norm = pick_choice(loglikelihoods), pick_choice(loglikelihoods, item.choice_chars)
+        pred, pred_norm = (METRICS[name].pick(loglikelihoods, item.choices) for name in ("acc", "acc_norm"))
+        value = get_metric(origin.primary_metric).of_item(loglikelihoods, item.choices, item.gold)
     except ScoringError as error:
         raise ScoringError(f"{origin}, item {item.item_id!r}: {error}") from error
     return ItemScore(
         item_id=item.item_id,
         gold=item.gold,
         choice_chars=item.choice_chars,
+        value=value,
         pred=pred,
         pred_norm=pred_norm,
         loglikelihoods_nats=tuple(loglikelihoods),
-        n_truncated_tokens=n_truncated_tokens,
     )
+
+
+def is_tied(score: ItemScore, metric: str) -> bool:
+    """Whether two choices of an item share the best value; an item without log-likelihoods has no tie."""
+    sums = score.loglikelihoods_nats
+    lengths = score.choice_chars if get_metric(metric).length is len else None
+    return sums is not None and len(find_tied_choices(sums, lengths)) > 1
 
 
 def leave_unscored(item: Item, reason: str) -> ItemScore:
@@ -80,9 +89,7 @@ def leave_unscored(item: Item, reason: str) -> ItemScore:
         item_id=item.item_id,
         gold=item.gold,
         choice_chars=item.choice_chars,
-        pred=None,
-        pred_norm=None,
-        loglikelihoods_nats=None,
+        value=None,
         unscored_reason=reason,
     )
 
@@ -107,6 +114,8 @@ def _columns(score: ItemScore) -> dict[str, object]:
     return {
         "item_id": score.item_id,
         "gold": score.gold,
+        "value": score.value,
+        "output": score.output,
         "pred": score.pred,
         "pred_norm": score.pred_norm,
         "loglikelihoods_nats": None if sums is None else list(sums),

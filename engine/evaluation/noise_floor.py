@@ -14,7 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import polars as pl
 
-from transfergrid.benchmarks.metrics import pick_choice
+from transfergrid.benchmarks.metrics import METRICS, get_metric
+from transfergrid.benchmarks.spec import CHOICE_MODE
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.null import NULL_RANK, make_null_adapter
 from transfergrid.engine.interfaces import Adapter, Prepared, Scorer
@@ -30,7 +31,7 @@ from transfergrid.store.noise_floor import (
     read_noise_floor_file,
     write_noise_floor,
 )
-from transfergrid.store.score_store import FinishedCell, Origin, ScoreStore
+from transfergrid.store.score_store import FinishedCell, Origin
 
 
 @runtime_checkable
@@ -48,10 +49,11 @@ class Replanning(Protocol):
 
 
 def has_noise_floor(run: RunFolder, base: BaseModel, targets: Iterable[Target]) -> bool:
-    """Whether the noise floor of all targets is stored for what decides the base's numbers today."""
+    """Whether the noise floor of all targets with choices is stored for what decides the base's numbers today."""
     _, stored = read_noise_floor_file(run, base.name)
     key = base.key(None)
-    return all(stored.get(target.cell.name) == key.digest(target.items_hash) for target in targets)
+    asked = (target for target in targets if target.mode == CHOICE_MODE)
+    return all(stored.get(target.cell.name) == key.digest(target.items_hash) for target in asked)
 
 
 def drop_stale_noise_floor(
@@ -79,9 +81,21 @@ def drop_stale_noise_floor(
 
 
 def measure_noise_floor(
-    run: RunFolder, base: BaseModel, targets: Mapping[Cell, TokenisedTarget], scorer: Scorer
+    run: RunFolder,
+    base: BaseModel,
+    targets: Mapping[Cell, TokenisedTarget],
+    scorer: Scorer,
+    *,
+    finished: Mapping[tuple[Origin, Cell], FinishedCell],
 ) -> pl.DataFrame:
     """Score the base again and store the flips of every target whose base scores are in the store.
+
+    Args:
+        run: The run folder.
+        base: The model.
+        targets: Those that are compared, where their base scores are in the store.
+        scorer: Has the model in memory.
+        finished: The store's cells.
 
     Returns:
         The stored table, with earlier targets whose key is still today's.
@@ -89,7 +103,6 @@ def measure_noise_floor(
     Raises:
         AdapterError: If no null adapter can be made for this base.
     """
-    finished = ScoreStore(run.scores).scan(repair=False).finished()
     origin = Origin(base.name, BASE)
     valid = _valid_keys(base, (target.target for target in targets.values()), finished)
     earlier, keys = _current(*read_noise_floor_file(run, base.name), valid)
@@ -101,7 +114,7 @@ def measure_noise_floor(
             name=f"null-{base.name}",
         )
         for cell, target in targets.items():
-            if (origin, cell) in finished:
+            if (origin, cell) in finished and target.target.mode == CHOICE_MODE:
                 stored = _stored_sums(finished[origin, cell], cell)
                 rows.append(_compare(base.name, target, stored, _score_again(scorer, target, null)))
                 keys[cell.name] = base.key(None).digest(target.target.items_hash)
@@ -142,11 +155,10 @@ def _compare(
     """Return one row of the table, over the items that are scored both times."""
     items = {item.item_id: item for item in target.target.items}
     both = [i for i in first if i in second and all(map(math.isfinite, second[i]))]
-    flips_acc = [pick_choice(first[i]) != pick_choice(second[i]) for i in both]
-    flips_norm = [
-        pick_choice(first[i], items[i].choice_chars) != pick_choice(second[i], items[i].choice_chars) for i in both
-    ]
-    flips = flips_norm if target.target.primary_metric == "acc_norm" else flips_acc
+    flips, flips_acc = (
+        [metric.pick(first[i], items[i].choices) != metric.pick(second[i], items[i].choices) for i in both]
+        for metric in (get_metric(target.target.primary_metric), METRICS["acc"])
+    )
     largest = max((abs(a - b) for i in both for a, b in zip(first[i], second[i], strict=True)), default=0.0)
     cell = target.target.cell
     return model, cell.task, cell.language, len(both), sum(flips), sum(flips_acc), largest

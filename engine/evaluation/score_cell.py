@@ -1,24 +1,23 @@
-"""One source on one target: from a scorer's log-likelihoods to a cell for the store."""
+"""One source on one target: from what a scorer says to a cell for the store."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.evaluation.events import ItemsScored, OnEvent
-from transfergrid.engine.evaluation.item_scores import CellOrigin, ItemScore, leave_unscored, score_item, score_rows
+from transfergrid.engine.evaluation.item_scores import CellOrigin, ItemScore, is_tied, leave_unscored, score_rows
+from transfergrid.engine.evaluation.modes import NOT_FINITE, Mode, get_mode
 from transfergrid.engine.interfaces import Adapter, Prepared, Scorer
 from transfergrid.engine.work.targets import TokenisedTarget
 from transfergrid.grid import Cell
 from transfergrid.store.key import RunKey
 from transfergrid.store.score_store import CellRecord, Origin
 from transfergrid.store.score_writer import ScoredCell
-
-NOT_FINITE = "a log-likelihood is not finite"
-"""Reason of items that another attempt could score."""
 
 _REPORT_EVERY = 32
 
@@ -45,14 +44,14 @@ class CellScorer:
         started = time.perf_counter()
         target = self._targets[cell]
         prepared = self._prepare(cell)
-        sums = {} if prepared is None else self._collect(prepared, adapter)
+        said = {} if prepared is None else self._collect(prepared, adapter, get_mode(target.target.mode))
         item_origin = CellOrigin(
             origin=origin,
             target=cell,
             primary_metric=target.target.primary_metric,
             run_key=key.digest(target.target.items_hash),
         )
-        scores = _item_scores(target, sums, item_origin)
+        scores = _item_scores(target, said, item_origin)
         record = CellRecord(
             target=cell.name,
             run_key=item_origin.run_key,
@@ -63,42 +62,45 @@ class CellScorer:
             wall_s=time.perf_counter() - started,
             n_computed_tokens=0 if prepared is None else prepared.n_computed_tokens,
             n_repeated_tokens=0 if prepared is None else prepared.n_repeated_tokens,
+            n_tied=sum(is_tied(score, item_origin.primary_metric) for score in scores),
+            n_truncated=target.counts.n_truncated_items,
+            n_not_prefix=target.counts.n_not_prefix,
+            n_encoded_apart=target.counts.n_encoded_apart,
         )
         return ScoredCell(origin, key.parts, record, partial(score_rows, item_origin, scores))
 
     def _prepare(self, cell: Cell) -> Prepared | None:
         """Plan a target when it is first needed; None if no item of it can be scored."""
-        if cell not in self._prepared and self._targets[cell].scorable:
-            self._prepared[cell] = self._scorer.prepare(self._targets[cell].scorable)
+        target = self._targets[cell]
+        if cell not in self._prepared and target.scorable:
+            self._prepared[cell] = get_mode(target.target.mode).prepare(self._scorer, target.scorable)
         return self._prepared.get(cell)
 
-    def _collect(self, prepared: Prepared, adapter: Adapter | None) -> dict[int, tuple[float, ...]]:
-        """Return the log-likelihoods by position among the prepared items."""
-        sums: dict[int, tuple[float, ...]] = {}
+    def _collect(self, prepared: Prepared, adapter: Adapter | None, mode: Mode) -> dict[int, Any]:
+        """Return what the model says, by position among the prepared items."""
+        said: dict[int, Any] = {}
         unreported = 0
-        for result in self._scorer.score(prepared, adapter):
-            if result.index in sums:
-                raise ScoringError(f"the scorer gave item {result.index} twice; report this as a bug")
-            sums[result.index] = result.loglikelihoods_nats
+        for index, answer in mode.score(self._scorer, prepared, adapter):
+            if index in said:
+                raise ScoringError(f"the scorer gave item {index} twice; report this as a bug")
+            said[index] = answer
             unreported += 1
             if unreported == _REPORT_EVERY:
                 self._on_event(ItemsScored(unreported))
                 unreported = 0
-        if len(sums) != prepared.n_items:
-            raise ScoringError(f"the scorer gave {len(sums)} of {prepared.n_items} items; report this as a bug")
+        if len(said) != prepared.n_items:
+            raise ScoringError(f"the scorer gave {len(said)} of {prepared.n_items} items; report this as a bug")
         if unreported:
             self._on_event(ItemsScored(unreported))
-        return sums
+        return said
 
 
-def _item_scores(target: TokenisedTarget, sums: Mapping[int, tuple[float, ...]], origin: CellOrigin) -> list[ItemScore]:
+def _item_scores(target: TokenisedTarget, said: Mapping[int, Any], origin: CellOrigin) -> list[ItemScore]:
     """Return the scores of all items of a target in the target's order."""
-    items = target.target.items
+    items, mode = target.target.items, get_mode(target.target.mode)
     scores = {at: leave_unscored(items[at], reason) for at, reason in target.unscorable.items()}
     for index, (at, tokenised) in enumerate(zip(target.positions, target.scorable, strict=True)):
-        if all(map(math.isfinite, sums[index])):
-            cut = tokenised.n_truncated_tokens
-            scores[at] = score_item(items[at], sums[index], origin, n_truncated_tokens=cut)
-        else:
-            scores[at] = leave_unscored(items[at], NOT_FINITE)
+        score = mode.outcome(items[at], said[index], origin)
+        cut = tokenised.n_truncated_tokens if score.value is not None else 0
+        scores[at] = replace(score, n_truncated_tokens=cut)
     return [scores[at] for at in range(len(items))]

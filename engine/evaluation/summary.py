@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -12,11 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from transfergrid.benchmarks.metrics import lower_is_better
 from transfergrid.config.selection import Selection
 from transfergrid.engine.work.failures import Failure, describe_failures, is_about, read_failures
 from transfergrid.grid import BASE_KIND, CELL_KIND, Cell, Regime
+from transfergrid.store.counts import describe_counts, sum_counts
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.score_store import CellRecord, Origin, ScoreStore
+from transfergrid.store.score_store import CellRecord, Origin, Part, Scan
 from transfergrid.store.scores import SOURCE_COLUMNS, scan_scores, with_regime
 
 SHOWN_FAULTS = 30
@@ -68,6 +70,8 @@ class EvaluationReport:
     failures: tuple[Failure, ...]
     unscored: pl.DataFrame
     """model, target_task, target_language, item_id, unscored_reason, n_sources."""
+    counts: Mapping[str, int]
+    """What happened to items and choices, summed over the finished cells; see ``store.counts``."""
 
     @property
     def is_complete(self) -> bool:
@@ -85,7 +89,12 @@ class EvaluationReport:
             "deltas": self.deltas.to_dicts(),
             "failures": [{"what": failure.what, "reason": failure.reason} for failure in self.failures],
             "unscored": self.unscored.to_dicts(),
+            "counts": dict(self.counts),
         }
+
+    def rows(self) -> pl.DataFrame:
+        """Return the baselines."""
+        return self.baselines
 
     def __rich__(self) -> RenderableType:
         """Render as tables, one of baselines per model, then what is missing."""
@@ -93,7 +102,7 @@ class EvaluationReport:
         parts: list[RenderableType] = [_baseline_table(self.baselines, model) for model in models]
         if not self.deltas.is_empty():
             parts.append(_delta_table(self.deltas))
-        return Group(*parts, Text(self._closing_line()), *map(Text, self._fault_lines()))
+        return Group(*parts, Text(self._closing_line()), Text(self._count_line()), *map(Text, self._fault_lines()))
 
     def _closing_line(self) -> str:
         totals = self.totals
@@ -105,6 +114,9 @@ class EvaluationReport:
                 f"{totals.n_repeated_tokens:,} without sharing ({totals.saved_share:.0%} saved)"
             )
         return line
+
+    def _count_line(self) -> str:
+        return f"in the cells that were asked for: {describe_counts(self.counts)}"
 
     def _fault_lines(self) -> list[str]:
         failed = describe_failures(self.failures)
@@ -118,21 +130,24 @@ class EvaluationReport:
 
 
 def summarise(
-    run: RunFolder, selection: Selection, pairs: Sequence[tuple[Origin, Cell]], totals: Totals
+    run: RunFolder,
+    selection: Selection,
+    pairs: Sequence[tuple[Origin, Cell]],
+    totals: Totals,
+    parts: Sequence[Part],
 ) -> EvaluationReport:
-    """Read the store and sum up what was asked for.
+    """Read the rows of the store and sum up what was asked for.
 
     Args:
         run: The run folder.
         selection: What was asked for.
         pairs: Every (source, target) whose source is usable.
         totals: What this run did.
+        parts: All parts of the store.
     """
-    store = ScoreStore(run.scores)
-    scan = store.scan(repair=False)
-    finished = scan.finished()
+    finished = Scan(tuple(parts)).finished()
     origins = {origin for origin, _ in pairs}
-    paths = [part.path for part in scan.parts if part.origin in origins]
+    paths = [part.path for part in parts if part.origin in origins]
     targets = pl.DataFrame(
         [(cell.task, cell.language) for cell in selection.targets],
         schema={"target_task": pl.String, "target_language": pl.String},
@@ -149,18 +164,19 @@ def summarise(
         deltas=mean_deltas(scores),
         failures=tuple(failure for failure in read_failures(run.scores) if is_about(selection, failure)),
         unscored=_unscored(rows).collect(),
+        counts=sum_counts(asdict(finished[pair].record) for pair in pairs if pair in finished),
     )
 
 
 def score_cells(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Return one row per (model, source, target): items, unscored items and the score by the primary metric."""
-    picked = pl.when(pl.col("primary_metric") == "acc_norm").then("pred_norm").otherwise("pred")
     return (
         rows.group_by(*_TARGET, *_SOURCE)
         .agg(
             n_items=pl.len(),
-            n_unscored=picked.is_null().sum(),
-            score=(picked == pl.col("gold")).mean(),  # null where not scored, left out of the mean
+            n_unscored=pl.col("value").is_null().sum(),
+            score=pl.col("value").mean(),  # null where not scored, left out of the mean
+            primary_metric=pl.col("primary_metric").first(),
         )
         .sort(*_TARGET, *_SOURCE, nulls_last=False)
     )
@@ -170,10 +186,11 @@ def mean_deltas(scores: pl.DataFrame) -> pl.DataFrame:
     """Return the mean delta in percentage points per model, kind of source and regime, over pairs with a baseline."""
     baselines = scores.filter(_IS_BASE).select(*_TARGET, base_score="score")
     pairs = scores.filter(~_IS_BASE).join(baselines, on=_TARGET, validate="m:1")
+    sign = pl.when(pl.col("primary_metric").is_in(lower_is_better())).then(-100).otherwise(100)
     place = {regime.value: place for place, regime in enumerate(Regime)}
     return (
         with_regime(pairs)
-        .with_columns(delta_pp=100 * (pl.col("score") - pl.col("base_score")))
+        .with_columns(delta_pp=sign * (pl.col("score") - pl.col("base_score")))
         .drop_nulls("delta_pp")
         .group_by("model", "source_kind", "regime")
         .agg(n_pairs=pl.len(), mean_delta_pp=pl.col("delta_pp").mean())

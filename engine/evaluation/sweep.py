@@ -22,6 +22,7 @@ from transfergrid.engine.evaluation.events import (
     SweepStarted,
     ignore_events,
 )
+from transfergrid.engine.evaluation.modes import get_mode
 from transfergrid.engine.evaluation.noise_floor import drop_stale_noise_floor, has_noise_floor, measure_noise_floor
 from transfergrid.engine.evaluation.score_model import OpenModel, open_model
 from transfergrid.engine.evaluation.summary import EvaluationReport, Totals, summarise
@@ -33,6 +34,7 @@ from transfergrid.engine.work.request import EvalRequest, find_sources
 from transfergrid.engine.work.stale_cells import evict_cells, find_stale_cells, refuse_stale_cells
 from transfergrid.engine.work.targets import Target, load_target
 from transfergrid.grid import Cell, UserError
+from transfergrid.store.file_index import FileIndex
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import hold_run_folder
 from transfergrid.store.score_store import ASIDE, FinishedCell, Origin, Part, ScoreStore, unwritable
@@ -105,10 +107,11 @@ def evaluate(
     """
     with hold_run_folder(run.root, "grid eval"):
         started = time.perf_counter()
-        work = find_work(config, run, request, backend)
         sweep = _Sweep(run, backend, on_event)
+        work = find_work(config, run, request, backend, index=sweep.store.index)
         try:
             sweep.begin(work, force=request.force)
+            sweep.store.index.save()
             task = Task(config, run, backend, sweep.store, work.targets, sweep.left(work, request), sweep.tell)
             (execute or score_here)(task)
         except OSError as error:
@@ -116,11 +119,18 @@ def evaluate(
                 raise
             raise unwritable(run.scores, error) from error
         totals = sweep.totals._replace(wall_s=time.perf_counter() - started)
-        return summarise(run, work.selection, work.pairs(), totals)
+        return summarise(run, work.selection, work.pairs(), totals, sweep.store.parts)
 
 
-def find_work(config: GridConfig, run: RunFolder, request: EvalRequest, backend: Backend) -> Work:
+def find_work(config: GridConfig, run: RunFolder, request: EvalRequest, backend: Backend, *, index: FileIndex) -> Work:
     """Find targets, base models and adapters of a request; loads no model.
+
+    Args:
+        config: The configuration.
+        run: The run folder.
+        request: What to score.
+        backend: The engine.
+        index: What is known of models and adapters that have not changed.
 
     Raises:
         UserError: If the data has faults, or a name is not part of the grid.
@@ -128,14 +138,16 @@ def find_work(config: GridConfig, run: RunFolder, request: EvalRequest, backend:
     selection, places = find_sources(config, run, request)
     ensure_data(config, run.data)
     targets = {cell: load_target(config, run.data, cell) for cell in selection.targets}
+    for target in targets.values():
+        get_mode(target.mode)
     models, failures = [], []
     for model in selection.models:
         try:
-            base = resolve_base(config, model, backend)
+            base = resolve_base(config, model, backend, index)
         except UserError as error:
             failures.append(Failure(model=model.name, reason=str(error)))
             continue
-        jobs, faults = find_jobs(base, places, selection, backend)
+        jobs, faults = find_jobs(base, places, selection, backend, index=index)
         models.append(jobs)
         failures += faults
     return Work(selection, tuple(models), tuple(failures), targets)
@@ -171,7 +183,9 @@ class _Sweep:
         refuse_stale_cells(find_stale_cells(scan.parts, work.models, items_hashes), pairs, force=force)
         if n_evicted := evict_cells(self.store, scan.parts, pairs, all_cells=force):
             self.tell(Notice(f"{n_evicted} cell(s) are scored again; their old parts moved to {ASIDE!r}"))
-        n_other_way = sum(pair in pairs and _way(cell.part) != self._way for pair, cell in scan.finished().items())
+        n_other_way = sum(
+            pair in pairs and _way(cell.part) != self._way for pair, cell in self.store.finished().items()
+        )
         if n_other_way and not force:
             kept = f"{n_other_way} cell(s) were not scored {self._way} and are kept"
             self.tell(Notice(f"{kept}; --force scores them again"))
@@ -181,7 +195,7 @@ class _Sweep:
 
     def left(self, work: Work, request: EvalRequest) -> tuple[ModelTask, ...]:
         """Return what is left to score, and tell of it."""
-        finished = self.store.scan().finished()
+        finished = self.store.finished()
         self._drop_stale_noise_floors(work, finished)
         remaining = [jobs.without(finished) for jobs in work.models]
         pairs = work.pairs()
@@ -251,7 +265,7 @@ def _measure_noise_floor(model: OpenModel, task: Task) -> None:
     name = model.base.name
     task.tell(Notice(f"{name}: scoring the base again for the noise floor"))
     try:
-        measure_noise_floor(task.run, model.base, model.tokenised, model.scorer)
+        measure_noise_floor(task.run, model.base, model.tokenised, model.scorer, finished=task.store.finished())
     except (AdapterError, ScoringError) as error:
         task.tell(Failed(Failure(model=name, reason=f"noise floor: {error}")))
 

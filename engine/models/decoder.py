@@ -7,7 +7,6 @@ images; here it is given the decoder's configuration, and the weights by the dec
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from transfergrid.engine.models.bundled import cache_folder
 from transfergrid.grid import UserError
 from transfergrid.store.files import hash_json, write_json
+from transfergrid.store.json_text import JsonError, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def read_decoder_config(folder: Path) -> dict[str, Any]:
     """
     config, part = _read_config(folder)
     if part is not None:
-        config = {"model_type": part.model_type, **config.get("text_config", {})}
+        config = {"model_type": part.model_type, **(config.get("text_config") or {})}
     elif others := [key for key in _OTHER_INPUTS if key in config]:
         raise UserError(
             f"model {str(folder)!r} is a {config.get('model_type')!r} with {others[0]!r}, which takes more than text; "
@@ -86,40 +86,52 @@ def text_arguments(folder: Path) -> dict[str, str]:
     if part is None:
         return {}
     outer = {key: config[key] for key in _OUTER_KEYS if key in config}
-    text = {**config.get("text_config", {}), **outer, "model_type": part.model_type}
+    text = {**(config.get("text_config") or {}), **outer, "model_type": part.model_type}
     text["architectures"] = [part.architecture]
     path = folder / _GENERATION
-    generation = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    generation = read_json(path, allow_nan=True) if path.is_file() else None
     target = cache_folder() / "text-parts" / hash_json([text, generation])[:16]
     if not (target / "config.json").is_file():
         if generation is not None:
             write_json(target / _GENERATION, generation)
-        write_json(target / "config.json", text)  # last: whoever finds it finds all
+        write_json(target / "config.json", text)  # last: a reader that finds it finds all files
     return {"hf_config_path": str(target)}
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], TextPart | None]:
-    """Return a model's configuration as it is written, and which part of it is served if not all."""
+    """Return a model's configuration as it is written, and which part of it is served if not all.
+
+    Raises:
+        UserError: If there is no ``config.json``, or it is not a JSON mapping of texts and numbers.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"model folder {str(folder)!r} has no config.json; expected a folder saved by transformers")
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return config, TEXT_PARTS.get(config.get("model_type"))
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        config = read_json(path, allow_nan=True)
+        expected: dict[str, Any] = {"": dict, "model_type": str | None, "text_config": dict | None}
+        for key, kind in expected.items():
+            value = config.get(key) if key else config
+            if not isinstance(value, kind):
+                raise JsonError(str(path), f"{key or 'it'} holds {value!r:.40}")
+    except JsonError as error:
         raise UserError(
-            f"config.json in {str(folder)!r} cannot be read: {error}; expected one saved by transformers"
+            f"config.json in model folder {str(folder)!r} cannot be read: {error.reason}; expected one saved by "
+            "transformers; was it cloned without git-lfs, or not downloaded to its end? Fetch it again"
         ) from error
+    return config, TEXT_PARTS.get(config.get("model_type"))
 
 
 def _completed(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return a configuration as transformers completes it; as it is for kinds of models that transformers lacks."""
-    from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING
 
     if config.get("model_type") not in CONFIG_MAPPING:
         return config
     try:
         completed: dict[str, Any] = CONFIG_MAPPING[config["model_type"]].from_dict(config).to_dict()
-    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
-        reason = str(error).splitlines()[-1].strip()
+    except Exception as error:  # each kind of model checks its settings in its own way
+        reason = (str(error).splitlines() or [type(error).__name__])[-1].strip()
         raise UserError(
             f"config.json in {str(folder)!r} is refused by transformers: {reason}; expected one saved by transformers"
         ) from error
@@ -132,15 +144,5 @@ def checked_folder(folder: Path) -> Path:
     Raises:
         UserError: If there is no ``config.json``, or it is not a JSON mapping.
     """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"model folder {str(folder)!r} has no config.json; expected a folder saved by transformers")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise TypeError(f"it holds {config!r:.40}")
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(
-            f"config.json in model folder {str(folder)!r} cannot be read: {error}; was it cloned without git-lfs, or "
-            "not downloaded to its end? Fetch it again"
-        ) from error
+    _read_config(folder)
     return folder

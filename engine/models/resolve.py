@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from transfergrid.config.settings import BUNDLED_MODEL
+from transfergrid.config.values import is_folder
 from transfergrid.engine.models.bundled import SOURCE_FILE, build_bundled_model
 from transfergrid.engine.models.decoder import checked_folder
 from transfergrid.grid import UserError
 from transfergrid.store.files import hash_files
+from transfergrid.store.json_text import read_json
 
 _HUB_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
 _WEIGHT_FILES = "*.safetensors"
@@ -28,7 +29,7 @@ def resolve_model(path: str, revision: str | None = None, *, with_weights: bool 
         UserError: If the folder holds no model, the hub cannot be reached and the model is not in its cache, or a
             revision is given of what is not on the hub.
     """
-    is_local = Path(path).expanduser().is_dir()
+    is_local = is_folder(Path(path).expanduser())
     if revision is not None and (is_local or path.startswith("bundled:")):
         raise UserError(
             f"model {path!r} has the revision {revision!r}, which only a hub id can have; leave 'revision' out"
@@ -53,7 +54,10 @@ def model_revision(folder: Path) -> str:
         configuration and weights.
     """
     if (source := folder / SOURCE_FILE).is_file():
-        return str(json.loads(source.read_text(encoding="utf-8"))["gguf_sha256"])
+        record = read_json(source)
+        if not isinstance(record, dict) or not isinstance(record.get("gguf_sha256"), str):
+            raise UserError(f"{str(source)!r} has no 'gguf_sha256'; remove the folder, it is built again")
+        return str(record["gguf_sha256"])
     if folder.parent.name == "snapshots":
         return folder.name
     return hash_files(path for pattern in ("*.json", "*.safetensors", "*.bin") for path in folder.glob(pattern))

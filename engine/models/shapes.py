@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from transfergrid.engine.interfaces import AdapterError
+from transfergrid.store.json_text import JsonError, parse_json
 
-DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what reading a header that is none can raise
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)  # what reading a header that is none can raise
 LinearShapes = Mapping[str, tuple[int, int]]
 """(out, in) of linear layers by their name from ``layers.`` on: ``layers.0.self_attn.q_proj``."""
 
@@ -53,13 +53,25 @@ def plan_linear_shapes(model_folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes in a safetensors file's header."""
+    """Return the shapes in a safetensors file's header.
+
+    Raises:
+        ValueError: If the header is no JSON, or the file ends before the weights that it names.
+    """
+    n_bytes = file.stat().st_size
     with file.open("rb") as handle:
         size = int.from_bytes(handle.read(8), "little")
-        if size > file.stat().st_size:
-            raise ValueError(f"header of {size} bytes in a file of {file.stat().st_size}")
-        header = json.loads(handle.read(size))
-    return {key: tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"}
+        if size > n_bytes:
+            raise ValueError(f"header of {size} bytes in a file of {n_bytes}")
+        try:
+            header = parse_json(handle.read(size), "the header")
+        except JsonError as error:
+            raise ValueError(error.reason) from error
+    tensors = {key: entry for key, entry in header.items() if key != "__metadata__"}
+    end = 8 + size + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    if end > n_bytes:
+        raise ValueError(f"weights up to byte {end} in a file of {n_bytes}")
+    return {key: tuple(entry["shape"]) for key, entry in tensors.items()}
 
 
 def _decoder_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:

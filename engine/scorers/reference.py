@@ -6,14 +6,38 @@ that makes the engine fast is in here.
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.engine.adapters.check import check_adapter
+from transfergrid.engine.adapters.folder import require_unchanged
 from transfergrid.engine.interfaces import Adapter, AdapterError, ItemLoglikelihoods, Prepared, TokenisedItem
+from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.scorers.fake import FakePrepared
+
+
+class Reference:
+    """Makes scorers of transformers and peft."""
+
+    def key_parts(self) -> Mapping[str, Any]:
+        """Return transformers, its version and the way."""
+        return {"name": "transformers", "version": importlib.metadata.version("transformers"), "way": "reference"}
+
+    def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
+        """Check that an adapter is one that every engine takes, so that peft leaves no weight of it out.
+
+        Raises:
+            AdapterError: If it is missing, broken, not a plain LoRA, or of another base.
+        """
+        return check_adapter(folder, read_linear_shapes(model_folder), name=name)
+
+    def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> ReferenceScorer:
+        """Load the model; neither length nor rank matters."""
+        return ReferenceScorer(model_folder)
 
 
 class ReferenceScorer:
@@ -75,6 +99,7 @@ class ReferenceScorer:
                 self._model = PeftModel.from_pretrained(self._model, str(adapter.path), adapter.content_hash).eval()
         except (OSError, ValueError, RuntimeError) as error:
             raise AdapterError(f"peft cannot load adapter {adapter.name!r} for this model: {error}") from error
+        require_unchanged(adapter)
         self._loaded.add(adapter.content_hash)
 
     def _switch_to(self, adapter: Adapter | None) -> None:

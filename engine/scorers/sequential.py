@@ -15,7 +15,7 @@ from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.merge import check_mergeable, merge_adapter
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
-from transfergrid.engine.models.device import resolve_dtype
+from transfergrid.engine.models.device import engine_device_type, resolve_dtype
 from transfergrid.engine.scorers.launch import start_vllm
 from transfergrid.engine.scorers.multi_lora import vllm_key_parts
 from transfergrid.engine.scorers.passes import PreparedSteps
@@ -115,7 +115,9 @@ class SequentialScorer:
         if adapter is None:
             return self._start(self.model_folder, None)
         with tempfile.TemporaryDirectory(prefix="merged-") as folder:
-            merge_adapter(self.model_folder, adapter, Path(folder), dtype=resolve_dtype(self.config.dtype))
+            merge_adapter(
+                self.model_folder, adapter, Path(folder), dtype=resolve_dtype(self.config.dtype, engine_device_type())
+            )
             return self._start(Path(folder), wanted)
 
     def _start(self, folder: Path, merged: str | None) -> VllmScorer:

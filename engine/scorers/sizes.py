@@ -14,6 +14,10 @@ BLOCK_TOKENS = {"cpu": 32, "cuda": 16}
 """Tokens per KV block: the smallest that vLLM's attention has at full speed."""
 STEP_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Most tokens of one step: enough for full-speed GEMMs; more only costs memory (docs/performance.md)."""
+SOFTMAX_BYTES = {"cpu": 0, "cuda": GIB}
+"""Room for a chunk of logits and their log-probabilities; on the CPU it is tens of megabytes."""
+ONLINE_BYTES = {"fp8": 1.0, "bitsandbytes": 0.6}
+"""Bytes per weight of a linear layer that vLLM quantises while it loads, scales included."""
 MIN_STEP_TOKENS = 64
 TOKENS_PER_SEQUENCE = 8
 """A step of N tokens may hold N / 8 sequences: most choices are longer."""
@@ -64,8 +68,7 @@ def choose_sizes(
     """
     width = DTYPE_BYTES[config.dtype]
     max_model_len = _model_len(facts, config, longest_tokens)
-    outer = 2 * facts.vocab_size * facts.hidden_size
-    free = memory_bytes - width * (facts.n_layer_parameters + outer) // config.tensor_parallel_size
+    free = memory_bytes - _weight_bytes(facts, config) // config.tensor_parallel_size - SOFTMAX_BYTES[device]
     max_loras = config.max_loras or (2 if free > 20 * width * slot_values else 1)
     free -= (2 * max_loras + 2) * width * slot_values
     token_bytes = width * facts.n_kv_values_per_token // config.tensor_parallel_size
@@ -91,6 +94,15 @@ def choose_sizes(
         block_size=block,
         kv_cache_bytes=kv_bytes,
     )
+
+
+def _weight_bytes(facts: ModelFacts, config: EngineConfig) -> int:
+    """Return the size of the weights on the device: of a quantised checkpoint as it lies on disk."""
+    if facts.quantised_bytes is not None:
+        return facts.quantised_bytes
+    width = DTYPE_BYTES[config.dtype]
+    layer_width = min(width, ONLINE_BYTES.get(config.quantization or "", width))
+    return int(layer_width * facts.n_layer_parameters) + 2 * width * facts.vocab_size * facts.hidden_size
 
 
 def _model_len(facts: ModelFacts, config: EngineConfig, longest_tokens: int | None) -> int:

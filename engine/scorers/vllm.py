@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +16,8 @@ from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.adapters.applied import require_effect, require_modules
 from transfergrid.engine.adapters.folder import require_unchanged
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
-from transfergrid.engine.planning.packing import AdapterReference
+from transfergrid.engine.planning.answers import first_answer
+from transfergrid.engine.planning.packing import N_IN_FLIGHT, AdapterReference
 from transfergrid.engine.planning.planner import PlanLimits
 from transfergrid.engine.scorers.passes import PreparedSteps, prepare_steps, probe_step
 from transfergrid.engine.scorers.sizes import EngineSizes
@@ -78,14 +81,8 @@ class VllmScorer:
 
     def close(self) -> None:
         """Free the model."""
-        if self._llm is None:
-            return
-        from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
-
-        self._llm.llm_engine.engine_core.shutdown()
-        self._llm = None
-        gc.collect()
-        cleanup_dist_env_and_memory()
+        llm, self._llm = self._llm, None
+        close_llm(llm)
 
     def _score_pass(
         self, prepared: PreparedSteps, adapter: Adapter | None, number: int
@@ -93,10 +90,13 @@ class VllmScorer:
         """Run the steps of one pass."""
         reference = None if adapter is None else self._prove(adapter)
         logprobs = np.full(prepared.plan.n_slots, np.nan, dtype=np.float32)
-        for index, packed in enumerate(prepared.packed):
+        tickets: deque[int] = deque()
+        for index in range(len(prepared.packed)):
             if number != self._pass:
                 raise RuntimeError("another pass was started before this one ended; they share the KV blocks")
-            logprobs[prepared.plan.steps[index].score_slots] = self._run(packed, reference)
+            for packed in prepared.packed[index + len(tickets) : index + N_IN_FLIGHT]:
+                tickets.append(self._ask("score_step", packed, reference))
+            logprobs[prepared.plan.steps[index].score_slots] = self._scores(tickets.popleft())
             yield from prepared.plan.loglikelihoods(logprobs, index)
 
     def _prove(self, adapter: Adapter) -> AdapterReference:
@@ -121,11 +121,33 @@ class VllmScorer:
 
     def _run(self, packed: bytes, reference: AdapterReference | None) -> npt.NDArray[np.float32]:
         """Run one step and return its log-probabilities."""
-        return np.frombuffer(self._ask("score_step", packed, reference), dtype="<f4")
+        return self._scores(self._ask("score_step", packed, reference))
+
+    def _scores(self, ticket: int) -> npt.NDArray[np.float32]:
+        """Wait for a step and return its log-probabilities."""
+        return np.frombuffer(self._ask("step_scores", ticket), dtype="<f4")
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         """Call a method of all workers and return what the first one that has an answer says."""
         if self._llm is None:
             raise RuntimeError("the scorer is closed")
-        answers = self._llm.collective_rpc(method, args=arguments)
-        return next((answer for answer in answers if answer is not None), None)
+        return first_answer(self._llm.collective_rpc(method, args=arguments))
+
+
+def close_llm(llm: Any | None) -> None:
+    """End an engine and free what it holds; None is an engine that was ended already.
+
+    vLLM's Triton operators keep the addresses of every adapter slot for the life of the process, and with them the
+    slots: another model's slot at the same address would be read with their strides.
+    """
+    if llm is None:
+        return
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    llm.llm_engine.engine_core.shutdown()
+    del llm
+    operators = sys.modules.get("vllm.lora.ops.triton_ops.utils")
+    for name in ("_LORA_A_PTR_DICT", "_LORA_B_PTR_DICT"):
+        getattr(operators, name, {}).clear()
+    gc.collect()
+    cleanup_dist_env_and_memory()

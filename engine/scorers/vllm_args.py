@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from transfergrid.config.settings import GridConfig, ModelConfig
+from transfergrid.config.values import is_folder
 from transfergrid.engine.workers.version import set_vllm_environment
 from transfergrid.grid import UserError
 
@@ -41,6 +44,7 @@ OWN_SETTINGS: Mapping[str, str] = {
 """vLLM arguments that have a setting of their own here."""
 
 
+_EXECUTORS = ("mp", "ray", "uni", "external_launcher")
 _REFUSABLE = ("dtype", "quantization", "tensor_parallel_size")
 _LONGEST_SENTENCE = 400  # characters; vLLM lists every name it knows
 
@@ -60,7 +64,41 @@ def check_vllm_args(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             expected = " or ".join(kind.__name__ for kind in types)
             raise UserError(f"engine.vllm_args.{name} is {value!r}; expected {expected}")
+        if name == "distributed_executor_backend" and value not in _EXECUTORS:  # vLLM imports any other name
+            raise UserError(f"engine.vllm_args.{name} is {value!r}; expected one of {list(_EXECUTORS)}")
     return dict(arguments)
+
+
+def check_remote_code(config: GridConfig, names: Sequence[str], *, is_allowed: bool) -> list[str]:
+    """Return what Python code of others will run; nothing where ``trust_remote_code`` is not set.
+
+    Args:
+        config: The configuration, which may come from somebody else.
+        names: Names of the models that were asked for; none asks for all.
+        is_allowed: Whether the user said so on the command line, beside the configuration.
+
+    Raises:
+        UserError: If code would run and nobody allowed it; names the code.
+    """
+    if config.engine.vllm_args.get("trust_remote_code") is not True:
+        return []
+    models = [model for model in config.models if not names or model.name in names]
+    found = [f"{model.name}: {_remote_code(model)}" for model in models]
+    if not is_allowed:
+        raise UserError(
+            f"engine.vllm_args.trust_remote_code runs Python code that comes with a model, with all rights of this "
+            f"account ({'; '.join(found)}); read it, then give --allow-remote-code, or take the setting out"
+        )
+    return [f"runs code of {each}" for each in found]
+
+
+def _remote_code(model: ModelConfig) -> str:
+    """Say which Python files of a model would run."""
+    folder = Path(model.path).expanduser()
+    if not is_folder(folder):
+        return f"the Python files of {model.path!r} at {model.revision or 'its newest commit'}"
+    files = sorted(file.name for file in folder.glob("*.py"))
+    return ", ".join(files) if files else f"no Python file in {str(folder)!r}, but what its config.json names"
 
 
 def check_engine_settings(arguments: Mapping[str, Any]) -> None:

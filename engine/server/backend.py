@@ -29,7 +29,8 @@ class Server:
 
     def key_parts(self) -> Mapping[str, Any]:
         """Return the server's vLLM; the way is that of one engine here, whose numbers these are."""
-        return vllm_key_parts("multi-lora", self.config.engine, version=self.facts.vllm_version)
+        facts = self.facts
+        return vllm_key_parts("multi-lora", self.config.engine, version=facts.vllm_version, device=facts.device)
 
     def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
         """Check that vLLM serves an adapter and that it fits the base.

@@ -21,11 +21,13 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from transfergrid.benchmarks.metrics import ScoringError
-from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.interfaces import AdapterError
+from transfergrid.engine.models.device import engine_device_type
+from transfergrid.engine.planning.answers import first_answer
 from transfergrid.engine.planning.packing import AdapterReference
 from transfergrid.engine.planning.packing_checks import check_packed_step
 from transfergrid.engine.planning.planner import PlanLimits
+from transfergrid.engine.server.confine import confine
 from transfergrid.engine.server.passes import Passes, describe_adapter
 from transfergrid.engine.server.wire import (
     ADAPTER_PATH,
@@ -39,6 +41,7 @@ from transfergrid.engine.server.wire import (
     unpack_frames,
 )
 from transfergrid.engine.workers.version import vllm_version
+from transfergrid.store.json_text import MAX_DEPTH, JsonError, parse_json
 
 SETUP_VARIABLE = "TRANSFERGRID_SERVER_SETUP"
 """Environment variable with the ``GuardSetup`` as JSON."""
@@ -47,6 +50,7 @@ OPEN_PATHS = ("/health",)
 ALLOWED_PATHS = ("/health", "/version", "/metrics", "/tokenize", "/detokenize")
 ALLOWED_PREFIXES = ("/v1/", "/inference/v1/", "/grid/v1/")
 MAX_LOAD_BYTES = 2**16
+MAX_BODY_BYTES = 2**25
 MAX_SCORE_BYTES = 2**29
 
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
@@ -103,8 +107,8 @@ class GuardMiddleware:
         try:
             self._check_caller(request)
             response = await self._own_route(request)
-            if response is None and request.scope["path"] == LOAD_PATH:
-                body = confine_body(await _read(request, MAX_LOAD_BYTES), Path(self._setup.adapter_root))
+            if response is None and request.method == "POST":
+                body = await self._checked_body(request)
                 receive = _replay(body, receive)
                 scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"content-length"]}
         except RefusalError as refusal:
@@ -119,10 +123,21 @@ class GuardMiddleware:
         path, key = request.scope["path"], self._setup.api_key
         if key is None and _host_name(request.headers.get("host", "")) not in _LOOPBACK_NAMES:
             raise RefusalError(403, "a server without an API key answers to 127.0.0.1 and localhost only")
+        if key is None and _comes_from_another_site(request):
+            raise RefusalError(403, "a server without an API key takes no requests of web pages; start it with a key")
         if key is not None and path not in OPEN_PATHS and not _bears(request.headers.get("authorization", ""), key):
             raise RefusalError(401, "missing or wrong API key; send 'Authorization: Bearer KEY'")
         if path not in ALLOWED_PATHS and not path.startswith(ALLOWED_PREFIXES):
             raise RefusalError(404, f"no path {path!r}; expected one of {[*ALLOWED_PATHS, *ALLOWED_PREFIXES]}")
+
+    async def _checked_body(self, request: Request) -> bytes:
+        """Return the body of a request that vLLM answers; JSON that its parser would stumble over is refused."""
+        if request.scope["path"] == LOAD_PATH:
+            return confine_body(await _read(request, MAX_LOAD_BYTES), Path(self._setup.adapter_root))
+        body = await _read(request, MAX_BODY_BYTES)
+        if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+            _parsed(body)
+        return body
 
     async def _own_route(self, request: Request) -> Response | None:
         """Return the answer to one of our own paths; None for vLLM's."""
@@ -166,7 +181,7 @@ class GuardMiddleware:
         if self._facts is None:
             engine, setup = _state(request).engine_client, self._setup
             config = engine.vllm_config
-            limits = next(filter(None, await engine.collective_rpc("scoring_limits")))
+            limits = first_answer(await engine.collective_rpc("scoring_limits"))
             self._facts = ServerFacts(
                 api_version=API_VERSION,
                 instance=self._instance,
@@ -181,6 +196,7 @@ class GuardMiddleware:
                 max_model_len=config.model_config.max_model_len,
                 vocab_size=config.model_config.get_vocab_size(),
                 limits=limits,
+                device=engine_device_type(),
             )
         return self._facts
 
@@ -191,10 +207,7 @@ def confine_body(body: bytes, root: Path) -> bytes:
     Raises:
         RefusalError: If the body is no such request, or the adapter does not lie under the root.
     """
-    try:
-        fields = json.loads(body)
-    except ValueError as error:
-        raise RefusalError(400, f"the body is not JSON: {error}") from error
+    fields = _parsed(body)
     if not isinstance(fields, dict) or not isinstance(fields.get("lora_path"), str):
         raise RefusalError(400, "expected a JSON object with 'lora_name' and 'lora_path'")
     try:
@@ -204,30 +217,11 @@ def confine_body(body: bytes, root: Path) -> bytes:
     return json.dumps({**fields, "lora_path": str(folder)}).encode()
 
 
-def confine(path: str, root: Path) -> Path:
-    """Return the resolved folder of an adapter that lies, with its files, under a root.
-
-    Args:
-        path: Absolute, or relative to the root.
-        root: The only folder that adapters are loaded from.
-
-    Raises:
-        AdapterError: If it leads elsewhere, through ``..`` or links, or holds no adapter.
-    """
-    root = root.resolve()
+def _parsed(body: bytes) -> Any:
     try:
-        folder = (root / path).resolve()
-        files = [(folder / name).resolve() for name in (CONFIG_FILE, WEIGHTS_FILE)]
-    except (OSError, ValueError, RuntimeError) as error:  # a null character, a loop of links
-        raise AdapterError(f"adapter path {path!r} cannot be resolved: {error}") from error
-    if not all(entry.is_relative_to(root) for entry in (folder, *files)):
-        raise AdapterError(
-            f"adapter path {path!r} is not under {str(root)!r}; copy the adapter there, or start 'grid serve' with "
-            "another --adapter-root"
-        )
-    if not all(file.is_file() for file in files):
-        raise AdapterError(f"no adapter at {path!r}; expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
-    return folder
+        return parse_json(body, "the body")
+    except JsonError as error:
+        raise RefusalError(400, f"the body is not JSON: {error.reason}") from error
 
 
 def _loaded_adapter(request: Request) -> AdapterReference | None:
@@ -250,6 +244,14 @@ def _bears(header: str, key: str) -> bool:
     scheme, _, token = header.partition(" ")
     found, expected = (hashlib.sha256(text.encode()).digest() for text in (token.strip(), key))
     return secrets.compare_digest(found, expected) and scheme.lower() == "bearer"
+
+
+def _comes_from_another_site(request: Request) -> bool:
+    """Whether a browser says that a page of another origin sends a request, or does not say which page does."""
+    origin = request.headers.get("origin")
+    if origin is not None and origin != f"http://{request.headers.get('host', '')}":
+        return True
+    return request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
 
 
 def _host_name(host: str) -> str | None:

@@ -12,18 +12,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import polars as pl
 from rich.text import Text
 
 from transfergrid.config.settings import MAX_LORA_RANK, EngineConfig, GridConfig, ModelConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE
 from transfergrid.engine.adapters.null import NULL_RANK
+from transfergrid.engine.models.device import engine_device_type
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.models.resolve import model_revision, resolve_model
 from transfergrid.engine.scorers.launch import plan_engine
 from transfergrid.engine.scorers.vllm_args import check_engine_settings
 from transfergrid.engine.server.guard import SETUP_VARIABLE, GuardSetup
 from transfergrid.engine.workers.server_watch import SERVER_PID_VARIABLE
+from transfergrid.engine.workers.version import require_tested, vllm_version
 from transfergrid.grid import UserError
+from transfergrid.store.json_text import JsonError, read_json
 
 API_KEY_VARIABLE = "TRANSFERGRID_API_KEY"
 MAX_SERVED_TOKENS = 4096
@@ -68,6 +72,14 @@ class ServerStart:
             f"adapters are loaded from {self.adapter_root} only; Ctrl-C stops the server"
         )
 
+    def rows(self) -> pl.DataFrame:
+        """Return one row: model, URL and folder of the adapters."""
+        return pl.DataFrame([self.as_json()])
+
+    def as_json(self) -> dict[str, str]:
+        """Return model, URL and folder of the adapters."""
+        return {"model": self.model, "url": self.url, "adapter_root": str(self.adapter_root)}
+
     def run(self) -> NoReturn:
         """Become the server: this process ends with it, and signals reach it directly."""
         environment = {**self.environment, SERVER_PID_VARIABLE: str(os.getpid())}
@@ -89,6 +101,7 @@ def prepare_server(config: GridConfig, models: Sequence[str], options: ServeOpti
     check_address(options.host, options.api_key)
     model = choose_model(config, models)
     require_free(options.host, options.port)
+    require_tested(vllm_version(), engine_device_type())
     folder = resolve_model(model.path, model.revision)
     root = options.adapter_root.resolve()
     longest = min(read_model_facts(folder).max_positions, MAX_SERVED_TOKENS)
@@ -229,8 +242,8 @@ def _ranks(root: Path) -> list[int]:
     ranks = []
     for path in root.rglob(CONFIG_FILE):
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = read_json(path)
             ranks.append(max(int(rank) for rank in (config["r"], *(config.get("rank_pattern") or {}).values())))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (JsonError, ValueError, KeyError, TypeError, AttributeError):
             continue
     return [rank for rank in ranks if 1 <= rank <= MAX_LORA_RANK]

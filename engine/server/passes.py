@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
-from transfergrid.engine.planning.packing import AdapterReference
+from transfergrid.engine.planning.answers import first_answer
+from transfergrid.engine.planning.packing import N_IN_FLIGHT, AdapterReference
 from transfergrid.engine.server.wire import FAILED, SCORES, WAITING, pack_frame
 from transfergrid.store.files import hash_files
 
@@ -73,9 +75,13 @@ class Passes:
                 try:
                     await engine.pause_generation(mode="wait", clear_cache=False)
                     try:
-                        for step in steps:
-                            answers = await engine.collective_rpc("score_step", args=(step, adapter))
-                            frames.put_nowait(pack_frame(SCORES, _first_answer(answers)))
+                        tickets: deque[int] = deque()
+                        for index in range(len(steps)):
+                            for step in steps[index + len(tickets) : index + N_IN_FLIGHT]:
+                                answers = await engine.collective_rpc("score_step", args=(step, adapter))
+                                tickets.append(first_answer(answers))
+                            scores = await engine.collective_rpc("step_scores", args=(tickets.popleft(),))
+                            frames.put_nowait(pack_frame(SCORES, first_answer(scores)))
                     finally:  # the scheduler's requests get the same blocks
                         await asyncio.shield(engine.collective_rpc("clear_spoilt_blocks"))
                 finally:
@@ -89,11 +95,6 @@ class Passes:
 
 async def describe_adapter(engine: Any, adapter: AdapterReference) -> dict[str, Any]:
     """Return the layers that carry a loaded adapter, and the hash of the files it came from."""
-    modules = _first_answer(await engine.collective_rpc("adapter_modules", args=(adapter,)))
+    modules = first_answer(await engine.collective_rpc("adapter_modules", args=(adapter,)))
     files = [Path(adapter[2]) / name for name in (CONFIG_FILE, WEIGHTS_FILE)]
     return {"modules": modules, "content_hash": await asyncio.to_thread(hash_files, files)}
-
-
-def _first_answer(answers: Sequence[Any]) -> Any:
-    """Return what the first worker that has an answer says."""
-    return next(answer for answer in answers if answer is not None)

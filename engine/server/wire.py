@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-API_VERSION = 1
+API_VERSION = 2
 """Raised when paths, facts or frames change."""
 
 FACTS_PATH = "/grid/v1/server"
@@ -50,6 +50,8 @@ class ServerFacts:
     vocab_size: int
     limits: dict[str, int]
     """Fields of ``PlanLimits``."""
+    device: str = "cpu"
+    """What the engine runs on."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the facts as plain values."""

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.engine.adapters.folder import RECORD_FILE
 from transfergrid.engine.interfaces import Adapter, AdapterError, Backend
-from transfergrid.engine.models.device import resolve_dtype
+from transfergrid.engine.models.device import engine_device_type, resolve_dtype
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.models.resolve import model_revision, resolve_model
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.models.token_facts import token_facts
 from transfergrid.engine.models.tokenizer import TokenisationSettings
+from transfergrid.store.file_index import FileIndex
 from transfergrid.store.files import hash_files
+from transfergrid.store.json_text import JsonError, read_json
 from transfergrid.store.key import RunKey
 
 _TOKENIZER_FILES = (
@@ -53,13 +55,14 @@ class BaseModel:
         return RunKey({**self.shared_parts, "adapter": content})
 
 
-def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend) -> BaseModel:
+def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend, index: FileIndex | None = None) -> BaseModel:
     """Find a base model and work out what of it and of the configuration decides its numbers.
 
     Args:
         config: The configuration.
         model: One of its models.
         backend: The engine that scores it.
+        index: What is known of models that have not changed; None reads every byte.
 
     Raises:
         UserError: If the model cannot be found, is damaged, or is of no supported shape.
@@ -70,8 +73,8 @@ def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend) -> Ba
     files = (folder / name for name in _TOKENIZER_FILES)
     shared = {
         "model": {
-            "revision": model_revision(folder),
-            "dtype": resolve_dtype(config.engine.dtype),
+            "revision": _revision(folder, index),
+            "dtype": resolve_dtype(config.engine.dtype, engine_device_type()),
             "quantization": config.engine.quantization,
         },
         "tokenizer": {
@@ -87,6 +90,14 @@ def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend) -> Ba
         "engine": dict(backend.key_parts()),
     }
     return BaseModel(model, folder, tokenisation, shared)
+
+
+def _revision(folder: Path, index: FileIndex | None) -> str:
+    """Return what pins a model's weights; they are hashed only where they may have changed."""
+    if index is None:
+        return model_revision(folder)
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return str(index.look_up(folder, files, partial(model_revision, folder)))
 
 
 def tokenisation_settings(config: GridConfig, model_folder: Path) -> TokenisationSettings:
@@ -113,10 +124,10 @@ def require_base(folder: Path, base: BaseModel, *, name: str) -> None:
     if not record.is_file():
         return
     try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = read_json(record)
+    except JsonError as error:
         raise AdapterError(
-            f"adapter {name!r}: {RECORD_FILE} in {str(folder)!r} cannot be read: {error}; train the adapter again"
+            f"adapter {name!r}: {RECORD_FILE} in {str(folder)!r} cannot be read: {error.reason}; train it again"
         ) from error
     trained_on = content.get("base") if isinstance(content, dict) else None
     revision = trained_on.get("revision") if isinstance(trained_on, dict) else None

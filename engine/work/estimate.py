@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+import polars as pl
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from transfergrid.benchmarks.materialise import ensure_data
+from transfergrid.benchmarks.materialise import has_data, materialise
 from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig, LoraConfig, ModelConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE
@@ -25,6 +26,7 @@ from transfergrid.engine.work.request import EvalRequest, find_sources
 from transfergrid.engine.work.targets import Target, TokenisedTarget, load_target, tokenise_targets
 from transfergrid.grid import BASE, Cell, UserError
 from transfergrid.store.folder import RunFolder
+from transfergrid.store.lock import hold_run_folder
 from transfergrid.store.score_store import Origin, Part, ScoreStore
 from transfergrid.wording import format_bytes, format_duration
 
@@ -71,11 +73,15 @@ class Estimate:
 
     models: tuple[ModelEstimate, ...]
     unavailable: Mapping[str, str]
-    """Reason by model whose tokenizer cannot be had."""
+    """Reason by model that cannot be planned."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the estimate for a program."""
         return {"models": [asdict(model) for model in self.models], "unavailable": dict(self.unavailable)}
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row per model."""
+        return pl.DataFrame([asdict(model) for model in self.models])
 
     def __rich__(self) -> RenderableType:
         """Render one column per model for a few, one row per model in blocks of figures for more."""
@@ -154,10 +160,13 @@ def estimate(config: GridConfig, run: RunFolder, request: EvalRequest) -> Estima
         request: What would be scored.
 
     Raises:
-        UserError: If the data has faults, or a name is not part of the grid.
+        UserError: If the data has faults, a name is not part of the grid, or items are to be written into a run folder
+            that another process holds.
     """
     selection, places = find_sources(config, run, request)
-    ensure_data(config, run.data)
+    if not has_data(config, run.data):
+        with hold_run_folder(run.root, "grid plan"):
+            materialise(config, run.data)
     targets = [load_target(config, run.data, cell) for cell in selection.targets]
     parts = ScoreStore(run.scores).scan(repair=False).parts
     models, unavailable = [], {}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from transfergrid.config.selection import Selection
+from transfergrid.grid import UserError
 from transfergrid.store.files import write_json
+from transfergrid.store.json_text import JsonError, read_json
 
 FAILURES_FILE = "failures.json"
 NAMED_TOGETHER = 3
@@ -76,11 +78,29 @@ class FailureLog:
 
 
 def read_failures(folder: Path) -> list[Failure]:
-    """Return the failures kept in a store's folder; none where the file is missing or not readable."""
-    try:
-        return [Failure(**entry) for entry in json.loads((folder / FAILURES_FILE).read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
+    """Return the failures kept in a store's folder; none where there is no file.
+
+    Raises:
+        UserError: If the file cannot be read or holds something else.
+    """
+    path = folder / FAILURES_FILE
+    if not path.exists():
         return []
+    try:
+        return [_failure(entry) for entry in read_json(path)]
+    except (JsonError, TypeError) as error:
+        reason = error.reason if isinstance(error, JsonError) else "it is not a list of failures"
+        raise UserError(
+            f"{str(path)!r} cannot be read: {reason}; remove it, what it lists is tried again by the next 'grid eval'"
+        ) from error
+
+
+def _failure(entry: Any) -> Failure:
+    failure = Failure(**entry)
+    kinds = {"seed": int | None, "source": str | None, "target": str | None}
+    if not all(isinstance(getattr(failure, field.name), kinds.get(field.name, str)) for field in fields(failure)):
+        raise TypeError(f"{entry!r} is no failure")
+    return failure
 
 
 def is_about(selection: Selection, failure: Failure) -> bool:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 from transfergrid.config.selection import Selection
+from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.adapters.places import AdapterPlace
 from transfergrid.engine.interfaces import Adapter, AdapterError, Backend
 from transfergrid.engine.work.base_model import BaseModel, require_base
 from transfergrid.engine.work.failures import Failure
 from transfergrid.grid import BASE, Cell, UserError
+from transfergrid.store.file_index import FileIndex
+from transfergrid.store.files import hash_files, hash_json
 from transfergrid.store.key import RunKey
 from transfergrid.store.score_store import FinishedCell, Origin
+
+_ENGINE = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +57,21 @@ class ModelJobs:
 
 
 def find_jobs(
-    base: BaseModel, places: Sequence[AdapterPlace], selection: Selection, backend: Backend
+    base: BaseModel,
+    places: Sequence[AdapterPlace],
+    selection: Selection,
+    backend: Backend,
+    *,
+    index: FileIndex,
 ) -> tuple[ModelJobs, tuple[Failure, ...]]:
     """Check the adapters of one model.
+
+    Args:
+        base: The model.
+        places: Where its adapters should be.
+        selection: What is asked for.
+        backend: The engine that is to take them.
+        index: What is known of adapters that have not changed.
 
     Returns:
         The usable sources with all targets of the selection, and the adapters that cannot be used.
@@ -70,10 +90,34 @@ def find_jobs(
                     f"no adapter of that name in {str(place.path.parent)!r}; 'grid train-adapters' trains it"
                 )
             require_base(place.path, base, name=f"{name}-s{place.seed}")
-            adapter = backend.check_adapter(place.path, base.folder, name=f"{name}-s{place.seed}")
-        except UserError as error:
+            adapter = _check(place, base, backend, index)
+        except (UserError, OSError) as error:  # a name too long, a folder that may not be entered
             failures.append(Failure(model=base.name, seed=place.seed, source=name, reason=str(error)))
         else:
             origin = Origin(base.name, place.source)
             jobs.append(SourceJob(origin, adapter, base.key(adapter), selection.targets))
     return ModelJobs(base, tuple(jobs)), tuple(failures)
+
+
+def _check(place: AdapterPlace, base: BaseModel, backend: Backend, index: FileIndex) -> Adapter:
+    """Check an adapter, or take what an earlier check of the same files by the same code found."""
+    name = f"{place.source.name}-s{place.seed}"
+
+    def check() -> dict[str, Any]:
+        fields = asdict(backend.check_adapter(place.path, base.folder, name=name))
+        del fields["path"]
+        return {key: sorted(value) if isinstance(value, frozenset) else value for key, value in fields.items()}
+
+    about = hash_json([name, _checking_code(), base.shared_parts])
+    files = [place.path / CONFIG_FILE, place.path / WEIGHTS_FILE]
+    known = index.look_up(place.path, files, check, about=about)
+    fields: dict[str, Any] = {
+        key: frozenset(value) if isinstance(value, list) else value for key, value in known.items()
+    }
+    return Adapter(path=place.path, **fields)
+
+
+@cache
+def _checking_code() -> str:
+    """Return a hash of the code that checks adapters: what another version found is not taken over."""
+    return hash_files(path for room in ("adapters", "scorers") for path in sorted((_ENGINE / room).glob("*.py")))

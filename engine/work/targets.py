@@ -9,7 +9,7 @@ from typing import Any
 
 from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.items import Item
-from transfergrid.benchmarks.metrics import PrimaryMetric
+from transfergrid.benchmarks.spec import CHOICE_MODE
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.interfaces import TokenisedItem
@@ -25,9 +25,10 @@ class Target:
 
     cell: Cell
     items: tuple[Item, ...]
-    primary_metric: PrimaryMetric
+    primary_metric: str
     items_hash: str
-    """Hash of ids, prompts, choices and golds."""
+    """Hash of ids, prompts, choices and golds, and of the mode if it is another than choice."""
+    mode: str = CHOICE_MODE
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,10 @@ def load_target(config: GridConfig, data_folder: Path, cell: Cell) -> Target:
     task = get_task(cell.task, config.custom_tasks)
     name = config.prompts.eval_format
     items = load_items(data_folder, task, cell.language, "test", name)
-    metric = task.formats[name].primary_metric
+    metric, mode = task.formats[name].primary_metric, task.formats[name].mode
     content = [[item.item_id, item.context, item.choices, item.gold, item.delimiter] for item in items]
-    return Target(cell, tuple(items), metric, hash_json([metric, content]))
+    decisive = [metric, content] if mode == CHOICE_MODE else [metric, content, mode]
+    return Target(cell, tuple(items), metric, hash_json(decisive), mode)
 
 
 def tokenise_targets(

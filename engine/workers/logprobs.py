@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import numpy.typing as npt
 import torch
 
 CPU_CHUNK_BYTES = 32 * 2**20
@@ -12,8 +14,21 @@ CPU_CHUNK_BYTES = 32 * 2**20
 CPU_PIECE_BYTES = 8 * 2**20
 """Float32 log-probabilities that exist at once on the CPU: memory that is used again, not mapped anew every time."""
 
-DEVICE_CHUNK_BYTES = 1 * 2**30
-"""Logits of one chunk on an accelerator, float32."""
+DEVICE_CHUNK_BYTES = 512 * 2**20
+"""Logits of one chunk on an accelerator, float32; ``scorers.sizes.SOFTMAX_BYTES`` leaves room for them, twice."""
+
+
+class ScoredRows(NamedTuple):
+    """Which tokens are scored at which rows: R distinct rows, S scores."""
+
+    rows: torch.Tensor
+    """Shape [R], int64: rows of the hidden states."""
+    owners: torch.Tensor
+    """Shape [S], int64, ascending: position in ``rows`` of the row of each score."""
+    tokens: torch.Tensor
+    """Shape [S], int64."""
+    starts: npt.NDArray[Any]
+    """Shape [R + 1], on the host: where the scores of each row begin."""
 
 
 def chunk_rows(vocab_size: int, device: torch.device) -> int:
@@ -31,36 +46,43 @@ def piece_rows(vocab_size: int, device: torch.device) -> int:
 
 def token_logprobs(
     hidden: torch.Tensor,
-    rows: torch.Tensor,
-    tokens: torch.Tensor,
+    scored: ScoredRows,
     *,
     compute_logits: Callable[[torch.Tensor], torch.Tensor | None],
     vocab_size: int,
 ) -> torch.Tensor | None:
     """Return natural-log probabilities of tokens at rows; every row goes through the vocabulary projection once.
 
+    Nothing waits for the device: the sizes of all pieces are known on the host.
+
     Args:
         hidden: Shape [N, H]: hidden states after the last norm.
-        rows: Shape [S], int64, ascending, repeats allowed: rows of ``hidden``.
-        tokens: Shape [S], int64: token scored at each row.
+        scored: What is scored where.
         compute_logits: Maps [R, H] to [R, V]; None on tensor-parallel ranks that do not hold the result.
         vocab_size: V, to size the chunks.
 
     Returns:
         Shape [S], float32, or None where ``compute_logits`` gives None. Softmax and its logarithm are float32.
     """
-    unique_rows, inverse = torch.unique_consecutive(rows, return_inverse=True)
     size = chunk_rows(vocab_size, hidden.device)
     piece_size = piece_rows(vocab_size, hidden.device)
-    starts = torch.arange(0, len(unique_rows), piece_size, device=inverse.device)
-    bounds = [*torch.searchsorted(inverse, starts).tolist(), len(rows)]
-    result = torch.empty(len(rows), dtype=torch.float32, device=hidden.device)
-    for chunk_start in range(0, len(unique_rows), size):
-        logits = compute_logits(hidden[unique_rows[chunk_start : chunk_start + size]])
+    result = torch.empty(len(scored.tokens), dtype=torch.float32, device=hidden.device)
+    for chunk_start in range(0, len(scored.rows), size):
+        logits = compute_logits(hidden[scored.rows[chunk_start : chunk_start + size]])
         if logits is None:
             return None
-        for number, piece in enumerate(torch.split(logits, piece_size), start=chunk_start // piece_size):
-            scored = slice(bounds[number], bounds[number + 1])
-            logprobs = torch.log_softmax(piece, dim=-1, dtype=torch.float32)
-            result[scored] = logprobs[inverse[scored] - number * piece_size, tokens[scored]]
+        for start, piece in zip(
+            range(chunk_start, chunk_start + size, piece_size), torch.split(logits, piece_size), strict=False
+        ):
+            here = slice(*scored.starts[[start, start + len(piece)]].tolist())
+            result[here] = _gather_logprobs(piece, scored.owners[here] - start, scored.tokens[here])
     return result
+
+
+def _gather_logprobs(logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the log-probabilities of tokens at rows of some logits, float32."""
+    if logits.is_cuda:
+        from transfergrid.engine.workers.softmax_cuda import gather_logprobs
+
+        return gather_logprobs(logits, rows, tokens)
+    return torch.log_softmax(logits, dim=-1, dtype=torch.float32)[rows, tokens]

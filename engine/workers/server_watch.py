@@ -11,7 +11,7 @@ from contextlib import suppress
 SERVER_PID_VARIABLE = "TRANSFERGRID_SERVER_PID"
 """Environment variable with the server's process id; unset where an engine is embedded."""
 
-_LOOK_EVERY_S = 1.0
+_LOOK_EVERY_S = 0.2
 
 
 def end_with_server() -> threading.Thread | None:

@@ -10,9 +10,9 @@ import polars as pl
 
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
-from transfergrid.grid import BASE, Cell, Source
+from transfergrid.grid import Cell
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.scores import SCORE_SCHEMA, source_columns, with_regime
+from transfergrid.store.scores import ADDED_COLUMNS, SCORE_SCHEMA, complete_rows, with_regime
 
 TASKS = ("arc_challenge", "global_mmlu")
 LANGUAGES = ("de", "en", "fr")
@@ -33,7 +33,8 @@ def item_row(
     return {
         "model": model,
         "seed": seed,
-        **source_columns(BASE if source is None else Source.of(source)),
+        "source_task": source.task if source else None,
+        "source_language": source.language if source else None,
         "target_task": target.task,
         "target_language": target.language,
         "item_id": f"q{item:03d}",
@@ -65,7 +66,13 @@ def item_rows(
             for target in grid:
                 preds = (generator.random(n_items) < 0.45).astype(int)
                 rows += [item_row(model, seed, source, target, item, int(pred)) for item, pred in enumerate(preds)]
-    return pl.DataFrame(rows, schema=SCORE_SCHEMA)
+    return item_frame(rows)
+
+
+def item_frame(rows: Sequence[dict[str, object]]) -> pl.DataFrame:
+    """Rows with the columns that follow from the others."""
+    given = {name: dtype for name, dtype in SCORE_SCHEMA.items() if name not in ADDED_COLUMNS}
+    return complete_rows(pl.DataFrame(rows, schema=given)).select(SCORE_SCHEMA.names())
 
 
 def write_run(root: Path, rows: pl.DataFrame) -> RunFolder:

@@ -112,20 +112,20 @@ def test_every_table_can_be_shown_by_name(run: RunFolder, name: str) -> None:
         text = show(report, width)
         assert text.startswith(f"{name}: {report.tables[name].height} rows")
         assert max(map(len, text.splitlines())) <= width
-    assert json.loads(report.to_json()) == json.loads(report.tables[name].write_json())
-    assert report.to_csv() == report.tables[name].write_csv()
+    assert report.as_json() == json.loads(report.tables[name].write_json())
+    assert report.rows().equals(report.tables[name])
 
 
 def test_the_matrix_and_the_hierarchy_are_views_of_tables(run: RunFolder) -> None:
     matrix = analyze(run, FAST, table="matrix", write=False)
     assert matrix.rows().equals(matrix.tables.language_matrices)
-    assert json.loads(matrix.to_json())[0].keys() == dict.fromkeys(matrix.tables.language_matrices.columns).keys()
+    assert matrix.as_json()[0].keys() == dict.fromkeys(matrix.tables.language_matrices.columns).keys()
     hierarchy = analyze(run, FAST, table="hierarchy", write=False)
     donors = hierarchy.rows().filter(unit="language", role="donor", regime="MT-CL")
     # the first two have the same number of right answers
     assert donors["rank"].to_list() == [1, 1, 3]
     assert donors["score_pp"][0] == pytest.approx(donors["score_pp"][1])
-    assert hierarchy.to_csv().startswith("role,unit,regime,name,")
+    assert hierarchy.rows().write_csv().startswith("role,unit,regime,name,")
     for report in (matrix, hierarchy):
         for width in (80, 100):
             assert max(map(len, show(report, width).splitlines())) <= width
@@ -154,11 +154,11 @@ def test_regimes_without_rows_say_so_in_the_summary(tmp_path: Path) -> None:
 
 def test_json_of_all_tables_holds_every_row(run: RunFolder) -> None:
     report = analyze(run, FAST, write=False)
-    found = json.loads(report.to_json())
+    found = report.as_json()
     assert {name: len(rows) for name, rows in found.items()} == {
         name: table.height for name, table in report.tables.named()
     }
-    assert report.to_csv() == report.tables.regimes.write_csv()
+    assert report.rows().equals(report.tables.regimes)
 
 
 def test_an_unknown_table_is_refused_before_anything_is_read(tmp_path: Path) -> None:

@@ -71,7 +71,10 @@ def test_a_broken_parquet_file_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [('{"a": 1}\n{"a"', "line 2 is not JSON"), ("[1]\n", r"line 1 is not a JSON object but '\[1\]'")],
+    [
+        ('{"a": 1}\n{"a"', r"line 2 of .* cannot be read as JSON: "),
+        ("[1]\n", r"line 1 of .* is not a JSON object but '\[1\]'"),
+    ],
 )
 def test_a_broken_line_is_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "x.jsonl"
@@ -81,7 +84,7 @@ def test_a_broken_line_is_named(tmp_path: Path, text: str, message: str) -> None
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none.jsonl cannot be read"):
+    with pytest.raises(UserError, match=r"none.jsonl' cannot be read"):
         read_jsonl(tmp_path / "none.jsonl")
 
 

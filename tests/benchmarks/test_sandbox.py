@@ -86,7 +86,10 @@ def test_a_template_that_never_ends_or_fills_the_memory_stops_the_reading(bomb: 
     task = make_task(make_spec(bomb))
     question = task.question(_ROW)
     started = time.perf_counter()
-    with pytest.raises(TemplateLimitError, match=rf"^formats.eval.context of mine: .*({message})"):
+    with pytest.raises(
+        TemplateLimitError,
+        match=rf"^formats.eval.context of mine: .*({message}|takes longer than 2 s|writes more than 20,000,000)",
+    ):
         task.formats["eval"].build(question)
     assert time.perf_counter() - started < 4
 

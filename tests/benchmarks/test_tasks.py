@@ -170,3 +170,19 @@ def test_a_template_with_broken_jinja_is_refused() -> None:
     broken = spec.formats["eval"].model_copy(update={"context": "{{ x"})
     with pytest.raises(UserError, match=r"template of hellaswag.formats.eval is not valid Jinja"):
         make_task(TaskSpec.model_copy(spec, update={"formats": {**spec.formats, "eval": broken}}))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1], r"item 't1' of truthfulqa: 2 labels in column 'mc1_targets_labels' for 3 choices; expected one label"),
+        ([0, 1, 0, 0], r"4 labels in column 'mc1_targets_labels' for 3 choices"),
+        ([2, 1, 0], r"gold \[2, 1, 0\] in column 'mc1_targets_labels' is not understood"),
+        (True, r"gold True in column 'mc1_targets_labels' is not understood"),
+        ("1" * 5000, r"gold '1+' in column 'mc1_targets_labels' is not understood"),
+    ],
+)
+def test_labels_that_do_not_fit_the_choices_are_refused(labels: object, message: str) -> None:
+    row = {"truth_id": "t1", "question": "?", "mc1_targets_choices": ["a", "b", "c"], "mc1_targets_labels": labels}
+    with pytest.raises(RowError, match=message):
+        get_task("truthfulqa").question(row)

@@ -14,13 +14,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.engine.sweeps import SEED, FakeBackend, add_adapters, copy_adapter, small_config
+from tests.engine.sweeps import SEED, FakeBackend, add_adapters, copy_adapter, small_config, stored_rows
 from transfergrid.cli import main
+from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.scorers import multi_lora as backends
-from transfergrid.engine.scorers import sequential
-from transfergrid.grid import Cell
+from transfergrid.engine.scorers import registry, sequential
+from transfergrid.grid import Cell, UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import hold_run_folder
+from transfergrid.store.score_store import ScoreStore
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -179,3 +181,45 @@ def test_ctrl_c_ends_with_a_message_and_keeps_what_is_finished(run: RunFolder, t
     assert process.returncode == 130
     assert "interrupted; the same command goes on where it stopped" in stderr
     assert list(run.scores.glob("tiny.base.*.parquet"))
+
+
+def test_one_more_engine_is_one_more_entry_of_the_registry(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeBackend(way="fake")
+    monkeypatch.setitem(registry.ENGINES, "fake", lambda config: registry.ChosenEngine(fake, config))
+    options = ["eval", "--config", str(run.root.parent / "grid.yaml"), "--run", str(run.root), "--json"]
+    done = CliRunner().invoke(main, [*options, "--engine", "fake"])
+    assert done.exit_code == 0, done.output
+    assert len(fake.opened) == 1
+    assert stored_rows(run).height == 60
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--engine", "vlm"], "unknown engine 'vlm'; did you mean 'vllm'?; expected one of"),
+        (["--engine", "vllm", "--sequential"], "--sequential and --engine vllm are two ways to score"),
+        (["--engine", "vllm", "--server", "http://x"], "leave out --sequential and --engine"),
+    ],
+)
+def test_an_engine_that_cannot_be_meant_is_refused(options: list[str], reason: str, run: RunFolder) -> None:
+    config = str(run.root.parent / "grid.yaml")
+    done = CliRunner().invoke(main, ["eval", "--config", config, "--run", str(run.root), *options])
+    assert done.exit_code == 1
+    assert reason in done.output
+
+
+def test_the_reference_scores_as_a_user_s_choice(run: RunFolder) -> None:
+    options = ["eval", "--config", str(run.root.parent / "grid.yaml"), "--run", str(run.root)]
+    narrow = ["--source", "base", "--source", "arc_challenge-de", "--target", "arc_challenge-en"]
+    done = CliRunner().invoke(main, [*options, "--engine", "reference", *narrow])
+    assert done.exit_code == 0, done.output
+    parts = ScoreStore(run.scores).scan().parts
+    assert {part.key_parts["engine"]["way"] for part in parts} == {"reference"}
+    assert {part.key_parts["model"]["dtype"] for part in parts} == {"float32"}
+
+
+@pytest.mark.parametrize("engine", [{"dtype": "bfloat16"}, {"quantization": "fp8"}])
+def test_the_reference_refuses_another_number_format(engine: dict[str, str], tiny_llama: Path) -> None:
+    config = small_config(tiny_llama, engine=EngineConfig(**engine))
+    with pytest.raises(UserError, match="--engine reference computes in float32"):
+        registry.choose_engine("reference", config)

@@ -19,8 +19,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from transfergrid.engine.adapters.applied import adapter_modules
-from transfergrid.engine.interfaces import Adapter
+from transfergrid.engine.adapters.folder import WEIGHTS_FILE
+from transfergrid.engine.adapters.weights import read_weights
+from transfergrid.engine.models.shapes import layer_name
 from transfergrid.engine.planning.packing import unpack_step
 from transfergrid.engine.server.guard import GuardMiddleware, GuardSetup
 from transfergrid.engine.server.wire import SCORE_PATH
@@ -41,6 +42,8 @@ class FakeEngine:
 
     calls: list[str] = field(default_factory=list)
     step_s: float = 0.0
+    scores: dict[int, bytes] = field(default_factory=dict)
+    """By ticket, not taken yet."""
     failure: Exception | None = None
     dies_after: int | None = None
     """Steps after which the engine is dead; None: it lives."""
@@ -64,8 +67,10 @@ class FakeEngine:
         if method == "scoring_limits":
             return [LIMITS, LIMITS]
         if method == "adapter_modules":
-            adapter = Adapter(name="", path=Path(args[0][2]), content_hash="", rank=8)
-            return [sorted(adapter_modules(adapter))]
+            largest = read_weights(Path(args[0][2]) / WEIGHTS_FILE).largest
+            return [sorted({layer_name(key.partition(".lora_")[0]) for key, value in largest.items() if value})]
+        if method == "step_scores":
+            return [None, self.scores.pop(args[0])]
         if method == "clear_spoilt_blocks":
             self.calls.append("clear")
             return [False]
@@ -79,7 +84,9 @@ class FakeEngine:
         if self.failure is not None:
             raise self.failure
         packed, adapter_reference = args
-        return [None, made_up_logprobs(packed, None if adapter_reference is None else adapter_reference[2])]
+        ticket = self.calls.count("step")
+        self.scores[ticket] = made_up_logprobs(packed, None if adapter_reference is None else adapter_reference[2])
+        return [ticket, ticket]
 
 
 class Faults:

@@ -19,6 +19,7 @@ from transfergrid.engine.interfaces import Adapter
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.scorers.fake import FakeScorer, ScoreFunction, hashed_loglikelihood
 from transfergrid.store.folder import RunFolder
+from transfergrid.store.scores import scan_scores
 
 TASKS = ("arc_challenge", "global_mmlu")
 LANGUAGES = ("de", "en")
@@ -85,4 +86,4 @@ def vary_adapter(template: Path, folder: Path, *, seed: int) -> None:
 def stored_rows(run: RunFolder) -> pl.DataFrame:
     """Return all rows of a run's store in a fixed order."""
     keys = ["model", "seed", "source_task", "source_language", "target_task", "target_language", "item_id"]
-    return pl.read_parquet(sorted(run.scores.glob("*.parquet"))).sort(keys, nulls_last=False)
+    return scan_scores(sorted(run.scores.glob("*.parquet"))).collect().sort(keys, nulls_last=False)

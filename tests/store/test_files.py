@@ -6,10 +6,11 @@ import errno
 import pickle
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from transfergrid.grid import UserError
-from transfergrid.store.files import WriteError, telling_of_the_disk, write_atomically, write_text
+from transfergrid.store.files import WriteError, csv_text, telling_of_the_disk, write_atomically, write_text
 
 
 def test_a_file_where_a_folder_is_needed_is_a_failure_of_the_user(tmp_path: Path) -> None:
@@ -65,3 +66,20 @@ def test_no_way_into_the_folder_is_a_sentence_and_into_another_is_not(tmp_path: 
 def test_a_broken_disk_keeps_its_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="broken"), telling_of_the_disk(tmp_path):
         raise OSError(errno.EIO, "broken", str(tmp_path / "x"))
+
+
+def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe() -> None:
+    texts = ["=1+1", "+a", "-b", "@c", "\td", "\re", "arc-de", "", None]
+    found = csv_text(pl.DataFrame({"name": texts, "delta_pp": [-1.5] * 9}))
+    assert pl.read_csv(found.encode())["name"].to_list() == [
+        "'=1+1",
+        "'+a",
+        "'-b",
+        "'@c",
+        "'\td",
+        "'\re",
+        "arc-de",
+        "",
+        None,
+    ]
+    assert pl.read_csv(found.encode())["delta_pp"].to_list() == [-1.5] * 9

@@ -6,7 +6,13 @@ import pytest
 from tests.analysis.synthetic import item_rows, write_run
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.imported import IMPORTED_SCHEMA, NOISE_FLOOR_SCHEMA, read_imported, read_noise_floor
+from transfergrid.store.imported import (
+    IMPORTED_SCHEMA,
+    NOISE_FLOOR_SCHEMA,
+    read_imported,
+    read_noise_floor,
+    write_import,
+)
 from transfergrid.store.scores import SCORE_SCHEMA, scan_scores, score_parts
 
 
@@ -69,4 +75,56 @@ def test_an_imported_table_damaged_in_the_middle_is_named(tmp_path: Path) -> Non
     content[100:2000] = bytes(1900)
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"donors.parquet' cannot be read as Parquet"):
+        read_imported(run)
+
+
+ROW = ("m", 1.0, None, "arc_challenge", "de", "arc_challenge", "en", 0.5, 0.51, 1.0, 0.5, 0.3, 3, "seeds", "acc", "x")
+
+
+def write_imported(run: RunFolder, **changes: object) -> None:
+    run.imported.mkdir(exist_ok=True)
+    frame = pl.DataFrame([ROW], schema=IMPORTED_SCHEMA, orient="row")
+    changed = [pl.lit(value, dtype=IMPORTED_SCHEMA[name]).alias(name) for name, value in changes.items()]
+    frame.with_columns(changed).write_parquet(run.imported / "donors.parquet")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"base_score": 41.0},
+            r"base_score of model 'm', arc_challenge-de to arc_challenge-en is 41.0; expected a number",
+        ),
+        ({"se_pp": -1.0}, "se_pp of model 'm'.* is -1.0"),
+        ({"delta_pp": float("nan")}, "delta_pp of model 'm'.* is nan"),
+        ({"n_seeds": 0}, "n_seeds of model 'm'.* is 0; expected a whole number from 1"),
+        ({"model": "\x1b[1m"}, r"donors.parquet' names model '\\x1b\[1m'; expected a name without control characters"),
+        ({"model": None}, r"donors.parquet' names model None"),
+        ({"target_task": "A b"}, "task name 'A b' is not usable"),
+        ({"source_language": None}, "has a row without source; import it again"),
+    ],
+)
+def test_imported_rows_that_cannot_be_are_refused(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    write_imported(run, **changes)
+    with pytest.raises(UserError, match=message):
+        read_imported(run)
+
+
+def test_imported_zeros_are_zeros(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    write_imported(run, delta_pp=-1.85e-15, se_pp=1.9e-15, delta_sd_pp=3e-15)
+    row = read_imported(run).row(0, named=True)
+    assert [str(row[name]) for name in ("delta_pp", "se_pp", "delta_sd_pp")] == ["0.0", "0.0", "0.0"]
+
+
+def test_an_import_replaces_the_one_before_under_its_older_name_too(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    write_imported(run)
+    frame = read_imported(run)
+    first = write_import(run.imported, "donors", frame)
+    assert [path.name for path in run.imported.iterdir()] == [first.name]
+    assert read_imported(run).equals(frame)
+    first.write_bytes(first.read_bytes().replace(b"arc_challenge", b"arc_challengf"))
+    with pytest.raises(UserError, match="does not have the content that its name says"):
         read_imported(run)

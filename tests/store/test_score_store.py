@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 
 from transfergrid.grid import BASE, Cell, Source, UserError
+from transfergrid.store import file_index, score_store
 from transfergrid.store.score_store import CellRecord, Origin, Part, ScoreStore, StoreError, read_part, unwritable
 from transfergrid.store.score_writer import ScoredCell, StoreWriter
 from transfergrid.store.scores import SCORE_SCHEMA, source_columns
@@ -231,3 +232,28 @@ def test_a_fault_in_the_writer_is_raised_where_scoring_happens(tmp_path: Path) -
 
 def test_a_store_that_cannot_be_written_is_a_failure_of_the_user() -> None:
     assert isinstance(unwritable(Path("x"), OSError(errno.EROFS, "Read-only file system")), UserError)
+
+
+def test_a_part_is_read_once_and_a_change_of_it_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_index, "_SETTLED_NS", 0)
+    store = ScoreStore(tmp_path)
+    part = write(store, ORIGIN, DE)
+    store.scan()
+    store.index.save()
+    later = ScoreStore(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(score_store, "_read_footer", lambda path: pytest.fail(f"{path} is read again"))
+        assert later.scan().parts == (part,)
+    content = bytearray(part.path.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.path.write_bytes(content)
+    assert [path for path, _ in ScoreStore(tmp_path).scan().set_aside] == [part.path]
+
+
+def test_what_is_written_and_evicted_is_known_without_another_scan(tmp_path: Path) -> None:
+    store = ScoreStore(tmp_path)
+    part = write(store, ORIGIN, DE, EN)
+    write(store, BASE_ORIGIN, DE)
+    store.evict(part, [DE.name])
+    assert set(store.finished()) == {(ORIGIN, EN), (BASE_ORIGIN, DE)}
+    assert store.parts == ScoreStore(tmp_path).scan().parts

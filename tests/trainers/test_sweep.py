@@ -93,11 +93,11 @@ def test_dry_run_lists_every_adapter_and_its_state(
 ) -> None:
     monkeypatch.setattr("transfergrid.trainers.sweep.load_base", None)  # nothing is loaded
     plan = plan_training(config, finished, everything(config))
-    assert [(row[0], row[1], row[2], row[5]) for row in plan.rows] == [
+    assert [(row[0], row[1], row[2], row[5]) for row in plan.jobs] == [
         ("tiny s17 arc_challenge-en", 5, 4, "finished"),
         ("tiny s17 arc_challenge-es", 5, 4, "finished"),
     ]
-    assert [row[5] for row in plan_training(config, RunFolder(tmp_path), everything(config)).rows] == ["to do"] * 2
+    assert [row[5] for row in plan_training(config, RunFolder(tmp_path), everything(config)).jobs] == ["to do"] * 2
     assert not (tmp_path / "adapters").exists()
 
 
@@ -260,7 +260,7 @@ def test_a_failed_adapter_is_marked_and_the_others_go_on(
     assert weights_hash(adapter(run, SPANISH)) == weights_hash(adapter(finished, SPANISH))
     with pytest.raises(UserError, match=r"(?s)1 of 2 adapters failed:.*tiny s17 arc_challenge-en: .*step 2"):
         summary.raise_failures()
-    assert plan_training(config, run, everything(config)).rows[0][5] == "failed before"
+    assert plan_training(config, run, everything(config)).jobs[0][5] == "failed before"
     monkeypatch.undo()
     assert sweep(config, run).finished == ("tiny s17 arc_challenge-en",)
     assert not list(run.adapters.rglob("*.failed.json"))

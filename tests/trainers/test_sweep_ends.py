@@ -174,4 +174,4 @@ def test_ctrl_c_ends_with_one_sentence_and_the_same_command_goes_on(tiny_llama: 
     n_finished = len(list(run.adapters.rglob("training.json")))
     assert 1 <= n_finished < 4
     plan = plan_training(config, run, everything(config))
-    assert [row[5] for row in plan.rows] == ["finished"] * n_finished + ["to do"] * (4 - n_finished)
+    assert [row[5] for row in plan.jobs] == ["finished"] * n_finished + ["to do"] * (4 - n_finished)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from transfergrid.trainers.examples import IGNORED
+from transfergrid.trainers.sft import IGNORED
 
 ROWS_AT_ONCE = {"cpu": 128, "cuda": 1024}
 """Rows whose float32 logits are held at once."""

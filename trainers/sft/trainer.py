@@ -16,7 +16,7 @@ import torch
 from trl import SFTTrainer
 
 from transfergrid.grid import UserError
-from transfergrid.trainers.examples import IGNORED
+from transfergrid.trainers.sft import IGNORED
 from transfergrid.trainers.sft.loss import supervised_loss
 from transfergrid.trainers.sft.microbatches import LIMITS, MicrobatchLimits, group_by_length
 

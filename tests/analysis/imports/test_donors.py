@@ -194,6 +194,13 @@ def broken(table: pl.DataFrame, name: str) -> pl.DataFrame:
         "twice": pl.concat([table, table[:1]]),
         "regime": table.with_columns(regime=pl.when(first).then(pl.lit("CT-CL")).otherwise(pl.col("regime"))),
         "delta": table.with_columns(delta_score_norm_mean=pl.col("delta_score_norm_mean") + pl.when(first).then(1)),
+        "percent": table.with_columns(pl.col("^score.*mean$") * 100),
+        "negative": table.with_columns(delta_score_norm_se=pl.lit(-1.0)),
+        "no seed": table.with_columns(n_seeds=pl.lit(0)),
+        "half": table.with_columns(n_seeds=pl.lit(2.5)),
+        "infinite": table.with_columns(n_seeds=pl.lit(float("inf"))),
+        "escape": table.with_columns(model_name=pl.lit("\x1b[31mred")),
+        "true": table.with_columns(n_seeds=pl.lit(True)),
         "cell": table.with_columns(pl.col("eval_dataset").replace("arc_challenge", "ARC-Challenge")),
     }
     return changes[name]
@@ -208,6 +215,16 @@ def broken(table: pl.DataFrame, name: str) -> pl.DataFrame:
         ("twice", r"has 2 rows for model 'Llama-3.2-1B-Instruct', source_task 'arc_challenge'"),
         ("regime", r"'arc_challenge-de' to 'arc_challenge-en' says regime 'CT-CL'; its cells make it 'MT-CL'"),
         ("delta", r"'arc_challenge-de' to 'arc_challenge-en' says delta .* pp; its scores make it"),
+        (
+            "percent",
+            r"table.csv': base_score of model 'Llama.*', arc_challenge-de to arc_challenge-de is \d.*from 0 to 1",
+        ),
+        ("negative", r"se_pp of model .* is -1.0; expected a number from 0 to 100"),
+        ("no seed", r"n_seeds of model .* is 0.0; expected a whole number from 1"),
+        ("half", r"n_seeds of model .* is 2.5; expected a whole number from 1"),
+        ("infinite", r"n_seeds of model .* is inf; expected a whole number from 1"),
+        ("escape", r"table.csv' names model '\\x1b\[31mred'; expected a name without control characters"),
+        ("true", r"column 'n_seeds' of .* holds Boolean; expected numbers"),
         ("cell", "task name 'ARC-Challenge' is not usable"),
     ],
 )
@@ -233,3 +250,46 @@ def test_a_header_without_rows_is_refused_and_nothing_written(tmp_path: Path) ->
     with pytest.raises(UserError, match=r"has a header and no rows; give the whole table"):
         import_donors(path, RunFolder(tmp_path))
     assert not (tmp_path / "imported").exists()
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, published_table(MODELS, cells(), deltas()))
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(f"{line},{'score_mean' if place == 0 else '0.9'}" for place, line in enumerate(lines)))
+    with pytest.raises(UserError, match=r"has column 'score_mean' twice; keep one of them"):
+        import_donors(path, RunFolder(tmp_path))
+
+
+def test_what_is_zero_but_for_binary_fractions_is_no_win_and_no_certainty(tmp_path: Path) -> None:
+    """A real row of the release: gemma-3-1b, arc-es to truthfulqa-id, a delta of 1.85e-15 pp with an error of 1.9e-15."""
+    table = published_table(MODELS[:1], cells(("arc_challenge",)), np.full((1, 3, 3), 1.85e-15)).with_columns(
+        delta_score_norm_se=pl.lit(1.9e-15), delta_score_norm_std=pl.lit(3.3e-15)
+    )
+    run = RunFolder(tmp_path)
+    import_donors(write(tmp_path, table), run)
+    rows = read_transfer(run).rows
+    assert set(rows["delta_pp"]) == {0.0}
+    assert (rows["se_pp"].max(), rows["p_value"].drop_nulls().to_list()) == (0.0, [])
+    found = regime_table(
+        rows,
+        resample_deltas(rows, (), AnalysisConfig()),
+        AnalysisConfig(bootstrap_resamples=100),
+        np.full((rows.height, 1), np.nan),
+    )
+    assert found.filter(regime="all transfer", by="all")["win_rate"].to_list() == [0.0]
+
+
+def test_items_that_seem_redrawn_per_seed_are_said_of_every_row(tmp_path: Path) -> None:
+    table = published_table(MODELS, cells(), deltas())
+    run = RunFolder(tmp_path)
+    assert (
+        import_donors(write(tmp_path, table.with_columns(score_norm_base_std=0.0, score_base_std=0.0)), run).remarks
+        == ()
+    )
+    assert read_transfer(run).rows["remark"].null_count() == 72
+    varying = table.with_columns(score_norm_base_std=0.021, score_base_std=0.021)
+    (remark,) = import_donors(write(tmp_path, varying), run).remarks
+    assert remark.startswith(
+        "the base scores vary over the seeds (median sd 2.1 pp), as if each seed had drawn its own"
+    )
+    assert read_transfer(run).rows["remark"].to_list() == [remark] * 72

@@ -41,6 +41,11 @@ def sample(doc_id: int, values: list[float], texts: list[str], gold: int) -> dic
     }
 
 
+def imported_items(run: RunFolder) -> pl.DataFrame:
+    (path,) = (run.imported / "scores").glob("*.parquet")
+    return pl.read_parquet(path)
+
+
 def write_samples(folder: Path, task: str, samples: list[dict[str, object]], time: str = TIME) -> None:
     lines = "\n".join(json.dumps(each) for each in samples)
     (folder / f"samples_{task}_{time}.jsonl").write_text(lines + "\n")
@@ -81,7 +86,7 @@ def test_samples_become_item_rows_with_both_predictions(tmp_path: Path) -> None:
     write_samples(out / "a", "arc_de", [sample(0, [-6, -8], ["ab", "cdef"], 0), sample(1, [-1, -2], ["a", "b"], 0)])
     report = import_lm_eval(out, run)
     assert (report.what, report.n_rows) == ("item rows", 4)
-    rows = pl.read_parquet(run.imported / "scores" / "lm_eval.parquet")
+    rows = imported_items(run)
     adapter = rows.filter(seed=17, item_id="doc-0").row(0, named=True)
     assert (adapter["pred"], adapter["pred_norm"], adapter["choice_chars"]) == (0, 1, [2, 4])
     found = read_transfer(run).by_seed.row(0, named=True)
@@ -107,7 +112,7 @@ def test_ids_that_repeat_give_way_to_positions(tmp_path: Path) -> None:
         each["doc"] = {"id": "same"}
     write_samples(out, "arc_de", samples)
     import_lm_eval(out, run)
-    assert pl.read_parquet(run.imported / "scores" / "lm_eval.parquet")["item_id"].to_list() == ["0", "1"]
+    assert imported_items(run)["item_id"].to_list() == ["0", "1"]
 
 
 def test_models_with_and_without_samples_come_in_together(tmp_path: Path) -> None:
@@ -163,7 +168,7 @@ def test_samples_that_are_not_multiple_choice_are_refused(tmp_path: Path) -> Non
 def test_a_samples_file_that_is_cut_is_named(tmp_path: Path) -> None:
     write_results(tmp_path, {"arc_de": scores(1.0)})
     (tmp_path / f"samples_arc_de_{TIME}.jsonl").write_text('{"doc_id": 0, "doc": {"id"')
-    with pytest.raises(UserError, match=r"samples_arc_de_.* is not a samples file of lm-evaluation-harness"):
+    with pytest.raises(UserError, match=r"line 1 of .*samples_arc_de_.* cannot be read as JSON: .* at line 1"):
         import_lm_eval(tmp_path, RunFolder(tmp_path / "run"))
 
 
@@ -201,7 +206,7 @@ ONE_RIGHT = sample(0, [-1, -2], ["a", "b"], 0)
 
 def test_an_import_replaces_what_an_earlier_one_left(tmp_path: Path) -> None:
     out, run = tmp_path / "out", RunFolder(tmp_path / "run")
-    write_results(out / "base", {"arc_de": scores(0.5, 0.5)})
+    write_results(out / "base", {"arc_de": scores(1.0, 0.5)})
     write_results(out / "a", {"arc_de": scores(1.0, 0.5)}, SOURCE)
     assert import_lm_eval(out, run).what == "aggregates"
     for folder in ("base", "a"):

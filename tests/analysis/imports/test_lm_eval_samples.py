@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.analysis.imports.test_lm_eval import sample, scores, write_results, write_samples
+from tests.analysis.imports.test_lm_eval import imported_items, sample, scores, write_results, write_samples
 from transfergrid.analysis.imports.lm_eval import import_lm_eval
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.grid import UserError
@@ -54,7 +54,7 @@ def test_the_samples_of_a_group_are_those_of_its_subtasks(tmp_path: Path) -> Non
     row = read_transfer(run).by_seed.row(0, named=True)
     assert (row["target_task"], row["target_language"], row["n_items"]) == ("global_mmlu", "de", 6)
     assert (row["n_both"], row["n_only_base"], row["n_only_adapter"]) == (1, 1, 3)
-    items = pl.read_parquet(run.imported / "scores" / "lm_eval.parquet")
+    items = imported_items(run)
     assert set(items["gold"]) == {2}
     assert "social_sciences/test/5" in items["item_id"]
 
@@ -65,7 +65,7 @@ def test_positions_are_counted_per_subtask_and_agree_over_languages(tmp_path: Pa
         write_group(out / f"{language}-base", language, None, (0,), with_ids=False)
         write_group(out / f"{language}-a", language, SOURCE, (0, 1), with_ids=False)
     import_lm_eval(out, run)
-    items = pl.read_parquet(run.imported / "scores" / "lm_eval.parquet")
+    items = imported_items(run)
     by_language = items.group_by("target_language").agg(pl.col("item_id").unique().sort())["item_id"].to_list()
     assert by_language[0] == by_language[1] == sorted(f"{subject}/0" for subject in SUBJECTS)
 

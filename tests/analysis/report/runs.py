@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from tests.analysis.synthetic import MODELS, item_row, item_rows, write_run
+from tests.analysis.synthetic import MODELS, item_frame, item_row, item_rows, write_run
 from transfergrid.analysis.report.origins import read_run_manifest
 from transfergrid.analysis.report.page import PageContent, render_page
 from transfergrid.analysis.tables.build import build_tables
@@ -17,7 +17,6 @@ from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Cell
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import read_noise_floor
-from transfergrid.store.scores import SCORE_SCHEMA
 
 FAST = AnalysisConfig(bootstrap_resamples=100, permutations=99)
 DE, EN = Cell("arc_challenge", "de"), Cell("arc_challenge", "en")
@@ -46,7 +45,7 @@ def write_holed_run(root: Path) -> RunFolder:
         for source in (None, DE)
         for item in range(32)
     ]
-    frames = [rows.filter(~gone & ~decided), *(pl.DataFrame(each, schema=SCORE_SCHEMA) for each in (unscored, answers))]
+    frames = [rows.filter(~gone & ~decided), item_frame(unscored), item_frame(answers)]
     return write_run(root, pl.concat(frames))
 
 

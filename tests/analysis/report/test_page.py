@@ -11,14 +11,12 @@ from rich.console import Console
 from tests.analysis.report.runs import data_of, page_of, random_deltas, write_holed_run, write_two_models
 from tests.analysis.synthetic import MODELS, TASKS, cells, item_rows, published_table, write_run
 from transfergrid.analysis.imports.donors import import_donors
-from transfergrid.analysis.report import write_report
-from transfergrid.analysis.report.page import SCRIPTS
+from transfergrid.analysis.report.page import SCRIPTS, write_report
 from transfergrid.analysis.report.payload import records, script_json
 from transfergrid.cli import main
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.imported import SE_OF_SEEDS
 
 FAST = GridConfig(
     models=MODELS,
@@ -47,8 +45,6 @@ def test_the_page_says_what_tests_of_imported_tables_leave_out(tmp_path: Path) -
     table.write_csv(tmp_path / "table.csv")
     run = RunFolder(tmp_path / "run")
     import_donors(tmp_path / "table.csv", run)
-    imported = run.imported / "donors.parquet"
-    pl.read_parquet(imported).with_columns(se_origin=pl.lit(SE_OF_SEEDS)).write_parquet(imported)
     said = "imported standard errors are across training seeds"
     page = page_of(run)
     caption = page[page.index('<p class="caption">Harmed:') :]

@@ -9,7 +9,9 @@ from rich.console import Console, RenderableType
 from tests.analysis.report.runs import FAST, TOO_LONG, random_deltas, write_holed_run
 from tests.analysis.synthetic import MODELS, TASKS, cells, transfer_rows
 from transfergrid.analysis.records import Transfer
-from transfergrid.analysis.report.sentences import findings, headline, key_figures, percent, pp
+from transfergrid.analysis.report.headline import headline, key_figures
+from transfergrid.analysis.report.numbers import percent, pp
+from transfergrid.analysis.report.sentences import findings
 from transfergrid.analysis.tables.build import AnalysisTables, build_tables, tables_from
 from transfergrid.analysis.terminal.summary import summary
 from transfergrid.wording import count, level

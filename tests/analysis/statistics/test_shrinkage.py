@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_limits
 
 from tests.analysis.synthetic import cells, transfer_rows
 from transfergrid.analysis.records import SOURCE, TARGET
-from transfergrid.analysis.statistics.bootstrap import level_codes
+from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.pair_noise import PairNoise, independent_noise
 from transfergrid.analysis.statistics.reml import FitError
 from transfergrid.analysis.statistics.shrinkage import PRIOR_DF, PRIOR_PP, shrink

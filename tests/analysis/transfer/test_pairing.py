@@ -2,17 +2,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.analysis.synthetic import MODELS, SEEDS, cells, item_row, item_rows
+from tests.analysis.synthetic import MODELS, SEEDS, cells, item_frame, item_row, item_rows
 from transfergrid.analysis.records import TARGET as TARGET_COLUMNS
 from transfergrid.analysis.transfer.pairing import merge_blocks, observe
 from transfergrid.grid import Cell, UserError
-from transfergrid.store.scores import SCORE_SCHEMA
 
 SOURCE, TARGET = Cell("arc_challenge", "de"), Cell("global_mmlu", "de")
 
 
 def scores(*rows: dict[str, object]) -> pl.LazyFrame:
-    return pl.LazyFrame(list(rows), schema=SCORE_SCHEMA)
+    return item_frame(rows).lazy()
 
 
 def answers(base: list[int], adapter: list[int], seed: int = 1) -> list[dict[str, object]]:

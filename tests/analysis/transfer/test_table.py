@@ -1,5 +1,7 @@
+import hashlib
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from scipy import stats
@@ -214,4 +216,38 @@ def test_a_model_that_is_scored_and_imported_is_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path, item_rows())
     import_table(run, published_table(MODELS[:1], cells(), [1.0] * 36))
     with pytest.raises(UserError, match=r"model 'Llama-3.2-1B-Instruct' has both item scores and an imported table"):
+        read_transfer(run)
+
+
+@pytest.mark.parametrize("kind", ["part", "import"])
+def test_every_flipped_bit_of_a_checked_file_is_seen(kind: str, tmp_path: Path) -> None:
+    run = write_run(tmp_path, item_rows(models=("m-1B",), n_items=3))
+    content = (run.scores / "part.parquet").read_bytes()
+    (run.scores / "part.parquet").unlink()
+    folder = run.scores if kind == "part" else run.imported / "scores"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"m-1B.base.{hashlib.sha256(content).hexdigest()[:16]}.parquet"
+    path.write_bytes(content)
+    assert read_transfer(run).rows.height == 36
+    generator = np.random.default_rng(0)
+    for place, bit in zip(generator.integers(0, len(content), 40), generator.integers(0, 8, 40), strict=True):
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(bit)
+        path.write_bytes(changed)
+        with pytest.raises(UserError, match=r"m-1B.base.*does not have the content that its name says.*move it away"):
+            read_transfer(run)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"m-1B.base.*cannot be read as Parquet: .*Is a directory"):
+        read_transfer(run)
+
+
+def test_a_panic_of_polars_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def panic(*args: object, **options: object) -> None:
+        raise pl.exceptions.PanicException("offset + length <= self.length")
+
+    run = write_run(tmp_path, item_rows(n_items=1))
+    monkeypatch.setattr("transfergrid.analysis.transfer.table.observe", panic)
+    monkeypatch.setattr(pl.LazyFrame, "collect", panic)
+    with pytest.raises(UserError, match=r"part.parquet' cannot be read as Parquet: offset \+ length"):
         read_transfer(run)

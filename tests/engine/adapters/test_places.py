@@ -8,9 +8,10 @@ import pytest
 
 from tests.engine.sweeps import FakeBackend, copy_adapter, small_config, stored_rows
 from transfergrid.config.selection import Narrowing
-from transfergrid.engine.adapters.folder import CONFIG_FILE
+from transfergrid.engine.adapters.folder import CONFIG_FILE, find_adapters
 from transfergrid.engine.adapters.places import AdapterPlace, ForeignAdapters, foreign_places
 from transfergrid.engine.evaluation.sweep import evaluate
+from transfergrid.engine.interfaces import AdapterError
 from transfergrid.engine.work.request import EvalRequest
 from transfergrid.grid import Cell, Source, UserError
 from transfergrid.store.folder import RunFolder
@@ -122,6 +123,35 @@ def test_a_pattern_that_does_not_fit_is_refused(tmp_path: Path, pattern: str, me
         foreign_places(ForeignAdapters(folder=tmp_path, pattern=pattern), ["tiny"])
 
 
+def test_capitals_in_a_folders_name_are_said_to_be_the_reason(tmp_path: Path) -> None:
+    add(tmp_path, "ARC_Challenge-DE")
+    with pytest.raises(
+        UserError, match=r"'ARC_Challenge-DE' does not end in .*, for names of tasks .* are lower-case; give"
+    ):
+        foreign_places(ForeignAdapters(folder=tmp_path), ["tiny"])
+
+
+def test_links_to_folders_are_followed_and_loops_are_not(tmp_path: Path) -> None:
+    add(tmp_path, "store/one", "adapters/xnli-de")
+    root = tmp_path / "adapters"
+    (root / "arc_challenge-de").symlink_to(tmp_path / "store" / "one")
+    (root / "more").symlink_to(tmp_path / "store", target_is_directory=True)
+    (root / "back").symlink_to(tmp_path / "adapters", target_is_directory=True)
+    (tmp_path / "store" / "one" / "up").symlink_to(tmp_path, target_is_directory=True)
+    found = [str(path.relative_to(root)) for path in find_adapters(root)]
+    assert {"arc_challenge-de", "more/one", "xnli-de"} <= set(found)
+    assert len(found) == len(set(found)) < 20
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    add(tmp_path, "xnli-de")
+    (tmp_path / "arc_challenge-de").symlink_to(tmp_path / "gone")
+    with pytest.raises(
+        AdapterError, match=r"'.*arc_challenge-de' under '.*' cannot be read: No such file .*; give read"
+    ):
+        find_adapters(tmp_path)
+
+
 def test_two_adapters_of_one_cell_are_refused(tmp_path: Path) -> None:
     add(tmp_path, "a/arc_challenge-de", "b/arc_challenge-de")
     with pytest.raises(UserError, match="are both arc_challenge-de s0 of 'tiny'; tell them apart"):
@@ -141,6 +171,10 @@ def test_several_models_need_to_be_told_apart(tmp_path: Path) -> None:
         ("", r"has the columns \[\]; expected path, task, language"),
         ("path,cell\na,b\n", r"has the columns \['cell', 'path'\]"),
         ("path,task,language\na,xnli,de\nb\n", r"table\.csv', line 3: task is empty; expected path, task and language"),
+        (
+            "path,kind,source,cells\na,mixture,both,\n",
+            r"table\.csv', line 2: cells is empty; expected path, kind, source and cells",
+        ),
         ("path,task,language\n,xnli,de\n", "line 2: path is empty"),
         ("path,task,language\na,xnli, \n", "line 2: language is empty"),
         ("path,task,language,seed\na,arc_challenge,de,x\n", "has seed 'x'; expected a whole number"),

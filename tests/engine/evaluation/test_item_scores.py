@@ -7,7 +7,7 @@ import pytest
 
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.metrics import ScoringError, find_tied_choices, pick_choice
-from transfergrid.engine.evaluation.item_scores import CellOrigin, leave_unscored, score_item, score_rows
+from transfergrid.engine.evaluation.item_scores import CellOrigin, is_tied, leave_unscored, score_item, score_rows
 from transfergrid.grid import BASE, Cell, Source
 from transfergrid.store.score_store import Origin
 from transfergrid.store.scores import SCORE_SCHEMA
@@ -102,7 +102,7 @@ def test_a_missing_loglikelihood_is_an_error() -> None:
 
 
 def test_scores_become_rows_of_the_store() -> None:
-    rows = score_rows(origin(), [score_item(item("ab", "cdef", gold=1), [-6.0, -8.0], origin(), n_truncated_tokens=3)])
+    rows = score_rows(origin(), [score_item(item("ab", "cdef", gold=1), [-6.0, -8.0], origin())])
     assert rows.schema == SCORE_SCHEMA
     assert rows.row(0, named=True) == {
         "model": "tiny",
@@ -117,10 +117,12 @@ def test_scores_become_rows_of_the_store() -> None:
         "pred_norm": 1,
         "loglikelihoods_nats": [-6.0, -8.0],
         "choice_chars": [2, 4],
-        "n_truncated_tokens": 3,
+        "n_truncated_tokens": 0,
         "primary_metric": "acc_norm",
         "unscored_reason": None,
         "run_key": "k1",
+        "value": 1.0,
+        "output": None,
         "source": "arc_challenge-de",
         "source_kind": "cell",
         "source_cells": "arc_challenge-de",
@@ -140,3 +142,10 @@ def test_an_unscored_item_has_a_reason_and_no_prediction() -> None:
 
 def test_no_items_give_an_empty_table_with_all_columns() -> None:
     assert score_rows(origin(), []).schema == SCORE_SCHEMA
+
+
+def test_a_tie_is_one_of_the_metric_that_counts() -> None:
+    for sums, acc, acc_norm in (([-2.0, -2.0], True, False), ([-2.0, -4.0], False, True), ([-2.0, -3.0], False, False)):
+        score = score_item(item("ab", "abcd"), sums, origin())
+        assert (is_tied(score, "acc"), is_tied(score, "acc_norm")) == (acc, acc_norm)
+    assert not is_tied(leave_unscored(item("ab", "abcd"), "too long"), "acc")

@@ -138,7 +138,7 @@ def test_measuring_keeps_no_row_of_another_setup(config: GridConfig, run: RunFol
     table = pl.read_parquet(path)
     table.write_parquet(path, metadata={"transfergrid": json.dumps({"arc_challenge-de": "0" * 16})})
     base = resolve_base(config, config.models[0], FakeBackend())
-    assert measure_noise_floor(run, base, {}, FakeScorer()).height == 0
+    assert measure_noise_floor(run, base, {}, FakeScorer(), finished={}).height == 0
 
 
 def test_a_broken_table_is_measured_anew(config: GridConfig, run: RunFolder) -> None:

@@ -8,18 +8,20 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from tests.analysis.synthetic import item_frame
 from transfergrid.engine.evaluation.summary import SHOWN_FAULTS, EvaluationReport, Totals, mean_deltas, score_cells
 from transfergrid.engine.work.failures import Failure
-from transfergrid.grid import Source
-from transfergrid.store.scores import SCORE_SCHEMA, source_columns
+from transfergrid.store.counts import sum_counts
 
 
 def item(source: str | None, target: str, item_id: str, pred: int | None, **changes: Any) -> dict[str, Any]:
+    source_task, _, source_language = (source or "").partition("-")
     task, _, language = target.partition("-")
     row = {
         "model": "tiny",
         "seed": None if source is None else 17,
-        **source_columns(Source.parse(source or "base")),
+        "source_task": source_task or None,
+        "source_language": source_language or None,
         "target_task": task,
         "target_language": language,
         "item_id": item_id,
@@ -34,7 +36,7 @@ def item(source: str | None, target: str, item_id: str, pred: int | None, **chan
 
 
 def cells(*rows: dict[str, Any]) -> pl.DataFrame:
-    return score_cells(pl.LazyFrame(list(rows), schema=SCORE_SCHEMA)).collect()
+    return score_cells(item_frame(rows).lazy()).collect()
 
 
 def test_an_item_that_is_not_scored_is_neither_right_nor_wrong() -> None:
@@ -73,6 +75,7 @@ def report(**changes: Any) -> EvaluationReport:
         "deltas": mean_deltas(scores),
         "failures": (),
         "unscored": pl.DataFrame(schema={**unscored, "n_sources": pl.UInt32}),
+        "counts": sum_counts([{"n_unscored": 2, "n_tied": 3, "n_not_prefix": 1000, "n_truncated": None}]),
     }
     return EvaluationReport(**{**values, **changes})
 
@@ -88,7 +91,7 @@ def test_the_report_shows_baselines_deltas_and_what_sharing_saved() -> None:
     lines = [line.rstrip() for line in rendered(report()).splitlines()]
     assert "│ arc  │ 100.0 │" in lines
     assert "│ tiny  │ MT-ML  │     1 │       -100.00 │" in lines
-    text = " ".join(lines[-3:])
+    text = " ".join(lines)
     assert "2 of 2 cells are in the store; this run scored 2 (40 items) in 9.5 s, 10.0 items/s" in text
     assert "600 tokens computed, 1,000 without sharing (40% saved)" in text
 
@@ -132,3 +135,12 @@ def test_a_long_list_of_failures_is_cut() -> None:
 
 def test_nothing_scored_saves_nothing() -> None:
     assert Totals().saved_share == 0.0
+
+
+def test_every_count_is_shown_and_handed_on() -> None:
+    text = " ".join(rendered(report()).split())
+    assert (
+        "in the cells that were asked for: 2 items not scored; 3 items with tied best choices; 0 items with a context that "
+        "was cut; 1,000 choices whose first token reaches into the context; 0 choices encoded apart from their context"
+    ) in text
+    assert report().as_json()["counts"]["n_not_prefix"] == 1000

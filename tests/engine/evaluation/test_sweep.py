@@ -15,9 +15,12 @@ from transfergrid.config.settings import EngineConfig, GridConfig, PromptConfig
 from transfergrid.engine.evaluation.events import CellFinished, Event, Notice, SourceStarted, SweepStarted
 from transfergrid.engine.evaluation.summary import EvaluationReport
 from transfergrid.engine.evaluation.sweep import evaluate
+from transfergrid.engine.work import base_model
 from transfergrid.engine.work.request import EvalRequest
 from transfergrid.grid import Cell, UserError
+from transfergrid.store import file_index, score_store
 from transfergrid.store.folder import RunFolder
+from transfergrid.store.score_store import INDEX_FILE, ScoreStore
 
 ARC_DE = Cell("arc_challenge", "de")
 
@@ -37,6 +40,47 @@ def run(config: GridConfig, tiny_adapters: tuple[Path, ...], tmp_path: Path) -> 
 def sweep(config: GridConfig, run: RunFolder, backend: FakeBackend | None = None, **request: Any) -> EvaluationReport:
     narrowing = Narrowing(**request.pop("narrowing", {}))
     return evaluate(config, run, EvalRequest(narrowing=narrowing, **request), backend=backend or FakeBackend())
+
+
+def count_calls(patch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Any]:
+    """Replace a function by itself and note the first argument of every call."""
+    calls: list[Any] = []
+    original = getattr(owner, name)
+
+    def counted(first: Any, *arguments: Any, **options: Any) -> Any:
+        calls.append(first)
+        return original(first, *arguments, **options)
+
+    patch.setattr(owner, name, counted)
+    return calls
+
+
+def test_a_finished_run_is_scanned_once_and_nothing_settled_is_read_again(
+    config: GridConfig, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_index, "_SETTLED_NS", 0)
+    sweep(config, run)
+    scans = count_calls(monkeypatch, ScoreStore, "scan")
+    footers = count_calls(monkeypatch, score_store, "_read_footer")
+    adapters = count_calls(monkeypatch, FakeBackend, "check_adapter")
+    models = count_calls(monkeypatch, base_model, "model_revision")
+    assert sweep(config, run).is_complete
+    assert (len(scans), len(footers), len(adapters), len(models)) == (1, 5, 0, 0)
+    assert sweep(config, run).is_complete
+    assert (len(scans), len(footers), len(adapters), len(models)) == (2, 5, 0, 0)
+    (run.scores / INDEX_FILE).write_text("damaged", encoding="utf-8")
+    assert sweep(config, run).is_complete
+    assert (len(footers), len(adapters), len(models)) == (10, 4, 1)
+
+
+def test_an_adapter_of_other_content_is_seen_though_its_check_was_kept(
+    config: GridConfig, run: RunFolder, tiny_adapters: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file_index, "_SETTLED_NS", 0)
+    sweep(config, run)
+    copy_adapter(tiny_adapters[1], run.adapter("tiny", SEED, ARC_DE), note=ARC_DE.name)
+    with pytest.raises(UserError, match=r"4 finished cell\(s\)"):
+        sweep(config, run)
 
 
 def events_of(config: GridConfig, run: RunFolder, backend: FakeBackend | None = None, **request: Any) -> list[Event]:

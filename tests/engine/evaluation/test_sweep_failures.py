@@ -19,7 +19,7 @@ from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import EngineConfig, GridConfig, ModelConfig
 from transfergrid.engine.adapters.folder import WEIGHTS_FILE
 from transfergrid.engine.evaluation.events import CellFinished, Event, Failed
-from transfergrid.engine.evaluation.score_cell import NOT_FINITE
+from transfergrid.engine.evaluation.modes import NOT_FINITE
 from transfergrid.engine.evaluation.summary import EvaluationReport
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
@@ -78,7 +78,7 @@ def break_adapter(run: RunFolder, how: str) -> None:
     ("how", "reason"),
     [
         ("missing", "no adapter of that name in .*; 'grid train-adapters' trains it"),
-        ("truncated", "is not a safetensors file"),
+        ("truncated", "its header should have 3520 bytes, the file has 40"),
         ("unserved", "uses DoRA"),
         ("half saved", "has no adapter_model.safetensors"),
     ],

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.hub import use_local_hub
+from tests.models import make_tiny_model
+from transfergrid.engine.interfaces import AdapterError
 from transfergrid.engine.models import bundled
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.models.resolve import model_revision, resolve_model
+from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.grid import UserError
 
@@ -57,7 +60,7 @@ LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize
 @pytest.mark.parametrize("content", [LFS_POINTER, "{", "[1]"])
 def test_a_damaged_configuration_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content, encoding="utf-8")
-    message = r"config\.json in model folder '.*' cannot be read: .*; was it cloned without git-lfs, or not downloaded"
+    message = r"config\.json in model folder '.*' cannot be read: .* was it cloned without git-lfs, or not downloaded"
     for read in (lambda: resolve_model(str(tmp_path)), lambda: read_model_facts(tmp_path)):
         with pytest.raises(UserError, match=message):
             read()
@@ -237,3 +240,42 @@ def test_bundled_model_answers_and_splits_digits(bundled_cache: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(bundled_cache, dtype=torch.float32)
     answer = model.generate(**prompt, max_new_tokens=8, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
+
+
+@pytest.mark.parametrize("value", [None, "128", True, 0, -1, 2.5, [1], {}, 10**400])
+@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "vocab_size", "max_position_embeddings"])
+def test_a_size_that_is_no_number_is_one_sentence(key: str, value: object, tmp_path: Path) -> None:
+    sizes = {"num_attention_heads": 4, "hidden_size": 128, "num_hidden_layers": 2, "intermediate_size": 192}
+    config = {"model_type": "unknown", **sizes, "vocab_size": 320, "max_position_embeddings": 512, key: value}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"config\.json in .*({key}.*; expected a whole number of 1|too large)"):
+        read_model_facts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 200_000, '{"a": 1, "a": 2}', '{"text_config": []}', '{"vocab_size": ' + "1" * 5000]
+)
+def test_a_configuration_no_reader_can_hold_is_one_sentence(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.json in model folder .* cannot be read: .*; expected one saved by"):
+        read_model_facts(tmp_path)
+
+
+def test_a_model_path_of_300_characters_is_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"unknown model 'm{300}'; expected "):
+        resolve_model("m" * 300)
+
+
+def test_base_weights_that_end_too_early_are_one_sentence(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "model")
+    (file,) = folder.glob("*.safetensors")
+    content = file.read_bytes()
+    for kept in (len(content) - 1, len(content) // 2, 100, 4, 0):
+        file.write_bytes(content[:kept])
+        with pytest.raises(
+            AdapterError, match=r"is not a safetensors file \(.*\); was it cloned without git-lfs, or not"
+        ):
+            read_linear_shapes(folder)
+    file.write_bytes((200_000).to_bytes(8, "little") + b"[" * 200_000)
+    with pytest.raises(AdapterError, match=r"nested deeper than 100 brackets"):
+        read_linear_shapes(folder)

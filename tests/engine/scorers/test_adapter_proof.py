@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from transfergrid.engine.adapters.applied import adapter_modules
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.folder import WEIGHTS_FILE
 from transfergrid.engine.interfaces import Adapter, AdapterError, TokenisedItem
 from transfergrid.engine.models.shapes import read_linear_shapes
+from transfergrid.engine.planning.packing import unpack_step
 from transfergrid.engine.scorers.sizes import EngineSizes
 from transfergrid.engine.scorers.vllm import VllmScorer
 
@@ -46,13 +46,16 @@ class MadeUpEngine:
         return 320
 
     def adapter_modules(self, reference: tuple[str, int, str]) -> list[str]:
-        modules = list(adapter_modules(self._adapter))
+        modules = list(self._adapter.layers)
         self._meanwhile(self._adapter.path)
         return modules
 
-    def score_step(self, packed: bytes, reference: tuple[str, int, str] | None) -> bytes:
-        n_scores = 47 if len(packed) > 400 else 2  # the probe, or the only step of the item
-        return np.full(n_scores, -1.0 if reference is None else -2.0, dtype="<f4").tobytes()
+    def score_step(self, packed: bytes, reference: tuple[str, int, str] | None) -> int:
+        self._scores = np.full(len(unpack_step(packed).score_rows), -1.0 if reference is None else -2.0, dtype="<f4")
+        return 0
+
+    def step_scores(self, ticket: int) -> bytes:
+        return self._scores.tobytes()
 
 
 def change(folder: Path) -> None:

@@ -10,7 +10,7 @@ from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.interfaces import Adapter, AdapterError, Scorer, TokenisedItem
 from transfergrid.engine.planning.planner import PlanLimits, plan_items
 from transfergrid.engine.scorers.reference import ReferenceScorer
-from transfergrid.store.files import hash_text
+from transfergrid.store.files import hash_files
 
 ITEMS = [
     TokenisedItem(item_id="a", context=(3, 40, 50, 60), continuations=((70, 80, 90), (71,), (70, 81))),
@@ -19,7 +19,7 @@ ITEMS = [
 
 
 def as_adapter(folder: Path, name: str) -> Adapter:
-    return Adapter(name=name, path=folder, content_hash=hash_text(name), rank=8)
+    return Adapter(name=name, path=folder, content_hash=hash_files(folder.glob("adapter_*")), rank=8)
 
 
 def sums(scorer: Scorer, adapter: Adapter | None = None) -> np.ndarray:
@@ -93,3 +93,11 @@ def test_a_closed_scorer_holds_no_model(tiny_llama: Path) -> None:
     scorer = ReferenceScorer(tiny_llama)
     scorer.close()
     assert scorer._model is None
+
+
+def test_an_adapter_that_changed_since_it_was_checked_is_refused(
+    tiny_llama: Path, tiny_adapters: tuple[Path, ...]
+) -> None:
+    adapter = Adapter(name="changed", path=tiny_adapters[0], content_hash="0" * 64, rank=8)
+    with pytest.raises(AdapterError, match="adapter 'changed' changed in"):
+        ReferenceScorer(tiny_llama).prefetch(adapter)

@@ -19,7 +19,6 @@ from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.folder import WEIGHTS_FILE
-from transfergrid.engine.adapters.merge import check_mergeable
 from transfergrid.engine.adapters.null import make_null_adapter
 from transfergrid.engine.interfaces import Adapter, AdapterError, TokenisedItem
 from transfergrid.engine.models.shapes import read_linear_shapes
@@ -138,14 +137,14 @@ def test_repeated_passes_are_bit_equal(scorer: VllmScorer, adapters: list[Adapte
 
 
 def test_an_adapter_that_overflows_spoils_no_other_source(
-    scorer: VllmScorer, adapters: list[Adapter], tmp_path: Path
+    scorer: VllmScorer, model: Path, adapters: list[Adapter], tmp_path: Path
 ) -> None:
     items = random_items(6)
     expected = [loglikelihoods(scorer, items, source) for source in (adapters[1], None)]
     weights = load_file(adapters[0].path / WEIGHTS_FILE)
     shutil.copytree(adapters[0].path, tmp_path / "huge")
     save_file({key: 1e30 * value for key, value in weights.items()}, tmp_path / "huge" / WEIGHTS_FILE)
-    huge = check_mergeable(tmp_path / "huge", name="huge")
+    huge = check_adapter(tmp_path / "huge", read_linear_shapes(model), name="huge")
     assert not any(np.isfinite(sums).any() for sums in loglikelihoods(scorer, items, huge))
     assert [loglikelihoods(scorer, items, source) for source in (adapters[1], None)] == expected
 
@@ -177,7 +176,7 @@ def test_every_token_is_computed_once(scorer: VllmScorer) -> None:
 def test_two_adapters_with_one_name_are_kept_apart(scorer: VllmScorer, adapters: list[Adapter]) -> None:
     items = random_items(7, 3)
     first, second = adapters[:2]
-    namesake = Adapter(name=first.name, path=second.path, content_hash=second.content_hash, rank=second.rank)
+    namesake = replace(second, name=first.name)
     loglikelihoods(scorer, items, first)
     assert loglikelihoods(scorer, items, namesake) == loglikelihoods(scorer, items, second)
 
@@ -185,16 +184,17 @@ def test_two_adapters_with_one_name_are_kept_apart(scorer: VllmScorer, adapters:
 def test_an_adapter_whose_file_is_not_what_is_applied_is_refused(
     scorer: VllmScorer, adapters: list[Adapter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken, silent = replace(adapters[0], name="broken"), replace(adapters[-1], name="silent")
+    broken, faint = (
+        replace(adapters[0], name="broken", strength=0.0),
+        replace(adapters[-1], name="faint", strength=1e-9),
+    )
     monkeypatch.setattr(scorer, "_proven", set())
-    with monkeypatch.context() as patch:
-        patch.setattr("transfergrid.engine.adapters.applied.is_null_adapter", lambda adapter: True)
-        with pytest.raises(AdapterError, match="'broken' changes the scores of a probe"):
-            loglikelihoods(scorer, random_items(8, 1), broken)
-    with monkeypatch.context() as patch:
-        patch.setattr("transfergrid.engine.adapters.applied.is_null_adapter", lambda adapter: False)
-        with pytest.raises(AdapterError, match="'silent' does not change the scores of a probe"):
-            loglikelihoods(scorer, random_items(8, 1), silent)
+    with pytest.raises(AdapterError, match="'broken' changes the scores of a probe although A or B is zero"):
+        loglikelihoods(scorer, random_items(8, 1), broken)
+    with pytest.raises(
+        AdapterError, match=r"'faint' is in place but changes no score .* \(scale x \|A\| x \|B\| is 1.0e-09"
+    ):
+        loglikelihoods(scorer, random_items(8, 1), faint)
 
 
 def test_item_longer_than_the_engine_was_started_for_is_refused(scorer: VllmScorer) -> None:

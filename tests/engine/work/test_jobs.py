@@ -71,5 +71,5 @@ def test_a_record_that_names_no_revision_says_nothing(config: GridConfig, tmp_pa
 def test_a_record_that_cannot_be_read_is_refused(config: GridConfig, tmp_path: Path) -> None:
     (tmp_path / RECORD_FILE).write_text("{", encoding="utf-8")
     base = resolve_base(config, config.models[0], FakeBackend())
-    with pytest.raises(AdapterError, match=r"adapter 'x': training\.json in .* cannot be read: .*; train the adapter"):
+    with pytest.raises(AdapterError, match=r"adapter 'x': training\.json in .* cannot be read: .*; train it again"):
         require_base(tmp_path, base, name="x")

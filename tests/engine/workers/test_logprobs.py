@@ -6,9 +6,15 @@ import pytest
 import torch
 
 from transfergrid.engine.workers import logprobs
-from transfergrid.engine.workers.logprobs import chunk_rows, piece_rows, token_logprobs
+from transfergrid.engine.workers.logprobs import ScoredRows, chunk_rows, piece_rows, token_logprobs
 
 VOCABULARY, WIDTH = 97, 16
+
+
+def scored_rows(rows: torch.Tensor, tokens: torch.Tensor) -> ScoredRows:
+    distinct, owners = torch.unique_consecutive(rows, return_inverse=True)
+    starts = torch.searchsorted(owners, torch.arange(len(distinct) + 1))
+    return ScoredRows(distinct, owners, tokens, starts.numpy())
 
 
 @pytest.fixture
@@ -37,7 +43,7 @@ def test_chunks_give_what_one_softmax_gives(
         n_projected += len(chunk)
         return chunk @ head.t()
 
-    scored = token_logprobs(hidden, rows, tokens, compute_logits=compute_logits, vocab_size=VOCABULARY)
+    scored = token_logprobs(hidden, scored_rows(rows, tokens), compute_logits=compute_logits, vocab_size=VOCABULARY)
     expected = (hidden.double() @ head.double().t()).log_softmax(-1)[rows, tokens]
     assert scored is not None
     assert torch.allclose(scored.double(), expected, atol=1e-5)
@@ -48,7 +54,9 @@ def test_rows_may_come_in_any_order_as_long_as_equal_ones_are_neighbours(
     hidden: torch.Tensor, head: torch.Tensor
 ) -> None:
     rows, tokens = torch.tensor([9, 9, 2, 40, 3]), torch.tensor([1, 2, 3, 4, 5])
-    scored = token_logprobs(hidden, rows, tokens, compute_logits=lambda chunk: chunk @ head.t(), vocab_size=VOCABULARY)
+    scored = token_logprobs(
+        hidden, scored_rows(rows, tokens), compute_logits=lambda chunk: chunk @ head.t(), vocab_size=VOCABULARY
+    )
     assert scored is not None
     assert torch.allclose(scored, (hidden @ head.t()).log_softmax(-1)[rows, tokens], atol=1e-5)
 
@@ -58,7 +66,7 @@ def test_softmax_of_half_precision_logits_is_float32(hidden: torch.Tensor, head:
         return (chunk @ head.t()).bfloat16()
 
     rows = tokens = torch.arange(20)
-    scored = token_logprobs(hidden, rows, tokens, compute_logits=compute_logits, vocab_size=VOCABULARY)
+    scored = token_logprobs(hidden, scored_rows(rows, tokens), compute_logits=compute_logits, vocab_size=VOCABULARY)
     assert scored is not None
     assert scored.dtype == torch.float32
     assert torch.allclose(scored, compute_logits(hidden[:20]).float().log_softmax(-1)[rows, tokens], atol=1e-5)
@@ -66,7 +74,10 @@ def test_softmax_of_half_precision_logits_is_float32(hidden: torch.Tensor, head:
 
 def test_rank_without_logits_gives_none(hidden: torch.Tensor) -> None:
     rows = torch.arange(3)
-    assert token_logprobs(hidden, rows, rows, compute_logits=lambda chunk: None, vocab_size=VOCABULARY) is None
+    assert (
+        token_logprobs(hidden, scored_rows(rows, rows), compute_logits=lambda chunk: None, vocab_size=VOCABULARY)
+        is None
+    )
 
 
 def test_chunks_fit_their_budget_but_hold_sixteen_rows() -> None:

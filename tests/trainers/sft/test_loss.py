@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from transfergrid.trainers.examples import IGNORED
+from transfergrid.trainers.sft import IGNORED
 from transfergrid.trainers.sft import loss as loss_module
 from transfergrid.trainers.sft.loss import has_plain_head, supervised_loss
 

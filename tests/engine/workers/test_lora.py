@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.engine.lora_mixes import MIXES
-from transfergrid.engine.workers.lora_cpu import SegmentedLora, TokenRun, token_runs
+from transfergrid.engine.workers.lora import CpuLora, TokenRun, token_runs
 
 pytestmark = pytest.mark.engine
 SLOTS = [7, None, 3, 9]
@@ -31,7 +31,7 @@ def test_a_batch_of_adapters_equals_each_token_alone(mix: str, dtype: torch.dtyp
     x, base = random(len(adapter_ids), 16), random(len(adapter_ids), sum(WIDTHS))
     a = tuple(random(len(SLOTS), 1, 4, 16) for _ in WIDTHS)
     b = tuple(random(len(SLOTS), 1, width, 4) for width in WIDTHS)
-    lora = SegmentedLora(len(adapter_ids), len(adapter_ids), "cpu")
+    lora = CpuLora(len(adapter_ids), len(adapter_ids), "cpu")
     lora.runs = token_runs(adapter_ids, SLOTS)
     y = base.clone()
     lora.add_lora_linear(y, x, a, b, 0.5, WIDTHS)
@@ -49,7 +49,7 @@ def test_a_batch_of_adapters_equals_each_token_alone(mix: str, dtype: torch.dtyp
 
 def test_zero_weights_change_no_bit() -> None:
     x, base = torch.randn(10, 16), torch.randn(10, 8)
-    lora = SegmentedLora(10, 10, "cpu")
+    lora = CpuLora(10, 10, "cpu")
     lora.runs = (TokenRun(0, 0, 10),)
     y = base.clone()
     lora.add_lora_linear(y, x, (torch.randn(1, 1, 4, 16),), (torch.zeros(1, 1, 8, 4),), 1.0, (8,))

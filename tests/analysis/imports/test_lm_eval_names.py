@@ -1,8 +1,8 @@
 import pytest
 
 from tests.analysis.imports.test_lm_eval import MODEL
-from transfergrid.analysis.imports.lm_eval_results import adapter_source, parse_arguments, task_cell
-from transfergrid.grid import Cell, UserError
+from transfergrid.analysis.imports.lm_eval_names import adapter_source, parse_arguments, task_cell
+from transfergrid.grid import Cell, Source, UserError
 
 
 @pytest.mark.parametrize(
@@ -24,11 +24,11 @@ def test_task_names_become_cells(name: str, cell: str | None) -> None:
 
 
 def test_the_adapters_folder_names_its_seed_and_cell() -> None:
-    model, seed, source = adapter_source({"pretrained": MODEL, "peft": "/a/adapters/M/s17/arc_challenge-de"})
-    assert (model, seed, source.name) == ("Tiny-1B", 17, "arc_challenge-de")
-    _, seed, source = adapter_source({"pretrained": "x", "lora_local_path": "b/hellaswag-zh/"})
+    base, folder, seed, source = adapter_source({"pretrained": MODEL, "peft": "/a/M/s17/arc_challenge-de"})
+    assert (base, folder, seed, source.name) == (MODEL, "/a/M/s17/arc_challenge-de", 17, "arc_challenge-de")
+    _, _, seed, source = adapter_source({"pretrained": "x", "lora_local_path": "b/hellaswag-zh/"})
     assert (seed, source.name) == (0, "hellaswag-zh")
-    assert adapter_source({"pretrained": "x"})[1:] == (None, adapter_source({"pretrained": "y"})[2])
+    assert adapter_source({"pretrained": "x/"}) == ("x", None, None, Source())
 
 
 def test_model_arguments_may_be_text() -> None:

@@ -1,0 +1,71 @@
+"""The page's first sentence and the four numbers beside it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from transfergrid.analysis.records import ALL_TRANSFER
+from transfergrid.analysis.report.numbers import excludes_zero, interval, percent, pp
+from transfergrid.analysis.tables.build import AnalysisTables
+from transfergrid.analysis.tables.facts import regime_row
+from transfergrid.analysis.tables.regimes import seeds_only
+from transfergrid.config.settings import AnalysisConfig
+from transfergrid.grid import Regime
+from transfergrid.wording import level
+
+
+class Figure(NamedTuple):
+    """One number above the summary."""
+
+    value: str
+    label: str
+    note: str
+
+
+def headline(tables: AnalysisTables, settings: AnalysisConfig) -> str:
+    """Return the one sentence that says what came out."""
+    row = regime_row(tables.regimes, ALL_TRANSFER)
+    own = regime_row(tables.regimes, Regime.MT_ML.value)
+    if not row["n"] and not own["n"]:
+        return "Nothing was scored, so there is no transfer to report."
+    if not row["n"]:
+        return (
+            f"Training changed the score on its own cell by {pp(own['mean_pp'])} on average; with one cell there is no "
+            "transfer to report."
+        )
+    ends = interval(row, "mean_pp")
+    maybe = "" if ends is None or excludes_zero(row) else ", so perhaps not at all"
+    return f"Training on one task and language changed the score on the others by {pp(row['mean_pp'])} on average" + (
+        f" ({level(settings.confidence)} interval {ends}{maybe})." if ends else "."
+    )
+
+
+def key_figures(tables: AnalysisTables, settings: AnalysisConfig) -> list[Figure]:
+    """Return the four numbers a reader looks for first."""
+    row = regime_row(tables.regimes, ALL_TRANSFER)
+    if not row["n"]:
+        return []
+    at_level = f"{level(settings.confidence)} interval"
+
+    def note(name: str, form: str) -> str:
+        ends = interval(row, name, form)
+        return f"{at_level} {ends}" if ends else "no interval: too little to resample"
+
+    tested = row["harm_rate_significant"] is not None
+    what = "tests of training noise only" if seeds_only(row) else "tests"
+    return [
+        Figure(pp(row["mean_pp"]), "mean change of a score", note("mean_pp", "pp")),
+        Figure(percent(row["win_rate"]), "of pairs gained", note("win_rate", "percent")),
+        Figure(
+            percent(row["harm_rate"]), f"lost {-settings.harm_threshold_pp:g} pp or more", note("harm_rate", "percent")
+        ),
+        Figure(
+            f"{percent(row['win_rate_significant'])} / {percent(row['harm_rate_significant'])}"
+            if tested
+            else "no test",
+            "gained / lost significantly",
+            f"false discovery rate {level(settings.fdr)}, {row['n_tested']:,} {what}"
+            if tested
+            else "no standard errors",
+        ),
+    ]

@@ -1,0 +1,34 @@
+"""Numbers as the page writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NBSP = "\u00a0"
+"""Keeps a number and its unit on one line."""
+
+
+def pp(value: float) -> str:
+    """Return percentage points with their sign: ``+1.25 pp``."""
+    return f"{round(value, 2) + 0.0:+.2f}{NBSP}pp".replace("-", "−")
+
+
+def percent(value: float) -> str:
+    """Return a rate in 0..1 as percent with one digit."""
+    return f"{100 * value:.1f}%"
+
+
+def interval(row: Mapping[str, Any], name: str, form: str = "pp") -> str | None:
+    """Return ``low to high``; None where there is no interval."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if low is None:
+        return None
+    if form == "percent":
+        return f"{100 * low:.1f} to {100 * high:.1f}%"
+    return f"{low:+.2f} to {high:+.2f}".replace("-", "−")
+
+
+def excludes_zero(row: Mapping[str, Any]) -> bool:
+    """Return whether the interval of the mean delta leaves 0 out."""
+    return bool(row["mean_pp_low"] > 0 or row["mean_pp_high"] < 0)

@@ -1,0 +1,140 @@
+"""What the tables say, as facts: the terminal's summary and the report put the same ones into words."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from transfergrid.analysis.tables.regimes import seeds_only
+from transfergrid.analysis.tables.roles import FRAGILE, HUB, why_unlabelled
+from transfergrid.grid import Regime
+
+
+class Significance(NamedTuple):
+    """How sure single pairs of a regime are; rates in 0..1, None: not known."""
+
+    n: int
+    harm_threshold_items: int | None
+    """The harm cut in items of a target."""
+    median_se_pp: float | None
+    harm_rate: float | None
+    win_rate: float | None
+    harm_rate_by_chance: float | None
+    seeds_only: bool
+    """Whether standard errors are across training seeds only, so that tests find too much."""
+    n_tested: int
+    harm_rate_significant: float | None
+    """Of the tested pairs; None: nothing could be tested."""
+    win_rate_significant: float | None
+
+    @property
+    def n_gained(self) -> int:
+        """Pairs that gained significantly."""
+        return round((self.win_rate_significant or 0.0) * self.n_tested)
+
+    @property
+    def n_harmed(self) -> int:
+        """Pairs that were harmed significantly."""
+        return round((self.harm_rate_significant or 0.0) * self.n_tested)
+
+    @property
+    def is_mostly_noise(self) -> bool:
+        """Whether less than half of all gains and harms are significant."""
+        significant = (self.harm_rate_significant or 0.0) + (self.win_rate_significant or 0.0)
+        return significant < 0.5 * ((self.win_rate or 0.0) + (self.harm_rate or 0.0))
+
+    @property
+    def harm_is_mostly_chance(self) -> bool:
+        """Whether chance alone would give half of the harm, and the tests find no more than chance does."""
+        chance, harm = self.harm_rate_by_chance or 0.0, self.harm_rate or 0.0
+        return harm > 0 and chance >= harm / 2 >= (self.harm_rate_significant or 0.0)
+
+
+class Labelled(NamedTuple):
+    """Units that have a label."""
+
+    label: str
+    role: str
+    unknown: str | None
+    """Why no unit could get the label, ``one source`` or ``one target``; None: some could."""
+    units: tuple[tuple[str, str, float], ...]
+    """Name, regime and score in pp of every labelled language, language family and task."""
+    n_cells: int
+    """Labelled cells."""
+
+
+class VarianceShares(NamedTuple):
+    """Shares of the variance of MT-CL deltas in one fit."""
+
+    shares: tuple[tuple[str, float], ...]
+    """Component and share, in the order of the fit."""
+    reasons: tuple[str, ...]
+    """Why a component, or the whole fit, has none."""
+
+
+class NoiseFloor(NamedTuple):
+    """Answers of the base that change with the order of the arithmetic."""
+
+    n_flips: int
+    n_items: int
+    most: int
+    """Most flips in one target."""
+
+
+def regime_row(regimes: pl.DataFrame, regime: str) -> dict[str, Any]:
+    """Return the row of a whole regime."""
+    return regimes.filter(regime=regime, by="all").row(0, named=True)
+
+
+def significance(row: dict[str, Any]) -> Significance:
+    """Return how sure single pairs are; ``row`` is a row of the regime table."""
+    values = {name: row[name] for name in Significance._fields if name != "seeds_only"}
+    return Significance(**values, seeds_only=seeds_only(row))
+
+
+def labelled(roles: pl.DataFrame, label: str) -> Labelled:
+    """Return who has a label, `HUB` or `FRAGILE`."""
+    role = {HUB: "donor", FRAGILE: "recipient"}[label]
+    found = roles.filter(models_by="all", label=label).sort("unit", "regime", "rank")
+    is_cell = pl.col("unit") == "cell"
+    units = tuple(found.filter(~is_cell).select("name", "regime", "score_pp").iter_rows())
+    return Labelled(label, role, why_unlabelled(roles, role), units, found.filter(is_cell)["name"].n_unique())
+
+
+def variance_shares(variance: pl.DataFrame, fit: str) -> VarianceShares:
+    """Return the shares of one fit in MT-CL."""
+    part = variance.filter(fit=fit, regime=Regime.MT_CL.value)
+    shares = part.filter(pl.col("share").is_not_null()).select("component", "share").iter_rows()
+    missing = part.filter(pl.col("share").is_null()).select("component", "reason").iter_rows()
+    reasons = tuple(reason if name == "all" else f"{name}: {reason}" for name, reason in missing)
+    return VarianceShares(tuple(shares), reasons)
+
+
+def agreement(consistency: pl.DataFrame) -> list[tuple[str, float | None, str | None]]:
+    """Return regime, median Consistency Index between models, and why there is none."""
+    return consistency.filter(unit="model").select("regime", "median", "reason").rows()
+
+
+def distance_correlations(distance: pl.DataFrame) -> list[dict[str, Any]]:
+    """Return every rank correlation of distance and MT-CL delta; ``features`` is short, such as ``syntax``."""
+    short = pl.col("features").str.strip_suffix("_knn")
+    return distance.filter(method="spearman").with_columns(short).to_dicts()
+
+
+def missing_reasons(table: pl.DataFrame, limit: int) -> list[tuple[str, int]]:
+    """Return the most frequent reasons of a table's rows, each with its number of rows."""
+    counts = table["reason"].drop_nulls().value_counts(sort=True).sort("count", "reason", descending=[True, False])
+    return counts.head(limit).rows()
+
+
+def noise_floor(transfer: pl.DataFrame) -> NoiseFloor | None:
+    """Return how many of the base's answers hang on rounding; None where that was not measured."""
+    floor = (
+        transfer.filter(pl.col("n_flips_noise_floor").is_not_null())
+        .group_by("model", "target_task", "target_language")
+        .agg(n_flips=pl.max("n_flips_noise_floor"), n_items=pl.max("n_items"))
+    )
+    if floor.is_empty():
+        return None
+    return NoiseFloor(*floor.select(pl.sum("n_flips"), pl.sum("n_items"), pl.max("n_flips").alias("most")).row(0))

@@ -1,0 +1,69 @@
+"""Ways to ask a model about an item: what is prepared, what the model says, and what that is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+from transfergrid.benchmarks.items import Item
+from transfergrid.benchmarks.spec import CHOICE_MODE
+from transfergrid.engine.evaluation.item_scores import CellOrigin, ItemScore, leave_unscored, score_item
+from transfergrid.engine.interfaces import Adapter, Prepared, Scorer, TokenisedItem
+from transfergrid.grid import UserError
+
+NOT_FINITE = "a log-likelihood is not finite"
+"""Reason of items that another attempt could score."""
+
+
+class Mode(Protocol):
+    """One way to ask; has no state, so that one object serves all cells."""
+
+    def prepare(self, scorer: Scorer, items: Sequence[TokenisedItem]) -> Prepared:
+        """Plan the items of a cell once, for every adapter."""
+        ...
+
+    def score(self, scorer: Scorer, prepared: Prepared, adapter: Adapter | None) -> Iterator[tuple[int, Any]]:
+        """Yield every item's position and what the model says to it, in no fixed order; None asks the base."""
+        ...
+
+    def outcome(self, item: Item, said: Any, origin: CellOrigin) -> ItemScore:
+        """Return the item's value and what the store keeps of what was said, or why it has no value.
+
+        Raises:
+            ScoringError: If what was said cannot become a value; names model, source, target and item.
+        """
+        ...
+
+
+class LoglikelihoodChoice:
+    """Every choice is scored by its log-likelihood after the context; the metric makes a value of these."""
+
+    def prepare(self, scorer: Scorer, items: Sequence[TokenisedItem]) -> Prepared:
+        """Plan the items."""
+        return scorer.prepare(items)
+
+    def score(self, scorer: Scorer, prepared: Prepared, adapter: Adapter | None) -> Iterator[tuple[int, Any]]:
+        """Yield the log-likelihoods of an item's choices, shape [C], in nats."""
+        return ((result.index, result.loglikelihoods_nats) for result in scorer.score(prepared, adapter))
+
+    def outcome(self, item: Item, said: Any, origin: CellOrigin) -> ItemScore:
+        """Return the score by the primary metric; an item with a log-likelihood that is not finite is not scored."""
+        if not all(map(math.isfinite, said)):
+            return leave_unscored(item, NOT_FINITE)
+        return score_item(item, said, origin)
+
+
+MODES: dict[str, Mode] = {CHOICE_MODE: LoglikelihoodChoice()}
+"""Modes by the name that a task's format gives."""
+
+
+def get_mode(name: str) -> Mode:
+    """Return a mode.
+
+    Raises:
+        UserError: If there is none of that name.
+    """
+    if name not in MODES:
+        raise UserError(f"unknown mode {name!r} of a task's format; expected one of {sorted(MODES)}")
+    return MODES[name]

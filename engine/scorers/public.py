@@ -1,0 +1,185 @@
+"""Scoring through vLLM's public interface alone: slower, with any version, and a check of the planned way.
+
+Every (item, choice) is a request of its own whose prompt is context and continuation; vLLM returns the log-probability
+of every prompt token. Nothing is shared between choices: vLLM does not read its prefix cache for such requests.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.config.settings import EngineConfig
+from transfergrid.engine.adapters.applied import require_effect
+from transfergrid.engine.adapters.folder import require_unchanged
+from transfergrid.engine.interfaces import Adapter, AdapterError, ItemLoglikelihoods, Prepared, TokenisedItem
+from transfergrid.engine.models.decoder import text_arguments
+from transfergrid.engine.models.facts import read_model_facts
+from transfergrid.engine.scorers.fake import FakePrepared
+from transfergrid.engine.scorers.launch import plan_engine, start_llm
+from transfergrid.engine.scorers.multi_lora import MultiLora, vllm_key_parts
+from transfergrid.engine.scorers.passes import probe_tokens
+from transfergrid.engine.scorers.vllm import close_llm
+from transfergrid.engine.workers.version import set_vllm_environment
+from transfergrid.grid import UserError
+
+_ITEMS_AT_ONCE = 64
+"""Items handed to vLLM in one call: enough to fill its steps, few enough that results come as they are done."""
+_OURS = ("worker_cls",)
+_EXTRA_TOKENS = 2  # the last token of the prompt is read, too, and one is generated
+
+
+@dataclass(frozen=True, slots=True)
+class Public:
+    """One vLLM engine of any version that takes every adapter in turn."""
+
+    config: EngineConfig
+
+    def key_parts(self) -> Mapping[str, Any]:
+        """Return vLLM, its version and the way."""
+        return vllm_key_parts("public", self.config)
+
+    def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
+        """Check that vLLM serves an adapter and that it fits the base.
+
+        Raises:
+            AdapterError: If it is missing, broken, not served, or of another base.
+        """
+        return MultiLora(self.config).check_adapter(folder, model_folder, name=name)
+
+    def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> PublicScorer:
+        """Start the engine."""
+        return start_public(model_folder, self.config, max_rank=max_rank, longest_tokens=longest_tokens)
+
+
+def start_public(
+    model_folder: Path, config: EngineConfig | None = None, *, max_rank: int, longest_tokens: int
+) -> PublicScorer:
+    """Load a base model into a vLLM engine without anything of ours inside.
+
+    Args:
+        model_folder: Local folder of the base.
+        config: Settings of the engine.
+        max_rank: Largest rank of the adapters to come.
+        longest_tokens: Longest sequence to come.
+
+    Raises:
+        UserError: If the model does not fit, is one of text and images, or takes no sequence that is two tokens longer.
+    """
+    if text_arguments(model_folder):
+        raise UserError(
+            f"model {str(model_folder)!r} takes images, and only our workers serve its text part; leave out --engine "
+            "public, or choose a text model"
+        )
+    _, arguments = plan_engine(
+        model_folder, config or EngineConfig(), max_rank=max_rank, longest_tokens=longest_tokens + _EXTRA_TOKENS
+    )
+    set_vllm_environment()
+    from vllm.engine.arg_utils import EngineArgs
+
+    known = {field.name for field in fields(EngineArgs)} - set(_OURS)
+    taken = {name: value for name, value in arguments.items() if name in known}
+    return PublicScorer(start_llm(taken), arguments["max_model_len"], read_model_facts(model_folder).vocab_size)
+
+
+class PublicScorer:
+    """Scores with ``LLM.generate`` and ``prompt_logprobs``; implements ``interfaces.Scorer``."""
+
+    def __init__(self, llm: Any, max_model_len: int, vocab_size: int) -> None:
+        self._llm: Any = llm
+        self._max_model_len = max_model_len
+        self._probe = probe_tokens(vocab_size).tolist()
+        self._base_probe: npt.NDArray[np.float32] | None = None
+        self._proven: dict[str, Any] = {}
+
+    def prepare(self, items: Sequence[TokenisedItem]) -> FakePrepared:
+        """Keep the items; there is nothing to plan.
+
+        Raises:
+            UserError: If an item is longer than the engine was started for.
+        """
+        room = self._max_model_len - _EXTRA_TOKENS
+        for item in items:
+            n_tokens = len(item.context) + max(map(len, item.continuations)) - 1
+            if n_tokens > room:
+                raise UserError(
+                    f"item {item.item_id!r} has {n_tokens} tokens, the engine was started for {room}; raise "
+                    "engine.max_model_len"
+                )
+        return FakePrepared(tuple(items))
+
+    def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
+        """Yield every item once, in order.
+
+        Raises:
+            ScoringError: If the items were prepared by another kind of scorer.
+            AdapterError: If the adapter changed since it was checked, cannot be loaded, or changes no score of a probe.
+        """
+        if not isinstance(prepared, FakePrepared):
+            raise ScoringError(f"items prepared by another scorer ({type(prepared).__name__}); prepare them with this")
+        return self._score_pass(prepared.items, adapter)
+
+    def prefetch(self, adapter: Adapter) -> None:
+        """Do nothing: the public interface loads an adapter with its first request."""
+
+    def close(self) -> None:
+        """Free the model."""
+        llm, self._llm = self._llm, None
+        close_llm(llm)
+
+    def _score_pass(self, items: Sequence[TokenisedItem], adapter: Adapter | None) -> Iterator[ItemLoglikelihoods]:
+        """Score some items at a time."""
+        request = None if adapter is None else self._prove(adapter)
+        for start in range(0, len(items), _ITEMS_AT_ONCE):
+            batch = items[start : start + _ITEMS_AT_ONCE]
+            rows = iter(
+                self._logprobs([[*item.context, *each] for item in batch for each in item.continuations], request)
+            )
+            for index, item in enumerate(batch, start=start):
+                continued = itertools.islice(rows, len(item.continuations))
+                # the first prompt token has no log-probability
+                sums = (math.fsum(row[len(item.context) - 1 :].tolist()) for row in continued)
+                yield ItemLoglikelihoods(index, tuple(sums))
+
+    def _prove(self, adapter: Adapter) -> Any:
+        """See once per adapter that it changes the scores of a probe; return vLLM's request for it."""
+        from vllm.lora.request import LoRARequest
+
+        if adapter.content_hash not in self._proven:
+            number = len(self._proven) + 1
+            request = LoRARequest(f"{number}-{adapter.name}", number, str(adapter.path))
+            if self._base_probe is None:
+                (self._base_probe,) = self._logprobs([self._probe], None)
+            try:
+                (probe,) = self._logprobs([self._probe], request)
+            except (OSError, ValueError) as error:
+                require_unchanged(adapter)
+                raise AdapterError(f"vLLM cannot load adapter {adapter.name!r}: {error}; save it again") from error
+            require_unchanged(adapter)
+            require_effect(adapter, probe, self._base_probe)
+            self._proven[adapter.content_hash] = request
+        return self._proven[adapter.content_hash]
+
+    def _logprobs(self, prompts: list[list[int]], request: Any) -> list[npt.NDArray[np.float32]]:
+        """Return the log-probability of every token of every prompt but its first."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": prompt} for prompt in prompts], sampling, lora_request=request, use_tqdm=False
+        )
+        return [
+            np.array(
+                [row[token].logprob for row, token in zip(output.prompt_logprobs[1:], prompt[1:], strict=True)],
+                dtype=np.float32,
+            )
+            for output, prompt in zip(outputs, prompts, strict=True)
+        ]

@@ -1,0 +1,128 @@
+from typing import Any
+
+import polars as pl
+import pytest
+
+from transfergrid.analysis.tables.facts import (
+    NoiseFloor,
+    agreement,
+    distance_correlations,
+    labelled,
+    missing_reasons,
+    noise_floor,
+    regime_row,
+    significance,
+    variance_shares,
+)
+from transfergrid.analysis.tables.roles import FRAGILE, HUB, ONE_OTHER
+
+
+def regime(**changes: Any) -> dict[str, Any]:
+    return {
+        "n": 40,
+        "harm_threshold_items": 4,
+        "median_se_pp": 1.5,
+        "harm_rate": 0.3,
+        "win_rate": 0.5,
+        "harm_rate_by_chance": 0.2,
+        "n_tested": 20,
+        "harm_rate_significant": 0.1,
+        "win_rate_significant": 0.25,
+        "se_origin": "items",
+    } | changes
+
+
+def test_significant_rates_are_counts_of_the_tested_pairs() -> None:
+    fact = significance(regime())
+    assert (fact.n_gained, fact.n_harmed) == (5, 2)
+    assert (significance(regime(harm_rate_significant=None, win_rate_significant=None)).n_gained) == 0
+    assert significance(regime(se_origin="items, seeds")).seeds_only
+
+
+@pytest.mark.parametrize(
+    ("changes", "noise", "chance"),
+    [
+        ({}, True, True),
+        ({"win_rate_significant": 0.3}, False, True),
+        ({"harm_rate_by_chance": 0.14}, True, False),
+        ({"harm_rate_significant": 0.16}, False, False),
+        ({"harm_rate": 0.0, "harm_rate_significant": 0.0}, False, False),
+    ],
+)
+def test_when_noise_or_chance_explains_most_of_it(changes: dict[str, float], noise: bool, chance: bool) -> None:
+    fact = significance(regime(**changes))
+    assert (fact.is_mostly_noise, fact.harm_is_mostly_chance) == (noise, chance)
+
+
+def role(name: str, unit: str, label: str | None, *, of: str = "donor", reason: str | None = None) -> dict[str, Any]:
+    return {
+        "role": of,
+        "unit": unit,
+        "regime": "MT-CL",
+        "models_by": "all",
+        "name": name,
+        "rank": 1,
+        "score_pp": 0.5,
+        "label": label,
+        "reason": reason,
+    }
+
+
+def test_labelled_units_are_listed_and_labelled_cells_counted() -> None:
+    roles = pl.DataFrame(
+        [
+            role("fr", "language", None),
+            role("de", "language", HUB),
+            role("arc-de", "cell", HUB),
+            role("hi", "language", None, of="recipient", reason=ONE_OTHER["recipient"]),
+        ],
+        infer_schema_length=None,
+    )
+    hubs, fragile = labelled(roles, HUB), labelled(roles, FRAGILE)
+    assert (hubs.units, hubs.n_cells, hubs.unknown) == ((("de", "MT-CL", 0.5),), 1, None)
+    assert (fragile.units, fragile.n_cells, fragile.unknown) == ((), 0, "one source")
+
+
+def test_variance_keeps_what_is_known_apart_from_why_the_rest_is_not() -> None:
+    rows = [
+        ("crossed", "MT-CL", "model", 0.25, None),
+        ("crossed", "MT-CL", "source", None, "one level"),
+        ("crossed", "CT-CL", "model", 0.5, None),
+        ("nested", "MT-CL", "all", None, "too few rows"),
+    ]
+    table = pl.DataFrame(rows, schema=["fit", "regime", "component", "share", "reason"], orient="row")
+    assert variance_shares(table, "crossed") == ((("model", 0.25),), ("source: one level",))
+    assert variance_shares(table, "nested") == ((), ("too few rows",))
+
+
+def test_agreement_is_between_models_and_distance_is_the_rank_correlation() -> None:
+    consistency = pl.DataFrame(
+        {"unit": ["model", "size"], "regime": 2 * ["MT-CL"], "median": [0.2, 0.9], "reason": "x"}
+    )
+    assert agreement(consistency) == [("MT-CL", 0.2, "x")]
+    distance = pl.DataFrame(
+        {"features": 2 * ["syntax_knn"], "method": ["spearman", "pearson"], "correlation": [0.1, 1]}
+    )
+    assert distance_correlations(distance) == [{"features": "syntax", "method": "spearman", "correlation": 0.1}]
+
+
+def test_reasons_are_counted_most_frequent_first() -> None:
+    table = pl.DataFrame({"reason": ["b", "a", None, "c", "c"]})
+    assert missing_reasons(table, 2) == [("c", 2), ("a", 1)]
+
+
+def test_the_noise_floor_counts_every_target_once() -> None:
+    columns = ["model", "target_task", "target_language", "n_flips_noise_floor", "n_items"]
+    rows = [
+        ("m", "arc", "de", 1, 12),
+        ("m", "arc", "de", 1, 12),
+        ("m", "arc", "fr", 3, 12),
+        ("m", "arc", "hi", None, 9),
+    ]
+    assert noise_floor(pl.DataFrame(rows, schema=columns, orient="row")) == NoiseFloor(4, 24, 3)
+    assert noise_floor(pl.DataFrame(rows[-1:], schema=columns, orient="row")) is None
+
+
+def test_a_regime_is_its_row_over_all_groups() -> None:
+    table = pl.DataFrame({"regime": 2 * ["MT-CL"], "by": ["model", "all"], "n": [1, 2]})
+    assert regime_row(table, "MT-CL")["n"] == 2
