@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,33 @@ from transfergrid.engine.adapters.folder import CONFIG_FILE, RECORD_FILE, WEIGHT
 from transfergrid.engine.interfaces import AdapterError
 from transfergrid.store.files import hash_files
 from transfergrid.store.provenance import git_state, package_versions
-from transfergrid.trainers.adapter_training import TrainedAdapter
 from transfergrid.trainers.base_model import LoadedBase
 from transfergrid.trainers.jobs import TrainingJob
+from transfergrid.trainers.recipe import BatchShape
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainedAdapter:
+    """What is known of an adapter after its training."""
+
+    batch: BatchShape
+    n_steps: int
+    """Optimizer steps that were made."""
+    best_epoch: int = 0
+    best_validation_loss: float = float("inf")
+    untrained_validation_loss: float = float("inf")
+    """That of the base: before the first step an adapter changes nothing."""
+    step_curve: list[dict[str, float]] = field(default_factory=list)
+    """Per optimizer step: step, epoch, loss, learning_rate, grad_norm."""
+    epoch_curve: list[dict[str, float]] = field(default_factory=list)
+    """Per epoch: epoch, step, validation_loss."""
+    n_tokens: int = 0
+    """Tokens trained on, without padding."""
+    train_s: float = 0.0
+    """Wall seconds of training and validation."""
+    wall_s: float = 0.0
+    """Wall seconds from attaching the adapter on."""
+    peak_gib: float = 0.0
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
