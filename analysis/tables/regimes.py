@@ -196,8 +196,8 @@ def _beyond_cut_q(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
 def _harm_by_chance(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
     """Return every row's probability of harm if its true delta were 0, shape [N]; NaN: not known.
 
-    Right or wrong answers of one seed: exact on the counts, the changed items from the standard error. Else a normal distribution on
-    the lattice of single answers, half a step of which lies on the harmful side of the cut.
+    Right or wrong answers of one seed: exact on the counts, the changed items from the standard error. Else a normal
+    distribution on the lattice of single answers, half a step of which lies on the harmful side of the cut.
     """
     delta, se = (rows[name].fill_null(np.nan).to_numpy() for name in ("delta_pp", "se_pp"))
     n_items, n_seeds = (rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in ("n_items", "n_seeds"))
