@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,33 @@ from transfergrid.engine.interfaces import AdapterError
 from transfergrid.store.files import hash_files
 from transfergrid.store.json_text import JsonError, read_json
 from transfergrid.store.provenance import git_state, package_versions
-from transfergrid.trainers.adapter_training import TrainedAdapter
 from transfergrid.trainers.base_model import LoadedBase
 from transfergrid.trainers.jobs import TrainingJob
+from transfergrid.trainers.recipe import BatchShape
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainedAdapter:
+    """What is known of an adapter after its training."""
+
+    batch: BatchShape
+    n_steps: int
+    """Optimizer steps that were made."""
+    best_epoch: int = 0
+    best_validation_loss: float = float("inf")
+    untrained_validation_loss: float = float("inf")
+    """That of the base: before the first step an adapter changes nothing."""
+    step_curve: list[dict[str, float]] = field(default_factory=list)
+    """Per optimizer step: step, epoch, loss, learning_rate, grad_norm."""
+    epoch_curve: list[dict[str, float]] = field(default_factory=list)
+    """Per epoch: epoch, step, validation_loss."""
+    n_tokens: int = 0
+    """Tokens trained on, without padding."""
+    train_s: float = 0.0
+    """Wall seconds of training and validation."""
+    wall_s: float = 0.0
+    """Wall seconds from attaching the adapter on."""
+    peak_gib: float = 0.0
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -35,7 +59,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raise AdapterError(f"adapter folder {str(folder)!r} is not complete ({reason}); delete it") from error
     if not isinstance(record, dict) or not isinstance(record.get("key"), dict):
         raise AdapterError(
-            f"adapter folder {str(folder)!r} has a {RECORD_FILE} that is none of 'grid train-adapters'; delete the "
+            f"adapter folder {str(folder)!r} has a {RECORD_FILE} that 'grid train-adapters' did not write; delete the "
             "folder"
         )
     if record.get("content_hash") != content_hash:
@@ -82,6 +106,7 @@ def make_record(
         "untrained_validation_loss": trained.untrained_validation_loss,
         "n_steps": trained.n_steps,
         "n_tokens": trained.n_tokens,
+        "train_s": trained.train_s,
         "tokens_per_s": trained.n_tokens / trained.train_s,
         "peak_gib": trained.peak_gib,
         "wall_s": trained.wall_s,

@@ -27,7 +27,7 @@ from transfergrid.trainers.adapter_folder import (
     unfinished_folder,
     unfinished_root,
 )
-from transfergrid.trainers.adapter_training import TrainedAdapter, train_adapter
+from transfergrid.trainers.adapter_training import train_adapter
 from transfergrid.trainers.base_model import LoadedBase, expected_keys, load_base
 from transfergrid.trainers.events import (
     AdapterFailed,
@@ -40,7 +40,7 @@ from transfergrid.trainers.events import (
     ignore_events,
 )
 from transfergrid.trainers.jobs import TrainingJob, prepare_jobs
-from transfergrid.trainers.record import make_record
+from transfergrid.trainers.record import TrainedAdapter, make_record
 from transfergrid.trainers.trackers import tracked_run
 
 
