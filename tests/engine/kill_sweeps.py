@@ -24,8 +24,10 @@ from transfergrid.engine.evaluation import sweep
 from transfergrid.engine.interfaces import Adapter, TokenisedItem
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.scorers.fake import hashed_loglikelihood
+from transfergrid.grid import UserError
 from transfergrid.store import file_index
 from transfergrid.store.folder import RunFolder
+from transfergrid.store.lock import HOLDER_FILE
 from transfergrid.store.score_writer import StoreWriter
 
 LANGUAGES = ("de", "en", "hi")
@@ -65,6 +67,19 @@ def sweep_once(model: Path, run: Path) -> None:
     os._exit(0 if report.is_complete else 1)
 
 
+def require_refusal(model: Path, run: Path, process: int) -> None:
+    """See that a sweep is refused while another process sweeps the same run folder."""
+    while not (run / HOLDER_FILE).exists():
+        time.sleep(0.001)
+    try:
+        sweep.evaluate(small_config(model), RunFolder(run), sweep.EvalRequest(), backend=FakeBackend())
+    except UserError as error:
+        if f"is in use by 'grid eval', process {process}" in str(error):
+            return
+        raise
+    raise RuntimeError("two sweeps in one run folder")
+
+
 def fresh_runs(whole: Path) -> Iterator[Path]:
     """Yield new run folders with the same adapters."""
     for number in count():
@@ -75,11 +90,12 @@ def fresh_runs(whole: Path) -> Iterator[Path]:
 
 
 def main(model: str, whole: str, n_kills: int) -> None:
-    """Sweep once in peace, then kill sweeps on fresh run folders; print the kills as JSON."""
+    """Sweep once beside a sweep that is refused, then kill sweeps on fresh run folders; print the kills as JSON."""
     read_model_facts(Path(model))
     started = time.monotonic()
     if (process := os.fork()) == 0:
         sweep_once(Path(model), Path(whole))
+    require_refusal(Path(model), Path(whole), process)
     os.waitpid(process, 0)
     wall_s = time.monotonic() - started
     rounds = kill_rounds(

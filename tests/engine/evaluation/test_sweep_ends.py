@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import shutil
+import signal
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
@@ -102,6 +103,7 @@ def ends_as_nobody(act: Callable[[], object]) -> str:
     """Return the sentence that something ends with where another user does it."""
     reading, writing = os.pipe()
     if (process := os.fork()) == 0:
+        signal.alarm(60)
         try:
             os.setgid(NOBODY)
             os.setuid(NOBODY)
