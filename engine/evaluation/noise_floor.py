@@ -10,7 +10,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import polars as pl
 
@@ -18,9 +18,8 @@ from transfergrid.benchmarks.metrics import METRICS, get_metric
 from transfergrid.benchmarks.spec import CHOICE_MODE
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.null import NULL_RANK, make_null_adapter
-from transfergrid.engine.interfaces import Adapter, Prepared, Scorer
+from transfergrid.engine.interfaces import Adapter, Scorer
 from transfergrid.engine.models.shapes import read_linear_shapes
-from transfergrid.engine.planning.planner import PlanLimits
 from transfergrid.engine.work.base_model import BaseModel
 from transfergrid.engine.work.targets import Target, TokenisedTarget
 from transfergrid.grid import BASE, Cell
@@ -32,20 +31,6 @@ from transfergrid.store.noise_floor import (
     write_noise_floor,
 )
 from transfergrid.store.score_store import FinishedCell, Origin
-
-
-@runtime_checkable
-class Replanning(Protocol):
-    """A scorer whose steps can be made smaller."""
-
-    @property
-    def limits(self) -> PlanLimits:
-        """What one step holds."""
-        ...
-
-    def prepare(self, items: Any, *, token_budget: int | None = None) -> Prepared:
-        """Plan items for steps of at most so many tokens."""
-        ...
 
 
 def has_noise_floor(run: RunFolder, base: BaseModel, targets: Iterable[Target]) -> bool:
@@ -130,10 +115,7 @@ def _score_again(scorer: Scorer, target: TokenisedTarget, null: Adapter) -> dict
     items = target.scorable[::-1]
     if not items:
         return {}
-    if isinstance(scorer, Replanning):
-        prepared = scorer.prepare(items, token_budget=max(1, scorer.limits.max_step_tokens // 2))
-    else:
-        prepared = scorer.prepare(items)
+    prepared = scorer.prepare(items, halve_steps=True)
     return {items[result.index].item_id: result.loglikelihoods_nats for result in scorer.score(prepared, null)}
 
 

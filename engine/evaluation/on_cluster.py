@@ -37,7 +37,7 @@ from transfergrid.engine.evaluation.events import (
 from transfergrid.engine.evaluation.score_model import OpenModel, open_model, source_failure
 from transfergrid.engine.evaluation.summary import EvaluationReport
 from transfergrid.engine.evaluation.sweep import Task, evaluate
-from transfergrid.engine.interfaces import Adapter, Backend
+from transfergrid.engine.interfaces import Adapter, ScorerMaker
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.work.base_model import BaseModel, resolve_base
 from transfergrid.engine.work.failures import Failure
@@ -76,7 +76,7 @@ class ScoringSetup:
     """What every worker is told once."""
 
     config: GridConfig
-    backend: Backend
+    maker: ScorerMaker
     bases: Mapping[str, BaseModel]
     max_ranks: Mapping[str, int]
     targets: Mapping[Cell, Target]
@@ -89,7 +89,7 @@ def evaluate_on_cluster(
     request: EvalRequest,
     options: ClusterOptions,
     *,
-    backend: Backend,
+    maker: ScorerMaker,
     on_event: OnEvent = ignore_events,
 ) -> EvaluationReport:
     """Score what is asked for and is not in the store on a Ray cluster; see ``sweep.evaluate``.
@@ -105,7 +105,7 @@ def evaluate_on_cluster(
     wide = replace(options, gpus_per_worker=config.engine.tensor_parallel_size)
     with connect(wide) as cluster:
         execute = partial(score_on_cluster, cluster)
-        return evaluate(config, run, request, backend=backend, on_event=on_event, execute=execute)
+        return evaluate(config, run, request, maker=maker, on_event=on_event, execute=execute)
 
 
 def score_on_cluster(cluster: Cluster, task: Task) -> None:
@@ -202,7 +202,7 @@ class _Driver:
 def _setup(task: Task) -> ScoringSetup:
     return ScoringSetup(
         config=absolute_models(task.config),
-        backend=task.backend,
+        maker=task.maker,
         bases={model.jobs.base.name: model.jobs.base for model in task.models},
         max_ranks={model.jobs.base.name: model.max_rank for model in task.models},
         targets=task.targets,
@@ -265,7 +265,7 @@ class ScoringRunner:
         try:
             base = self._local_base(setup.bases[name])
             self._model = open_model(
-                base, setup.targets, backend=setup.backend, max_rank=setup.max_ranks[name], tell=self._tell
+                base, setup.targets, maker=setup.maker, max_rank=setup.max_ranks[name], tell=self._tell
             )
         except UserError as error:
             raise ModelRefusedError(str(error)) from error
@@ -275,7 +275,7 @@ class ScoringRunner:
         """Find the base on this machine, and see that its numbers are those that the driver expects."""
         setup = self._setup
         config = next(model for model in setup.config.models if model.name == wanted.name)
-        base = resolve_base(setup.config, config, setup.backend)
+        base = resolve_base(setup.config, config, setup.maker)
         if changes := changed_parts(wanted.shared_parts, base.shared_parts):
             raise ModelRefusedError(
                 f"here it would give other numbers than where the command runs ({'; '.join(changes)}); use the same "

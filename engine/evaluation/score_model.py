@@ -17,7 +17,7 @@ from transfergrid.engine.evaluation.events import (
     SourceStarted,
 )
 from transfergrid.engine.evaluation.score_cell import CellScorer
-from transfergrid.engine.interfaces import AdapterError, Backend, EngineLostError, Scorer
+from transfergrid.engine.interfaces import AdapterError, EngineLostError, Scorer, ScorerMaker
 from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.engine.work.base_model import BaseModel
 from transfergrid.engine.work.failures import Failure
@@ -90,21 +90,21 @@ class OpenModel:
 
 
 def open_model(
-    base: BaseModel, targets: Mapping[Cell, Target], *, backend: Backend, max_rank: int, tell: OnEvent
+    base: BaseModel, targets: Mapping[Cell, Target], *, maker: ScorerMaker, max_rank: int, tell: OnEvent
 ) -> OpenModel:
     """Load a base model.
 
     Args:
         base: The model.
         targets: All targets of the request, finished or not, so that the engine's size stays the same.
-        backend: The engine.
+        maker: The engine.
         max_rank: Largest rank of the adapters to come.
         tell: Told what happens.
     """
     started = time.perf_counter()
     tokenised = tokenise_targets(targets.values(), load_tokenizer(base.folder), base.tokenisation)
     longest = max(MIN_MODEL_LEN, *(target.longest_tokens for target in tokenised.values()))
-    scorer = backend.open(base.folder, longest_tokens=longest, max_rank=max_rank)
+    scorer = maker.open(base.folder, longest_tokens=longest, max_rank=max_rank)
     tell(ModelOpened(base.name, time.perf_counter() - started))
     return OpenModel(base, tokenised, scorer, tell)
 

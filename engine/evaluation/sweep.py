@@ -26,7 +26,7 @@ from transfergrid.engine.evaluation.modes import get_mode
 from transfergrid.engine.evaluation.noise_floor import drop_stale_noise_floor, has_noise_floor, measure_noise_floor
 from transfergrid.engine.evaluation.score_model import OpenModel, open_model
 from transfergrid.engine.evaluation.summary import EvaluationReport, Totals, summarise
-from transfergrid.engine.interfaces import AdapterError, Backend
+from transfergrid.engine.interfaces import AdapterError, ScorerMaker
 from transfergrid.engine.work.base_model import resolve_base
 from transfergrid.engine.work.failures import Failure, FailureLog, is_about
 from transfergrid.engine.work.jobs import ModelJobs, find_jobs
@@ -71,7 +71,7 @@ class Task(NamedTuple):
 
     config: GridConfig
     run: RunFolder
-    backend: Backend
+    maker: ScorerMaker
     store: ScoreStore
     targets: Mapping[Cell, Target]
     models: tuple[ModelTask, ...]
@@ -87,7 +87,7 @@ def evaluate(
     run: RunFolder,
     request: EvalRequest,
     *,
-    backend: Backend,
+    maker: ScorerMaker,
     on_event: OnEvent = ignore_events,
     execute: Execute | None = None,
 ) -> EvaluationReport:
@@ -97,7 +97,7 @@ def evaluate(
         config: The configuration.
         run: The run folder; only one process may score into it.
         request: What to score.
-        backend: The engine.
+        maker: The engine.
         on_event: Told what happens.
         execute: Does the scoring; None is this process.
 
@@ -107,12 +107,12 @@ def evaluate(
     """
     with hold_run_folder(run.root, "grid eval"):
         started = time.perf_counter()
-        sweep = _Sweep(run, backend, on_event)
-        work = find_work(config, run, request, backend, index=sweep.store.index)
+        sweep = _Sweep(run, maker, on_event)
+        work = find_work(config, run, request, maker, index=sweep.store.index)
         try:
             sweep.begin(work, force=request.force)
             sweep.store.index.save()
-            task = Task(config, run, backend, sweep.store, work.targets, sweep.left(work, request), sweep.tell)
+            task = Task(config, run, maker, sweep.store, work.targets, sweep.left(work, request), sweep.tell)
             (execute or score_here)(task)
         except OSError as error:
             if error.errno not in _UNWRITABLE:
@@ -122,14 +122,16 @@ def evaluate(
         return summarise(run, work.selection, work.pairs(), totals, sweep.store.parts)
 
 
-def find_work(config: GridConfig, run: RunFolder, request: EvalRequest, backend: Backend, *, index: FileIndex) -> Work:
+def find_work(
+    config: GridConfig, run: RunFolder, request: EvalRequest, maker: ScorerMaker, *, index: FileIndex
+) -> Work:
     """Find targets, base models and adapters of a request; loads no model.
 
     Args:
         config: The configuration.
         run: The run folder.
         request: What to score.
-        backend: The engine.
+        maker: The engine.
         index: What is known of models and adapters that have not changed.
 
     Raises:
@@ -143,11 +145,11 @@ def find_work(config: GridConfig, run: RunFolder, request: EvalRequest, backend:
     models, failures = [], []
     for model in selection.models:
         try:
-            base = resolve_base(config, model, backend, index)
+            base = resolve_base(config, model, maker, index)
         except UserError as error:
             failures.append(Failure(model=model.name, reason=str(error)))
             continue
-        jobs, faults = find_jobs(base, places, selection, backend, index=index)
+        jobs, faults = find_jobs(base, places, selection, maker, index=index)
         models.append(jobs)
         failures += faults
     return Work(selection, tuple(models), tuple(failures), targets)
@@ -156,11 +158,11 @@ def find_work(config: GridConfig, run: RunFolder, request: EvalRequest, backend:
 class _Sweep:
     """One run of the sweep: the store, the failures and the totals."""
 
-    def __init__(self, run: RunFolder, backend: Backend, on_event: OnEvent) -> None:
+    def __init__(self, run: RunFolder, maker: ScorerMaker, on_event: OnEvent) -> None:
         self.totals = Totals()
         self.store = ScoreStore(run.scores)
         self._run = run
-        self._way = backend.key_parts()["way"]
+        self._way = maker.key_parts()["way"]
         self._on_event = on_event
         self._failures = FailureLog(run.scores)
 
@@ -243,7 +245,7 @@ def _score_model(model: ModelTask, task: Task) -> None:
     """Score one model's sources; a model that cannot be loaded is noted where there are others to go on with."""
     base = model.jobs.base
     try:
-        opened = open_model(base, task.targets, backend=task.backend, max_rank=model.max_rank, tell=task.tell)
+        opened = open_model(base, task.targets, maker=task.maker, max_rank=model.max_rank, tell=task.tell)
     except UserError as error:
         task.tell(Failed(Failure(model=base.name, reason=str(error))))
         return

@@ -10,7 +10,7 @@ from typing import Any
 
 from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.engine.adapters.folder import RECORD_FILE
-from transfergrid.engine.interfaces import Adapter, AdapterError, Backend
+from transfergrid.engine.interfaces import Adapter, AdapterError, ScorerMaker
 from transfergrid.engine.models.device import engine_device_type, resolve_dtype
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.models.resolve import model_revision, resolve_model
@@ -55,13 +55,15 @@ class BaseModel:
         return RunKey({**self.shared_parts, "adapter": content})
 
 
-def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend, index: FileIndex | None = None) -> BaseModel:
+def resolve_base(
+    config: GridConfig, model: ModelConfig, maker: ScorerMaker, index: FileIndex | None = None
+) -> BaseModel:
     """Find a base model and work out what of it and of the configuration decides its numbers.
 
     Args:
         config: The configuration.
         model: One of its models.
-        backend: The engine that scores it.
+        maker: The engine that scores it.
         index: What is known of models that have not changed; None reads every byte.
 
     Raises:
@@ -87,7 +89,7 @@ def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend, index
             "template_arguments": dict(tokenisation.template_arguments) if tokenisation.chat_template else None,
         },
         "limits": {"max_length": tokenisation.max_length, "truncation": tokenisation.truncation},
-        "engine": dict(backend.key_parts()),
+        "engine": dict(maker.key_parts()),
     }
     return BaseModel(model, folder, tokenisation, shared)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from transfergrid.config.selection import Narrowing, Selection, select
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.adapters.places import AdapterPlace, ForeignAdapters, foreign_places, own_places
+from transfergrid.engine.interfaces import ScorerMaker
 from transfergrid.store.folder import RunFolder
 
 
@@ -21,6 +23,25 @@ class EvalRequest:
     """Score again what is finished."""
     noise_floor: bool = False
     """Score the base a second time, another way round, and count the flips."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Which way to score is asked for."""
+
+    name: str = "vllm"
+    """A name in ``evaluation.engines.ENGINES``."""
+    server_url: str | None = None
+    """Where the engine ``server`` listens."""
+    api_key: str | None = field(default=None, repr=False)
+
+
+class ChosenEngine(NamedTuple):
+    """A maker of scorers, with the configuration as it computes and the part of the request that it can do."""
+
+    maker: ScorerMaker
+    config: GridConfig
+    request: EvalRequest
 
 
 def find_sources(

@@ -1,4 +1,4 @@
-"""A small run on bundled items and a backend without a model, for tests of the sweep."""
+"""A small run on bundled items and a maker without a model, for tests of the sweep."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import load_file, save_file
 
+from tests.engine.fake_scorer import FakeScorer, ScoreFunction, hashed_loglikelihood
 from transfergrid.config.settings import DataConfig, GridConfig, ModelConfig
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.interfaces import Adapter
 from transfergrid.engine.models.shapes import read_linear_shapes
-from transfergrid.engine.scorers.fake import FakeScorer, ScoreFunction, hashed_loglikelihood
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.scores import scan_scores
 
@@ -27,7 +27,7 @@ SEED = 17
 
 
 @dataclass
-class FakeBackend:
+class FakeMaker:
     """Makes fake scorers and counts them."""
 
     function: ScoreFunction = hashed_loglikelihood

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.sweeps import FakeBackend, copy_adapter, small_config, stored_rows
+from tests.engine.sweeps import FakeMaker, copy_adapter, small_config, stored_rows
 from transfergrid.config.selection import Narrowing
 from transfergrid.engine.adapters.folder import CONFIG_FILE, find_adapters
 from transfergrid.engine.adapters.places import AdapterPlace, ForeignAdapters, foreign_places
@@ -83,7 +83,7 @@ def test_the_configuration_decides_how_names_are_read_in_a_sweep(
     copy_adapter(tiny_adapters[0], tmp_path / "theirs" / "tiny_arc_challenge_de", note="theirs")
     foreign = ForeignAdapters(folder=tmp_path / "theirs", pattern="{model}_{task}_{language}")
     run = RunFolder(tmp_path / "run")
-    assert evaluate(small_config(tiny_llama), run, EvalRequest(foreign=foreign), backend=FakeBackend()).is_complete
+    assert evaluate(small_config(tiny_llama), run, EvalRequest(foreign=foreign), maker=FakeMaker()).is_complete
     assert set(stored_rows(run)["source_task"]) == {None, "arc_challenge"}
 
 
@@ -194,9 +194,9 @@ def test_foreign_adapters_are_scored_beside_the_base(
     copy_adapter(tiny_adapters[0], tmp_path / "theirs" / "s3" / "xnli-sw", note="theirs")
     run = RunFolder(tmp_path / "run")
     foreign = ForeignAdapters(folder=tmp_path / "theirs", pattern="s{seed}/{task}-{language}")
-    report = evaluate(small_config(tiny_llama), run, EvalRequest(foreign=foreign), backend=FakeBackend())
+    report = evaluate(small_config(tiny_llama), run, EvalRequest(foreign=foreign), maker=FakeMaker())
     assert report.is_complete
     found = stored_rows(run).select("seed", "source_task", "source_language").unique().sort("seed")
     assert found.rows() == [(None, None, None), (3, "xnli", "sw")]
     only = EvalRequest(foreign=foreign, narrowing=Narrowing(sources=("base",)))
-    assert evaluate(small_config(tiny_llama), run, only, backend=FakeBackend()).n_cells == 4
+    assert evaluate(small_config(tiny_llama), run, only, maker=FakeMaker()).n_cells == 4

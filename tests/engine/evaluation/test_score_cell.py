@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.engine.fake_scorer import FakeScorer
 from tests.engine.tokenizers import gemma_style
 from transfergrid.benchmarks.items import Item
 from transfergrid.engine.evaluation.score_cell import CellScorer
 from transfergrid.engine.models.tokenizer import TokenisationSettings
-from transfergrid.engine.scorers.fake import FakeScorer
 from transfergrid.engine.work.targets import Target, tokenise_targets
 from transfergrid.grid import BASE, Cell
 from transfergrid.store.counts import sum_counts

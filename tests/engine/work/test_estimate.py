@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.engine.sweeps import FakeBackend, add_adapters, copy_adapter, small_config
+from tests.engine.sweeps import FakeMaker, add_adapters, copy_adapter, small_config
 from tests.hub import use_local_hub
 from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import EngineConfig, GridConfig, LoraConfig, ModelConfig
@@ -70,7 +70,7 @@ def test_what_is_done_is_left_out_and_gives_the_rate(
 ) -> None:
     add_adapters(config, run, tiny_adapters[0])
     narrowing = Narrowing(sources=("base", "arc_challenge-de"))
-    evaluate(config, run, EvalRequest(narrowing=narrowing), backend=FakeBackend())
+    evaluate(config, run, EvalRequest(narrowing=narrowing), maker=FakeMaker())
     found = only(estimate(config, run, EvalRequest()))
     assert (found.n_adapters_to_train, found.n_finished, found.n_items) == (0, 8, 36)
     assert found.expected_s is not None
