@@ -48,7 +48,7 @@ def check_overlap(task: str, train: Questions, test: Questions) -> list[str]:
 def check_copies(task: Task, train: Questions, test: Questions) -> TaskCheck:
     """Find test items that stand in train too, in the same language, under another id.
 
-    A few are a remark, because published sets hold some and nobody can mend them; more than ``MAX_COPIED`` are a fault,
+    A few are a remark: published sets hold some, and users cannot mend them; more than ``MAX_COPIED`` are a fault,
     because then the split itself is wrong and the adapters would be asked what they learnt.
 
     Args:

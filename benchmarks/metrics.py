@@ -115,7 +115,7 @@ def get_metric(name: str) -> Metric:
     """Return a metric.
 
     Raises:
-        UserError: If there is none of that name.
+        UserError: If no metric has that name.
     """
     if name not in METRICS:
         raise UserError(f"unknown metric {name!r}; expected one of {sorted(METRICS)}")

@@ -121,7 +121,7 @@ def peft_lora() -> Any:
 
 
 class Ours:
-    """This project's way: one base in memory, adapters attached and taken off."""
+    """This project's way: one base in memory, adapters attached and removed."""
 
     def __init__(self, workload: TrainingWorkload) -> None:
         """Load the base once."""
@@ -132,7 +132,7 @@ class Ours:
 
     @contextmanager
     def trainer(self, task: str, scratch: str) -> Iterator[Any]:
-        """Attach an adapter and lend its trainer."""
+        """Attach an adapter and give out its trainer."""
         examples = tuple(self._workload.examples(self._model.tokenizer, task))
         data = CellData(examples, examples[:1], "")
         job = TrainingJob(self._model, SEED, Cell(task, self._workload.language), data, Path(scratch))

@@ -31,7 +31,7 @@ class ScoredCell:
 
 
 class PartWriter(Protocol):
-    """Takes whole parts: the store, or whoever passes them on to it."""
+    """Takes whole parts: the store, or a worker that sends them to it."""
 
     @property
     def folder(self) -> Path:

@@ -1,4 +1,4 @@
-"""An adapter's folder: complete or not there, and a record beside the weights of how they came about."""
+"""An adapter's folder: it is complete or it does not exist, and a record beside the weights says how they were made."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def unfinished_root(run: RunFolder) -> Path:
 
 @contextmanager
 def unfinished_folder(run: RunFolder, job: TrainingJob) -> Iterator[Path]:
-    """Lend an empty folder for one adapter; removed at the end however that comes, if Python lives to see it.
+    """Give out an empty folder for one adapter, and remove it at the end; a killed process leaves it to the next sweep.
 
     Raises:
         UserError: If the disk is full or not writable.
@@ -137,12 +137,12 @@ def _move_into_place(folder: Path, job: TrainingJob) -> None:
 
 
 def failure_file(job: TrainingJob) -> Path:
-    """Return where it is noted that an adapter was given up; beside its folder, which does not exist then."""
+    """Return the note that an adapter failed; it lies beside the adapter's folder, which does not exist then."""
     return job.folder.with_name(f"{job.cell.name}.failed.json")
 
 
 def mark_failed(job: TrainingJob, reason: str) -> None:
-    """Note why an adapter was given up; the note goes when it is trained after all.
+    """Note why an adapter failed; the note is removed once the adapter is trained.
 
     Raises:
         UserError: If the disk is full or not writable.
@@ -165,7 +165,7 @@ def _telling_of_the_disk(job: TrainingJob) -> Iterator[None]:
 
 
 def _compare_keys(weights: Path, expected: set[str], name: str) -> None:
-    """See that the saved weights are those of all targeted layers and nothing else."""
+    """Check that the saved weights are those of all targeted layers and nothing else."""
     from safetensors import safe_open
 
     with safe_open(weights, framework="pt") as file:

@@ -49,17 +49,17 @@ class TrainedAdapter:
 def train_adapter(
     job: TrainingJob, base: LoadedBase, config: GridConfig, *, scratch: Path, events: TrainingEvents, save: SaveAdapter
 ) -> TrainedAdapter:
-    """Train one adapter on the base; whatever happens, the base is left as it was.
+    """Train one adapter on the base; the base is left as it was, after errors too.
 
     When memory runs out, the adapter starts again with half the batch and twice the accumulation.
 
     Args:
         job: What to train.
-        base: The base model, lent.
+        base: The base model.
         config: Shape and recipe.
         scratch: Folder that TRL may write to.
         events: Told of every step and epoch.
-        save: Called before the adapter is taken off.
+        save: Called before the adapter is removed.
 
     Raises:
         UserError: If the loss stops being finite, or memory does not suffice for a single example.

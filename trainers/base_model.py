@@ -1,4 +1,4 @@
-"""The base model: loaded once, frozen, lent to one adapter after another and given back as it was."""
+"""The base model: loaded once, frozen; one adapter after another is attached, and it stays as it was."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def expected_keys(base: Any, target_modules: tuple[str, ...]) -> set[str]:
 
 @contextmanager
 def attached_adapter(base: LoadedBase, lora: LoraConfig, seed: int) -> Iterator[Any]:
-    """Put a fresh adapter on the base; on leaving, take everything off again that came on since.
+    """Put a fresh adapter on the base; on leaving, remove what was added since.
 
     Args:
         base: The base; its weights are never changed.

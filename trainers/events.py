@@ -1,4 +1,4 @@
-"""What happens during a sweep, told to whoever shows it."""
+"""Events of a training sweep, for the display."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def prepare_jobs(
 
 
 def find_model(config: ModelConfig, target_modules: Sequence[str], *, with_weights: bool = True) -> ResolvedModel:
-    """Find a model and see that it has the layers that get LoRA.
+    """Find a model and check that it has the layers that get LoRA.
 
     Raises:
         UserError: If it cannot be found, or lacks layers.

@@ -14,7 +14,7 @@ from transfergrid.trainers.sft.microbatches import LIMITS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchShape:
-    """Examples per step, as memory allowed them."""
+    """Examples per step that fit into memory."""
 
     batch_size: int
     gradient_accumulation: int

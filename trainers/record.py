@@ -34,7 +34,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
         raise AdapterError(f"adapter folder {str(folder)!r} is not complete ({error}); delete it") from error
     if not isinstance(record, dict) or not isinstance(record.get("key"), dict):
         raise AdapterError(
-            f"adapter folder {str(folder)!r} has a {RECORD_FILE} that is none of 'grid train-adapters'; delete the "
+            f"adapter folder {str(folder)!r} has a {RECORD_FILE} that 'grid train-adapters' did not write; delete the "
             "folder"
         )
     if record.get("content_hash") != content_hash:
@@ -81,6 +81,7 @@ def make_record(
         "untrained_validation_loss": trained.untrained_validation_loss,
         "n_steps": trained.n_steps,
         "n_tokens": trained.n_tokens,
+        "train_s": trained.train_s,
         "tokens_per_s": trained.n_tokens / trained.train_s,
         "peak_gib": trained.peak_gib,
         "wall_s": trained.wall_s,

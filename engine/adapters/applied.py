@@ -32,7 +32,7 @@ def require_modules(adapter: Adapter, applied: Iterable[str]) -> None:
 
 
 def require_effect(adapter: Adapter, probe: npt.NDArray[np.float32], base: npt.NDArray[np.float32]) -> None:
-    """See that an adapter changes the scores of a probe unless its weights say that it changes nothing.
+    """Check that an adapter changes the scores of a probe unless its weights say that it changes nothing.
 
     Args:
         adapter: The adapter.

@@ -1,4 +1,4 @@
-"""An adapter's folder: found, read once, and seen to be unchanged."""
+"""An adapter's folder: found, read once, and checked to be unchanged."""
 
 from __future__ import annotations
 

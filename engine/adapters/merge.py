@@ -11,7 +11,7 @@ from transfergrid.engine.interfaces import Adapter, AdapterError
 
 
 def check_mergeable(folder: Path, *, name: str) -> Adapter:
-    """Check that a folder holds a peft adapter of weights, whatever vLLM thinks of it.
+    """Check that a folder holds a peft adapter of weights; vLLM need not serve it.
 
     Raises:
         AdapterError: If a file is missing or damaged, or there are no weights to merge.

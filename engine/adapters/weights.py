@@ -81,7 +81,7 @@ def _read_header(handle: BinaryIO, n_bytes: int, digest: Any) -> list[tuple[str,
 
 
 def _checked(entries: list[Any], n_data: int) -> list[tuple[str, str, tuple[int, ...], int]]:
-    """See that the tensors follow each other without gaps, each as long as its shape says, to the end of the file."""
+    """Check that the tensors follow each other without gaps, each as long as its shape says, to the end of the file."""
     position, found = 0, []
     for (begin, end), key, kind, shape in entries:
         if kind not in _FORMATS:

@@ -101,7 +101,7 @@ def _build(gguf: Path, target: Path) -> None:
 
 
 def _dequantised(gguf: Path) -> Any:
-    """Return the model in bfloat16, its training precision: the same weights whatever type they are computed in.
+    """Return the model in bfloat16, its training precision: the same weights in whatever format is computed.
 
     The weights move into a fresh model, because the one read from GGUF refuses to be saved.
     """

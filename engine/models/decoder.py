@@ -94,7 +94,7 @@ def text_arguments(folder: Path) -> dict[str, str]:
     if not (target / "config.json").is_file():
         if generation is not None:
             write_json(target / _GENERATION, generation)
-        write_json(target / "config.json", text)  # last: whoever finds it finds all
+        write_json(target / "config.json", text)  # last: a reader that finds it finds all files
     return {"hf_config_path": str(target)}
 
 

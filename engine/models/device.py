@@ -66,7 +66,7 @@ def cuda_devices() -> list[CudaDevice]:
     done = subprocess.run([sys.executable, "-c", _LOOK], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no reason given"]
-        raise UserError(f"the CUDA devices cannot be asked: {lines[-1]}; see that 'nvidia-smi' lists them")
+        raise UserError(f"the CUDA devices cannot be asked: {lines[-1]}; check that 'nvidia-smi' lists them")
     return [CudaDevice(name, (major, minor), *memory) for name, (major, minor), *memory in json.loads(done.stdout)]
 
 
@@ -117,7 +117,7 @@ def cuda_share(utilization: float, n_devices: int) -> CudaShare:
     """Return what may be taken of each of the first devices: what the fullest of them has left.
 
     Args:
-        utilization: Share of a device's memory that may be in use in the end, by whoever.
+        utilization: Share of a device's memory that may be in use in the end, other processes included.
         n_devices: Devices that share one model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""LoRA layers as one operation: no copies of the layer's input or output, no gradient that nobody needs.
+"""LoRA layers as one operation: no copies of the layer's input or output, no gradient that is not needed.
 
 peft computes ``W x``, ``B A x``, the scaling and the sum as separate operations, each of which writes an output-sized
 tensor and keeps what its gradient needs. Here the adapter's part is added by the GEMM that computes it, and only the

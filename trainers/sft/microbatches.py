@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MicrobatchLimits:
-    """What a device likes to compute at once."""
+    """How much a device computes at once."""
 
     max_tokens: int
     """Most tokens of a group, padding included; a longer single example is a group of its own."""
