@@ -74,7 +74,7 @@ def evaluate_command(
 
     quiet_libraries()
     from transfergrid.commands.display.scoring import SweepDisplay
-    from transfergrid.engine.evaluation.sweep import evaluate
+    from transfergrid.engine.evaluation.sweep import evaluate, evaluate_on_cluster
 
     request = make_request(**options)
     backend: Backend
@@ -96,8 +96,6 @@ def evaluate_command(
         if cluster is None:
             report = evaluate(config, run, request, backend=backend, on_event=display)
         else:
-            from transfergrid.engine.evaluation.on_cluster import evaluate_on_cluster
-
             report = evaluate_on_cluster(config, run, request, cluster, backend=backend, on_event=display)
     print_report(make_console(), report, "json" if as_json else None)
     if not report.is_complete:

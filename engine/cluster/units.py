@@ -1,4 +1,9 @@
-"""Work cut into units for a cluster, and who gets the next one; knows nothing of Ray, models or time."""
+"""What there is to do, cut into units, and which worker gets the next one; knows nothing of Ray, models or time.
+
+The words of this folder: a *job* has a result of its own (an adapter to train, a source to score). A *unit* is jobs of
+one base model that a worker does one after another. A *worker* is a process that holds one base model; its *runner*
+does the units. The *driver* is the process that holds the run folder and takes in what workers send.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,10 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from transfergrid.engine.cluster.host import MakeRunner
 
 Job = TypeVar("Job")
 
@@ -26,6 +34,36 @@ class Unit(Generic[Job]):
     jobs: tuple[Job, ...]
     cost: float
     """Expected work, in any unit that is the same for all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload(Generic[Job]):
+    """Jobs that are left, and what an executor needs to have them done; scoring and training make one each."""
+
+    root: Path
+    """The run folder."""
+    jobs: Mapping[str, Sequence[Job]]
+    """By model, in the order in which they are to be done."""
+    do: Callable[[str, Sequence[Job]], None]
+    """Does jobs of one model in this process."""
+    seed: Callable[[Job], int | None]
+    """Training seed of a job; None: it has none."""
+    cost: Callable[[Job], float]
+    """Expected work of a job, in any unit that is the same for all jobs."""
+    make_runner: MakeRunner
+    """Makes the runner of a worker."""
+    pack: Callable[[Unit[Job], bool], Any]
+    """Makes of a unit what is sent to a worker that sees the run folder, or does not."""
+    take_in: Callable[[Any], None]
+    """Takes in whatever a runner sends; what a dead worker had not stored comes a second time."""
+    left: Callable[[Unit[Job]], Sequence[Job]]
+    """Jobs of a unit that neither are finished nor failed."""
+    give_up: Callable[[Job, str], None]
+    """Notes why no worker could do a job."""
+    note: Callable[[str], None]
+    """Tells a reader something."""
+    check: Callable[[], None] = lambda: None
+    """Called now and then; raises to stop."""
 
 
 class GivenUp(NamedTuple, Generic[Job]):
