@@ -70,7 +70,7 @@ class SentAdapter(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainingSetup:
-    """What every worker is told once."""
+    """What every worker gets when it starts."""
 
     config: GridConfig
     root: Path
@@ -141,7 +141,7 @@ def pack_unit(unit: Unit[TrainingJob], sees_run: bool, *, dtype: str) -> Trainin
 
 
 class TrainingRunner:
-    """Does training units in a worker; holds one base."""
+    """Trains units in a worker; holds one base."""
 
     def __init__(self, setup: TrainingSetup, name: str) -> None:
         self._setup = setup

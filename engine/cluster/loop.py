@@ -1,4 +1,4 @@
-"""Units of work given to the workers of a cluster until all are done."""
+"""Units are given to the workers of a cluster until all are done."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from transfergrid.engine.cluster.units import Job, Unit, UnitQueue, Workload
 from transfergrid.grid import UserError
 
 MAX_FAILED_IN_A_ROW = 9
-"""Failed attempts with no unit finished in between, before the cluster is taken to be broken."""
+"""After so many failed attempts with no unit finished in between, the cluster counts as broken."""
 _POLL_S = 0.5
 
 
 @dataclass(slots=True)
 class UnitLoop(Generic[Job]):
-    """Gives units to workers, takes in what they send, and gives the units of dead workers to others."""
+    """Gives units to workers, takes in what they send, and gives what dead workers left to others."""
 
     cluster: Cluster
     queue: UnitQueue[Job]
@@ -33,7 +33,7 @@ class UnitLoop(Generic[Job]):
     _failed: str = "none came up"
 
     def run(self) -> None:
-        """Work until every unit is finished or given up; those are in the queue's ``given_up``.
+        """Work until every unit is finished or given up; the queue's ``given_up`` has the latter.
 
         Raises:
             UserError: If a worker met a fault that no other worker could avoid, or attempt after attempt fails.
@@ -60,7 +60,7 @@ class UnitLoop(Generic[Job]):
         self._coming[self.actors[name].hello.options(max_task_retries=-1).remote(self.probe)] = name
 
     def _welcome(self, reference: Any) -> None:
-        """Take in a worker that is up, for the first time or again."""
+        """Let a worker whose process runs, for the first time or again, have units."""
         name = self._coming.pop(reference)
         try:
             greeting = self.cluster.ray.get(reference)
@@ -132,5 +132,5 @@ def _first_line(error: BaseException) -> str:
 
 
 def make_probe(folder: Path) -> Probe:
-    """Return a file of a run folder by which workers tell whether they see that folder."""
+    """Return a file, not yet written, that shows workers whether they see a run folder."""
     return Probe(folder.resolve() / f".probe-{os.getpid()}", os.urandom(16).hex())

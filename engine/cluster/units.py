@@ -19,16 +19,16 @@ from transfergrid.engine.cluster.host import MakeRunner
 Job = TypeVar("Job")
 
 UNITS_PER_WORKER = 4
-"""A unit costs about a worker's share over this at most, so that the last ones end at about the same time."""
+"""A worker does at least about so many units, so that the last ones end at about the same time."""
 MAX_UNIT_JOBS = 8
-"""Most jobs of a unit: what is given to somebody else when a worker dies."""
+"""Most jobs of a unit: what is given to another worker when one dies."""
 MAX_ATTEMPTS = 3
 """Times that a unit is tried before it is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit(Generic[Job]):
-    """Jobs of one model and seed that one worker does one after the other."""
+    """Jobs of one model and seed that one worker does one after another."""
 
     model: str
     jobs: tuple[Job, ...]
@@ -67,7 +67,7 @@ class Workload(Generic[Job]):
 
 
 class GivenUp(NamedTuple, Generic[Job]):
-    """A unit that nobody could finish."""
+    """A unit that no worker could finish."""
 
     unit: Unit[Job]
     reason: str
@@ -126,7 +126,7 @@ class UnitQueue(Generic[Job]):
 
     @property
     def n_waiting(self) -> int:
-        """Units that nobody works on."""
+        """Units that no worker has."""
         return sum(map(len, self._waiting.values()))
 
     @property
@@ -167,7 +167,7 @@ class UnitQueue(Generic[Job]):
         What is left of it waits for others job by job, so that a job that breaks workers takes no other along.
 
         Args:
-            worker: Who had it.
+            worker: The worker that had it.
             reason: Why it failed.
             left: Jobs of the unit that are not finished.
         """
@@ -190,7 +190,7 @@ class UnitQueue(Generic[Job]):
         self._waiting[entry.unit.model].appendleft(entry)
 
     def give_up_rest(self, reason: str) -> None:
-        """Give up all units that wait: nobody is left who could do them."""
+        """Give up all units that wait: no worker is left that could do them."""
         for model, entries in self._waiting.items():
             refusals = [text for (_, refused), text in self._refusals.items() if refused == model]
             why = refusals[-1] if refusals else reason

@@ -65,7 +65,7 @@ class ScoringUnit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScoringSetup:
-    """What every worker is told once."""
+    """What every worker gets when it starts."""
 
     config: GridConfig
     backend: Backend
@@ -130,13 +130,13 @@ class _Intake:
                 self.tell(message)
 
     def _tell_once(self, key: Any, event: Event) -> None:
-        """Pass an event on unless it came before: what a dead worker had not stored is done again."""
+        """Pass an event on unless it came before: what a dead worker had not stored is scored again."""
         if key not in self._told:
             self._told.add(key)
             self.tell(event)
 
     def left(self, unit: Unit[SourceJob]) -> Sequence[SourceJob]:
-        """Return what of a unit is neither stored nor failed, so that nobody tries it again in this sweep."""
+        """Return what of a unit is neither stored nor failed; what failed is not tried again in this sweep."""
         finished = self.store.scan(repair=False).finished()
 
         def is_left(origin: Origin, target: Cell) -> bool:
@@ -163,7 +163,7 @@ _FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 class ScoringRunner:
-    """Does scoring units in a worker; holds one model."""
+    """Scores units in a worker; holds one model."""
 
     def __init__(self, setup: ScoringSetup, name: str) -> None:
         self._setup = setup
@@ -210,7 +210,7 @@ class ScoringRunner:
         return self._model
 
     def _local_base(self, wanted: BaseModel) -> BaseModel:
-        """Find the base on this machine, and see that its numbers are those that the driver expects."""
+        """Find the base on this machine and check that it gives the numbers that the driver expects."""
         setup = self._setup
         config = next(model for model in setup.config.models if model.name == wanted.name)
         base = resolve_base(setup.config, config, setup.backend)
@@ -222,7 +222,7 @@ class ScoringRunner:
         return base
 
     def _localise(self, job: SourceJob, files: Mapping[str, tuple[bytes, bytes]], folder: Path) -> SourceJob | None:
-        """Return a job whose adapter is on this machine; None, told of as failed, if it is not what was checked."""
+        """Return a job whose adapter is on this machine; report it and return None if its content is another."""
         if job.adapter is None:
             return job
         adapter = _place(job.adapter, files, folder)
