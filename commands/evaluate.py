@@ -65,8 +65,7 @@ def evaluate_command(
     quiet_libraries()
     from transfergrid.commands.display.scoring import SweepDisplay
     from transfergrid.engine.evaluation.engines import choose_engine
-    from transfergrid.engine.evaluation.on_cluster import evaluate_on_cluster
-    from transfergrid.engine.evaluation.sweep import evaluate
+    from transfergrid.engine.evaluation.sweep import evaluate, evaluate_on_cluster
 
     request = make_request(**options)
     if dry_run:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 from transfergrid.benchmarks.materialise import ensure_data
-from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.adapters.null import NULL_RANK
+from transfergrid.engine.cluster.driver import Executor, do_here, do_on_cluster
+from transfergrid.engine.cluster.ray_cluster import ClusterOptions, connect
 from transfergrid.engine.evaluation.events import (
     CellFinished,
     Event,
@@ -23,10 +25,11 @@ from transfergrid.engine.evaluation.events import (
     ignore_events,
 )
 from transfergrid.engine.evaluation.modes import get_mode
-from transfergrid.engine.evaluation.noise_floor import drop_stale_noise_floor, has_noise_floor, measure_noise_floor
-from transfergrid.engine.evaluation.score_model import OpenModel, open_model
+from transfergrid.engine.evaluation.noise_floor import drop_stale_noise_floor, has_noise_floor
+from transfergrid.engine.evaluation.on_cluster import scoring_workload
+from transfergrid.engine.evaluation.score_model import Remaining, RemainingModel
 from transfergrid.engine.evaluation.summary import EvaluationReport, Totals, summarise
-from transfergrid.engine.interfaces import AdapterError, ScorerMaker
+from transfergrid.engine.interfaces import ScorerMaker
 from transfergrid.engine.work.base_model import resolve_base
 from transfergrid.engine.work.failures import Failure, FailureLog, is_about
 from transfergrid.engine.work.jobs import ModelJobs, find_jobs
@@ -38,7 +41,6 @@ from transfergrid.store.file_index import FileIndex
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import hold_run_folder
 from transfergrid.store.score_store import ASIDE, FinishedCell, Origin, Part, ScoreStore, unwritable
-from transfergrid.store.score_writer import StoreWriter
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -57,31 +59,6 @@ class Work(NamedTuple):
         return [(job.origin, target) for jobs in self.models for job in jobs.jobs for target in job.targets]
 
 
-class ModelTask(NamedTuple):
-    """What is left to score of one model."""
-
-    jobs: ModelJobs
-    max_rank: int
-    """Largest rank of all its adapters, finished or not, so that the engine's size stays the same."""
-    noise_floor: bool
-
-
-class Task(NamedTuple):
-    """What is left to score, and where it goes."""
-
-    config: GridConfig
-    run: RunFolder
-    maker: ScorerMaker
-    store: ScoreStore
-    targets: Mapping[Cell, Target]
-    models: tuple[ModelTask, ...]
-    tell: OnEvent
-
-
-Execute = Callable[[Task], None]
-"""Scores what is left: in this process, or on a cluster."""
-
-
 def evaluate(
     config: GridConfig,
     run: RunFolder,
@@ -89,7 +66,7 @@ def evaluate(
     *,
     maker: ScorerMaker,
     on_event: OnEvent = ignore_events,
-    execute: Execute | None = None,
+    execute: Executor = do_here,
 ) -> EvaluationReport:
     """Score what is asked for and is not in the store.
 
@@ -99,7 +76,7 @@ def evaluate(
         request: What to score.
         maker: The engine.
         on_event: Told what happens.
-        execute: Does the scoring; None is this process.
+        execute: Has the scoring done: in this process, or by workers.
 
     Raises:
         UserError: If the run folder is in use, nothing of the request is in the grid, or finished cells were scored
@@ -112,14 +89,41 @@ def evaluate(
         try:
             sweep.begin(work, force=request.force)
             sweep.store.index.save()
-            task = Task(config, run, maker, sweep.store, work.targets, sweep.left(work, request), sweep.tell)
-            (execute or score_here)(task)
+            left = sweep.left(work, request)
+            execute(scoring_workload(Remaining(config, run, maker, sweep.store, work.targets, left, sweep.tell)))
+            if execute is not do_here:
+                sweep.store.scan()  # workers store parts themselves; one taken for dead may have scored a cell twice
         except OSError as error:
             if error.errno not in _UNWRITABLE:
                 raise
             raise unwritable(run.scores, error) from error
         totals = sweep.totals._replace(wall_s=time.perf_counter() - started)
         return summarise(run, work.selection, work.pairs(), totals, sweep.store.parts)
+
+
+def evaluate_on_cluster(
+    config: GridConfig,
+    run: RunFolder,
+    request: EvalRequest,
+    options: ClusterOptions,
+    *,
+    maker: ScorerMaker,
+    on_event: OnEvent = ignore_events,
+) -> EvaluationReport:
+    """Score what is asked for and is not in the store on a Ray cluster; see ``evaluate``.
+
+    Raises:
+        UserError: As ``evaluate``, and if there is no cluster that could do it.
+    """
+    if request.noise_floor:
+        raise UserError(
+            "--noise-floor is measured by one process; score with --ray, then give 'grid eval --noise-floor --source "
+            "base' without --ray"
+        )
+    wide = replace(options, gpus_per_worker=config.engine.tensor_parallel_size)
+    with connect(wide) as cluster:
+        execute = partial(do_on_cluster, cluster)
+        return evaluate(config, run, request, maker=maker, on_event=on_event, execute=execute)
 
 
 def find_work(
@@ -195,7 +199,7 @@ class _Sweep:
         for failure in work.failures:
             self.tell(Failed(failure))
 
-    def left(self, work: Work, request: EvalRequest) -> tuple[ModelTask, ...]:
+    def left(self, work: Work, request: EvalRequest) -> dict[str, RemainingModel]:
         """Return what is left to score, and tell of it."""
         finished = self.store.finished()
         self._drop_stale_noise_floors(work, finished)
@@ -211,10 +215,12 @@ class _Sweep:
                 n_items=sum(len(work.targets[t].items) for jobs in remaining for job in jobs.jobs for t in job.targets),
             )
         )
-        return tuple(
-            ModelTask(left, max(NULL_RANK, every.max_rank), self._wants_noise_floor(every, work, request))
+        return {
+            every.base.name: RemainingModel(
+                left, max(NULL_RANK, every.max_rank), self._wants_noise_floor(every, work, request)
+            )
             for every, left in zip(work.models, remaining, strict=True)
-        )
+        }
 
     def _drop_stale_noise_floors(self, work: Work, finished: Mapping[tuple[Origin, Cell], FinishedCell]) -> None:
         """Keep the analysis from reading flips of another setup beside the scores of this one."""
@@ -228,48 +234,6 @@ class _Sweep:
 
     def _wants_noise_floor(self, jobs: ModelJobs, work: Work, request: EvalRequest) -> bool:
         return request.noise_floor and not has_noise_floor(self._run, jobs.base, work.targets.values())
-
-
-def score_here(task: Task) -> None:
-    """Score model after model in this process.
-
-    Raises:
-        Exception: What the engine raised while it loaded the only model, or once it is taken to be broken.
-    """
-    for model in task.models:
-        if model.jobs.jobs or model.noise_floor:
-            _score_model(model, task)
-
-
-def _score_model(model: ModelTask, task: Task) -> None:
-    """Score one model's sources; a model that cannot be loaded is noted where there are others to go on with."""
-    base = model.jobs.base
-    try:
-        opened = open_model(base, task.targets, maker=task.maker, max_rank=model.max_rank, tell=task.tell)
-    except UserError as error:
-        task.tell(Failed(Failure(model=base.name, reason=str(error))))
-        return
-    except Exception as error:
-        if len(task.models) == 1:
-            raise
-        task.tell(Failed(Failure(model=base.name, reason=f"{type(error).__name__}: {error}")))
-        return
-    try:
-        with StoreWriter(task.store) as writer:
-            opened.score_sources(model.jobs.jobs, writer)
-        if model.noise_floor:
-            _measure_noise_floor(opened, task)
-    finally:
-        opened.scorer.close()
-
-
-def _measure_noise_floor(model: OpenModel, task: Task) -> None:
-    name = model.base.name
-    task.tell(Notice(f"{name}: scoring the base again for the noise floor"))
-    try:
-        measure_noise_floor(task.run, model.base, model.tokenised, model.scorer, finished=task.store.finished())
-    except (AdapterError, ScoringError) as error:
-        task.tell(Failed(Failure(model=name, reason=f"noise floor: {error}")))
 
 
 def _way(part: Part) -> str | None:

@@ -91,7 +91,7 @@ def test_equal_sweeps_leave_equal_adapters(config: GridConfig, finished: RunFold
 def test_dry_run_lists_every_adapter_and_its_state(
     config: GridConfig, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transfergrid.trainers.sweep.load_base", None)  # nothing is loaded
+    monkeypatch.setattr("transfergrid.trainers.train_one.load_base", None)  # nothing is loaded
     plan = plan_training(config, finished, everything(config))
     assert [(row[0], row[1], row[2], row[5]) for row in plan.jobs] == [
         ("tiny s17 arc_challenge-en", 5, 4, "finished"),

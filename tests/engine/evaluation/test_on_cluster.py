@@ -18,12 +18,12 @@ import yaml
 from tests.engine.broken_makers import BrokenMaker, DeadlyFunction, DeadlyMultiLora, UnloadableMaker
 from tests.engine.sweeps import FakeMaker, add_adapters, small_config, stored_rows
 from transfergrid.config.settings import EngineConfig, GridConfig
+from transfergrid.engine.cluster import driver as ray_eval
+from transfergrid.engine.cluster.driver import do_on_cluster as score_on_cluster
 from transfergrid.engine.cluster.ray_cluster import Cluster, ClusterOptions, connect
-from transfergrid.engine.evaluation import on_cluster as ray_eval
 from transfergrid.engine.evaluation.events import CellFinished, Event, ModelOpened, Notice, SourceFinished
-from transfergrid.engine.evaluation.on_cluster import evaluate_on_cluster, score_on_cluster
 from transfergrid.engine.evaluation.summary import EvaluationReport
-from transfergrid.engine.evaluation.sweep import evaluate
+from transfergrid.engine.evaluation.sweep import evaluate, evaluate_on_cluster
 from transfergrid.engine.interfaces import ScorerMaker
 from transfergrid.engine.work.request import EvalRequest
 from transfergrid.grid import UserError
