@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.models.resolve import model_revision, resolve_model
-from transfergrid.engine.server.client import RetryPolicy, ServerClient
+from transfergrid.engine.server.client import ServerClient
 from transfergrid.engine.server.maker import Server
+from transfergrid.engine.server.retries import RetryPolicy
 from transfergrid.engine.server.wire import ServerFacts
 from transfergrid.engine.work.request import ChosenEngine, EngineOptions, EvalRequest
 from transfergrid.grid import UserError

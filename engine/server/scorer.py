@@ -22,7 +22,8 @@ from transfergrid.engine.interfaces import (
 from transfergrid.engine.planning.planner import PlanLimits
 from transfergrid.engine.scorers.passes import PreparedSteps, prepare_steps, probe_step
 from transfergrid.engine.scorers.prepared import require_own
-from transfergrid.engine.server.client import MissingAdapterError, ServerChangedError, ServerClient, TransientError
+from transfergrid.engine.server.client import MissingAdapterError, ServerChangedError, ServerClient
+from transfergrid.engine.server.retries import TransientError
 from transfergrid.engine.server.wire import ServerFacts
 
 Logprobs = npt.NDArray[np.float32]

@@ -20,8 +20,8 @@ from transfergrid.engine.evaluation.through_server import connect
 from transfergrid.engine.interfaces import EngineLostError
 from transfergrid.engine.models.resolve import model_revision
 from transfergrid.engine.scorers.multi_lora import MultiLora
-from transfergrid.engine.server.client import RetryPolicy
 from transfergrid.engine.server.maker import Server
+from transfergrid.engine.server.retries import RetryPolicy
 from transfergrid.engine.work.base_model import resolve_base
 from transfergrid.engine.work.request import EngineOptions, EvalRequest
 from transfergrid.grid import UserError

@@ -18,7 +18,8 @@ from transfergrid.engine.interfaces import Adapter, AdapterError, EngineLostErro
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.planning.planner import PlanLimits
 from transfergrid.engine.scorers.passes import prepare_steps
-from transfergrid.engine.server.client import RetryPolicy, ServerClient, TransientError
+from transfergrid.engine.server.client import ServerClient
+from transfergrid.engine.server.retries import RetryPolicy, TransientError
 from transfergrid.engine.server.scorer import ServerScorer
 from transfergrid.grid import UserError
 
