@@ -218,16 +218,16 @@ def make_request(
         UserError: If names of adapters from elsewhere are explained, but no folder of theirs is given.
     """
     from transfergrid.config.selection import Narrowing
-    from transfergrid.engine.adapters.places import DEFAULT_PATTERN, ForeignAdapters
+    from transfergrid.engine.adapters.places import DEFAULT_PATTERN, AdapterFolder
     from transfergrid.engine.work.request import EvalRequest
 
     kinds = ("models", "seeds", "tasks", "languages", "sources", "targets")
     narrowing = Narrowing(**{kind: options.pop(kind) for kind in kinds})
-    foreign = None
+    adapters = None
     if adapter_folder is not None:
-        foreign = ForeignAdapters(folder=adapter_folder, pattern=adapter_pattern, table=adapter_table)
+        adapters = AdapterFolder(folder=adapter_folder, pattern=adapter_pattern, table=adapter_table)
     elif adapter_table is not None:
         raise UserError(f"--adapter-table {str(adapter_table)!r} is about adapters from elsewhere; give --adapters too")
     elif adapter_pattern != DEFAULT_PATTERN:
         raise UserError(f"--adapter-pattern {adapter_pattern!r} is about adapters from elsewhere; give --adapters too")
-    return EvalRequest(narrowing=narrowing, foreign=foreign, **options)
+    return EvalRequest(narrowing=narrowing, adapters=adapters, **options)

@@ -12,7 +12,7 @@ from transfergrid.analysis.analyze import analyze
 from transfergrid.analysis.tables.registry import all_tables
 from transfergrid.analysis.transfer.sources import read_sources
 from transfergrid.config.settings import GridConfig
-from transfergrid.engine.adapters.places import ForeignAdapters
+from transfergrid.engine.adapters.places import AdapterFolder
 from transfergrid.engine.evaluation.summary import EvaluationReport
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.work.request import EvalRequest
@@ -54,7 +54,7 @@ def score_mixture(config: GridConfig, run: RunFolder, template: Path) -> Evaluat
     table = folder / "table.csv"
     cells = " ".join(cell.name for cell in CELLS)
     table.write_text(f"path,kind,source,cells,seed\nboth,mixture,two-cells,{cells},{SEED}\n", encoding="utf-8")
-    request = EvalRequest(foreign=ForeignAdapters(folder=folder, table=table))
+    request = EvalRequest(adapters=AdapterFolder(folder=folder, table=table))
     return evaluate(config, run, request, maker=FakeMaker())
 
 

@@ -31,12 +31,12 @@ from transfergrid.engine.evaluation.events import (
     SourceFinished,
     SourceStarted,
 )
-from transfergrid.engine.evaluation.score_model import OpenModel, Remaining, open_model, score_model, source_failure
+from transfergrid.engine.evaluation.score_model import ModelScorer, Remaining, open_model, score_model, source_failure
 from transfergrid.engine.interfaces import Adapter, ScorerMaker
 from transfergrid.engine.models.facts import read_model_facts
-from transfergrid.engine.work.base_model import BaseModel, resolve_base
-from transfergrid.engine.work.jobs import SourceJob
-from transfergrid.engine.work.targets import Target
+from transfergrid.engine.work.base_model import ScoredBase, resolve_base
+from transfergrid.engine.work.cells import CellItems
+from transfergrid.engine.work.source_jobs import SourceJob
 from transfergrid.grid import Cell, UserError
 from transfergrid.store.files import hash_files
 from transfergrid.store.key import changed_parts
@@ -69,9 +69,9 @@ class ScoringSetup:
 
     config: GridConfig
     maker: ScorerMaker
-    bases: Mapping[str, BaseModel]
+    bases: Mapping[str, ScoredBase]
     max_ranks: Mapping[str, int]
-    targets: Mapping[Cell, Target]
+    targets: Mapping[Cell, CellItems]
     scores: Path
 
 
@@ -168,7 +168,7 @@ class ScoringRunner:
     def __init__(self, setup: ScoringSetup, name: str) -> None:
         self._setup = setup
         self._name = name
-        self._model: OpenModel | None = None
+        self._model: ModelScorer | None = None
         self._send: Send = print
 
     def run(self, unit: ScoringUnit, send: Send) -> None:
@@ -192,7 +192,7 @@ class ScoringRunner:
     def _tell(self, event: Event) -> None:
         self._send(replace(event, model=f"{event.model} in {self._name}") if isinstance(event, ModelOpened) else event)
 
-    def _hold(self, name: str) -> OpenModel:
+    def _hold(self, name: str) -> ModelScorer:
         """Return the model, loaded in place of the one before where that is another."""
         if self._model is not None and self._model.base.name == name:
             return self._model
@@ -209,7 +209,7 @@ class ScoringRunner:
             raise ModelRefusedError(str(error)) from error
         return self._model
 
-    def _local_base(self, wanted: BaseModel) -> BaseModel:
+    def _local_base(self, wanted: ScoredBase) -> ScoredBase:
         """Find the base on this machine and check that it gives the numbers that the driver expects."""
         setup = self._setup
         config = next(model for model in setup.config.models if model.name == wanted.name)

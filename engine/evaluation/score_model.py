@@ -23,10 +23,10 @@ from transfergrid.engine.evaluation.noise_floor import measure_noise_floor
 from transfergrid.engine.evaluation.score_cell import CellScorer
 from transfergrid.engine.interfaces import AdapterError, EngineLostError, Scorer, ScorerMaker
 from transfergrid.engine.models.tokenizer import load_tokenizer
-from transfergrid.engine.work.base_model import BaseModel
+from transfergrid.engine.work.base_model import ScoredBase
+from transfergrid.engine.work.cells import CellItems, TokenisedCell, tokenise_cells
 from transfergrid.engine.work.failures import Failure
-from transfergrid.engine.work.jobs import ModelJobs, SourceJob
-from transfergrid.engine.work.targets import Target, TokenisedTarget, tokenise_targets
+from transfergrid.engine.work.source_jobs import ModelJobs, SourceJob
 from transfergrid.grid import Cell, UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import Origin, ScoreStore
@@ -55,17 +55,17 @@ class Remaining(NamedTuple):
     run: RunFolder
     maker: ScorerMaker
     store: ScoreStore
-    targets: Mapping[Cell, Target]
+    targets: Mapping[Cell, CellItems]
     models: Mapping[str, RemainingModel]
     tell: OnEvent
 
 
 @dataclass(slots=True)
-class OpenModel:
-    """A base model that is loaded, and its targets as it reads them."""
+class ModelScorer:
+    """Scores the sources of a base model that is in memory, on its targets as it reads them."""
 
-    base: BaseModel
-    tokenised: Mapping[Cell, TokenisedTarget]
+    base: ScoredBase
+    tokenised: Mapping[Cell, TokenisedCell]
     scorer: Scorer
     tell: OnEvent
     _cells: CellScorer = field(init=False)
@@ -116,8 +116,8 @@ class OpenModel:
 
 
 def open_model(
-    base: BaseModel, targets: Mapping[Cell, Target], *, maker: ScorerMaker, max_rank: int, tell: OnEvent
-) -> OpenModel:
+    base: ScoredBase, targets: Mapping[Cell, CellItems], *, maker: ScorerMaker, max_rank: int, tell: OnEvent
+) -> ModelScorer:
     """Load a base model.
 
     Args:
@@ -128,11 +128,11 @@ def open_model(
         tell: Told what happens.
     """
     started = time.perf_counter()
-    tokenised = tokenise_targets(targets.values(), load_tokenizer(base.folder), base.tokenisation)
+    tokenised = tokenise_cells(targets.values(), load_tokenizer(base.folder), base.tokenisation)
     longest = max(MIN_MODEL_LEN, *(target.longest_tokens for target in tokenised.values()))
     scorer = maker.open(base.folder, longest_tokens=longest, max_rank=max_rank)
     tell(ModelOpened(base.name, time.perf_counter() - started))
-    return OpenModel(base, tokenised, scorer, tell)
+    return ModelScorer(base, tokenised, scorer, tell)
 
 
 def score_model(remaining: Remaining, name: str, jobs: Sequence[SourceJob]) -> None:
@@ -162,7 +162,7 @@ def score_model(remaining: Remaining, name: str, jobs: Sequence[SourceJob]) -> N
         opened.scorer.close()
 
 
-def _measure_noise_floor(model: OpenModel, remaining: Remaining) -> None:
+def _measure_noise_floor(model: ModelScorer, remaining: Remaining) -> None:
     name, finished = model.base.name, remaining.store.finished()
     remaining.tell(Notice(f"{name}: scoring the base again for the noise floor"))
     try:

@@ -31,11 +31,11 @@ from transfergrid.engine.evaluation.score_model import Remaining, RemainingModel
 from transfergrid.engine.evaluation.summary import EvaluationReport, Totals, summarise
 from transfergrid.engine.interfaces import ScorerMaker
 from transfergrid.engine.work.base_model import resolve_base
+from transfergrid.engine.work.cells import CellItems, load_cell
 from transfergrid.engine.work.failures import Failure, FailureLog, is_about
-from transfergrid.engine.work.jobs import ModelJobs, find_jobs
 from transfergrid.engine.work.request import EvalRequest, find_sources
+from transfergrid.engine.work.source_jobs import ModelJobs, find_jobs
 from transfergrid.engine.work.stale_cells import evict_cells, find_stale_cells, refuse_stale_cells
-from transfergrid.engine.work.targets import Target, load_target
 from transfergrid.grid import Cell, UserError
 from transfergrid.store.file_index import FileIndex
 from transfergrid.store.folder import RunFolder
@@ -45,14 +45,14 @@ from transfergrid.store.score_store import ASIDE, FinishedCell, Origin, Part, Sc
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-class Work(NamedTuple):
+class SweepJobs(NamedTuple):
     """What a request comes to."""
 
     selection: Selection
     models: tuple[ModelJobs, ...]
     """Usable sources with all targets that were asked for."""
     failures: tuple[Failure, ...]
-    targets: Mapping[Cell, Target]
+    targets: Mapping[Cell, CellItems]
 
     def pairs(self) -> list[tuple[Origin, Cell]]:
         """Return every (source, target) of the usable sources."""
@@ -85,12 +85,12 @@ def evaluate(
     with hold_run_folder(run.root, "grid eval"):
         started = time.perf_counter()
         sweep = _Sweep(run, maker, on_event)
-        work = find_work(config, run, request, maker, index=sweep.store.index)
+        asked = find_sweep_jobs(config, run, request, maker, index=sweep.store.index)
         try:
-            sweep.begin(work, force=request.force)
+            sweep.begin(asked, force=request.force)
             sweep.store.index.save()
-            left = sweep.left(work, request)
-            execute(scoring_workload(Remaining(config, run, maker, sweep.store, work.targets, left, sweep.tell)))
+            left = sweep.left(asked, request)
+            execute(scoring_workload(Remaining(config, run, maker, sweep.store, asked.targets, left, sweep.tell)))
             if execute is not do_here:
                 sweep.store.scan()  # workers store parts themselves; one taken for dead may have scored a cell twice
         except OSError as error:
@@ -98,7 +98,7 @@ def evaluate(
                 raise
             raise unwritable(run.scores, error) from error
         totals = sweep.totals._replace(wall_s=time.perf_counter() - started)
-        return summarise(run, work.selection, work.pairs(), totals, sweep.store.parts)
+        return summarise(run, asked.selection, asked.pairs(), totals, sweep.store.parts)
 
 
 def evaluate_on_cluster(
@@ -126,9 +126,9 @@ def evaluate_on_cluster(
         return evaluate(config, run, request, maker=maker, on_event=on_event, execute=execute)
 
 
-def find_work(
+def find_sweep_jobs(
     config: GridConfig, run: RunFolder, request: EvalRequest, maker: ScorerMaker, *, index: FileIndex
-) -> Work:
+) -> SweepJobs:
     """Find targets, base models and adapters of a request; loads no model.
 
     Args:
@@ -143,7 +143,7 @@ def find_work(
     """
     selection, places = find_sources(config, run, request)
     ensure_data(config, run.data)
-    targets = {cell: load_target(config, run.data, cell) for cell in selection.targets}
+    targets = {cell: load_cell(config, run.data, cell) for cell in selection.targets}
     for target in targets.values():
         get_mode(target.mode)
     models, failures = [], []
@@ -156,7 +156,7 @@ def find_work(
         jobs, faults = find_jobs(base, places, selection, maker, index=index)
         models.append(jobs)
         failures += faults
-    return Work(selection, tuple(models), tuple(failures), targets)
+    return SweepJobs(selection, tuple(models), tuple(failures), targets)
 
 
 class _Sweep:
@@ -178,15 +178,15 @@ class _Sweep:
             self._failures.add(event.failure)
         self._on_event(event)
 
-    def begin(self, work: Work, *, force: bool) -> None:
+    def begin(self, asked: SweepJobs, *, force: bool) -> None:
         """Repair the store, refuse what does not fit into it, and note what cannot be scored."""
         scan = self.store.scan()
         for path, reason in scan.set_aside:
             aside = str(path.parent / ASIDE)
             self.tell(Notice(f"{reason}; it is moved to {aside!r} and its cells are scored again"))
-        pairs = frozenset(work.pairs())
-        items_hashes = {cell: target.items_hash for cell, target in work.targets.items()}
-        refuse_stale_cells(find_stale_cells(scan.parts, work.models, items_hashes), pairs, force=force)
+        pairs = frozenset(asked.pairs())
+        items_hashes = {cell: target.items_hash for cell, target in asked.targets.items()}
+        refuse_stale_cells(find_stale_cells(scan.parts, asked.models, items_hashes), pairs, force=force)
         if n_evicted := evict_cells(self.store, scan.parts, pairs, all_cells=force):
             self.tell(Notice(f"{n_evicted} cell(s) are scored again; their old parts moved to {ASIDE!r}"))
         n_other_way = sum(
@@ -195,45 +195,47 @@ class _Sweep:
         if n_other_way and not force:
             kept = f"{n_other_way} cell(s) were not scored {self._way} and are kept"
             self.tell(Notice(f"{kept}; --force scores them again"))
-        self._failures.drop(partial(is_about, work.selection))
-        for failure in work.failures:
+        self._failures.drop(partial(is_about, asked.selection))
+        for failure in asked.failures:
             self.tell(Failed(failure))
 
-    def left(self, work: Work, request: EvalRequest) -> dict[str, RemainingModel]:
+    def left(self, asked: SweepJobs, request: EvalRequest) -> dict[str, RemainingModel]:
         """Return what is left to score, and tell of it."""
         finished = self.store.finished()
-        self._drop_stale_noise_floors(work, finished)
-        remaining = [jobs.without(finished) for jobs in work.models]
-        pairs = work.pairs()
-        n_sources = sum(len(jobs.jobs) for jobs in work.models)
+        self._drop_stale_noise_floors(asked, finished)
+        remaining = [jobs.without(finished) for jobs in asked.models]
+        pairs = asked.pairs()
+        n_sources = sum(len(jobs.jobs) for jobs in asked.models)
         self.tell(
             SweepStarted(
                 n_sources=n_sources,
                 n_sources_finished=n_sources - sum(len(jobs.jobs) for jobs in remaining),
                 n_cells=len(pairs),
                 n_finished=sum(pair in finished for pair in pairs),
-                n_items=sum(len(work.targets[t].items) for jobs in remaining for job in jobs.jobs for t in job.targets),
+                n_items=sum(
+                    len(asked.targets[t].items) for jobs in remaining for job in jobs.jobs for t in job.targets
+                ),
             )
         )
         return {
             every.base.name: RemainingModel(
-                left, max(NULL_RANK, every.max_rank), self._wants_noise_floor(every, work, request)
+                left, max(NULL_RANK, every.max_rank), self._wants_noise_floor(every, asked, request)
             )
-            for every, left in zip(work.models, remaining, strict=True)
+            for every, left in zip(asked.models, remaining, strict=True)
         }
 
-    def _drop_stale_noise_floors(self, work: Work, finished: Mapping[tuple[Origin, Cell], FinishedCell]) -> None:
+    def _drop_stale_noise_floors(self, asked: SweepJobs, finished: Mapping[tuple[Origin, Cell], FinishedCell]) -> None:
         """Keep the analysis from reading flips of another setup beside the scores of this one."""
-        for jobs in work.models:
+        for jobs in asked.models:
             name = jobs.base.name
-            if n_dropped := drop_stale_noise_floor(self._run, jobs.base, work.targets.values(), finished):
+            if n_dropped := drop_stale_noise_floor(self._run, jobs.base, asked.targets.values(), finished):
                 what = (
                     f"{name}: the noise floor of {n_dropped} target(s) was measured with another setup and is dropped"
                 )
                 self.tell(Notice(f"{what}; --noise-floor measures it again"))
 
-    def _wants_noise_floor(self, jobs: ModelJobs, work: Work, request: EvalRequest) -> bool:
-        return request.noise_floor and not has_noise_floor(self._run, jobs.base, work.targets.values())
+    def _wants_noise_floor(self, jobs: ModelJobs, asked: SweepJobs, request: EvalRequest) -> bool:
+        return request.noise_floor and not has_noise_floor(self._run, jobs.base, asked.targets.values())
 
 
 def _way(part: Part) -> str | None:

@@ -36,8 +36,8 @@ _NO_ADAPTER: Mapping[str, Any] = {"content": None}
 
 
 @dataclass(frozen=True, slots=True)
-class BaseModel:
-    """A resolved base model and the part of its keys that all its sources share."""
+class ScoredBase:
+    """A base model that is scored: where it lies, and the part of its keys that all its sources share."""
 
     config: ModelConfig
     folder: Path
@@ -57,7 +57,7 @@ class BaseModel:
 
 def resolve_base(
     config: GridConfig, model: ModelConfig, maker: ScorerMaker, index: FileIndex | None = None
-) -> BaseModel:
+) -> ScoredBase:
     """Find a base model and work out what of it and of the configuration decides its numbers.
 
     Args:
@@ -91,7 +91,7 @@ def resolve_base(
         "limits": {"max_length": tokenisation.max_length, "truncation": tokenisation.truncation},
         "engine": dict(maker.key_parts()),
     }
-    return BaseModel(model, folder, tokenisation, shared)
+    return ScoredBase(model, folder, tokenisation, shared)
 
 
 def _revision(folder: Path, index: FileIndex | None) -> str:
@@ -114,7 +114,7 @@ def tokenisation_settings(config: GridConfig, model_folder: Path) -> Tokenisatio
     )
 
 
-def require_base(folder: Path, base: BaseModel, *, name: str) -> None:
+def require_base(folder: Path, base: ScoredBase, *, name: str) -> None:
     """See that an adapter was trained on this very base, where a record beside its weights says on which.
 
     Bases of one shape take each other's adapters, and only the record tells them apart.

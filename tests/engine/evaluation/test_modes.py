@@ -16,8 +16,8 @@ from transfergrid.engine.evaluation.item_scores import CellOrigin, ItemScore, le
 from transfergrid.engine.evaluation.modes import MODES
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.interfaces import Adapter, Prepared, Scorer, TokenisedItem
+from transfergrid.engine.work.cells import load_cell
 from transfergrid.engine.work.request import EvalRequest
-from transfergrid.engine.work.targets import load_target
 from transfergrid.grid import Cell, UserError
 from transfergrid.store.folder import RunFolder
 
@@ -100,10 +100,10 @@ def test_another_mode_makes_another_key(
     run, cell = RunFolder(tmp_path / "run"), Cell("said", "de")
     add_adapters(config, run, tiny_adapters[0])
     evaluate(config, run, EvalRequest(), maker=FakeMaker())
-    greedy = load_target(config, run.data, cell).items_hash
+    greedy = load_cell(config, run.data, cell).items_hash
     (tmp_path / "said.yaml").write_text(TASK.replace("greedy", "choice"), encoding="utf-8")
     choice = small_config(Path(config.models[0].path), tasks=("said",), custom_tasks=config.custom_tasks)
-    assert load_target(choice, run.data, cell).items_hash != greedy
+    assert load_cell(choice, run.data, cell).items_hash != greedy
 
 
 def test_an_unknown_mode_is_refused_before_a_model_is_loaded(config: GridConfig, tmp_path: Path) -> None:

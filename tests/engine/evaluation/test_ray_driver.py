@@ -14,8 +14,8 @@ from transfergrid.engine.evaluation.events import Event, Failed, ModelOpened
 from transfergrid.engine.evaluation.on_cluster import _Intake
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.work.failures import Failure
-from transfergrid.engine.work.jobs import SourceJob
 from transfergrid.engine.work.request import EvalRequest
+from transfergrid.engine.work.source_jobs import SourceJob
 from transfergrid.grid import Cell, Source
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.key import RunKey

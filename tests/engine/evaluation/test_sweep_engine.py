@@ -92,12 +92,12 @@ def test_merged_adapters_score_as_served_ones(config: GridConfig, run: RunFolder
 def test_stored_scores_are_those_of_transformers_and_peft(config: GridConfig, run: RunFolder) -> None:
     from transfergrid.engine.models.tokenizer import load_tokenizer
     from transfergrid.engine.work.base_model import tokenisation_settings
-    from transfergrid.engine.work.targets import load_target, tokenise_targets
+    from transfergrid.engine.work.cells import load_cell, tokenise_cells
 
     model = Path(config.models[0].path)
     cell = Cell("arc_challenge", "hi")
     settings = tokenisation_settings(config, model)
-    target = tokenise_targets([load_target(config, run.data, cell)], load_tokenizer(model), settings)[cell]
+    target = tokenise_cells([load_cell(config, run.data, cell)], load_tokenizer(model), settings)[cell]
     scorer = ReferenceScorer(model)
     prepared = scorer.prepare(target.scorable)
     maker = MultiLora(config.engine)

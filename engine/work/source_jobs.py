@@ -12,7 +12,7 @@ from transfergrid.config.selection import Selection
 from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.adapters.places import AdapterPlace
 from transfergrid.engine.interfaces import Adapter, AdapterError, ScorerMaker
-from transfergrid.engine.work.base_model import BaseModel, require_base
+from transfergrid.engine.work.base_model import ScoredBase, require_base
 from transfergrid.engine.work.failures import Failure
 from transfergrid.grid import BASE, Cell, UserError
 from transfergrid.store.file_index import FileIndex
@@ -37,7 +37,7 @@ class SourceJob:
 class ModelJobs:
     """All sources of one base model, the base first."""
 
-    base: BaseModel
+    base: ScoredBase
     jobs: tuple[SourceJob, ...]
 
     @property
@@ -57,7 +57,7 @@ class ModelJobs:
 
 
 def find_jobs(
-    base: BaseModel,
+    base: ScoredBase,
     places: Sequence[AdapterPlace],
     selection: Selection,
     maker: ScorerMaker,
@@ -99,7 +99,7 @@ def find_jobs(
     return ModelJobs(base, tuple(jobs)), tuple(failures)
 
 
-def _check(place: AdapterPlace, base: BaseModel, maker: ScorerMaker, index: FileIndex) -> Adapter:
+def _check(place: AdapterPlace, base: ScoredBase, maker: ScorerMaker, index: FileIndex) -> Adapter:
     """Check an adapter, or take what an earlier check of the same files by the same code found."""
     name = f"{place.source.name}-s{place.seed}"
 
