@@ -153,8 +153,8 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     @click.option(
         "--engine",
-        help="vllm (default), sequential, server (with --server), public (any vLLM, slower) or reference (transformers, "
-        "float32).",
+        help="vllm (default), sequential, server (with --server), public (any vLLM, slower) or "
+        "reference (transformers, float32).",
     )
     @click.option("--server", "server_url", help="Score through the 'grid serve' at this URL, not an engine here.")
     @click.option("--api-key", envvar="TRANSFERGRID_API_KEY", show_envvar=True, help="Key of that server.")

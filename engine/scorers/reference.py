@@ -6,7 +6,6 @@ that makes the engine fast is in here.
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from transfergrid.engine.adapters.folder import require_unchanged
 from transfergrid.engine.interfaces import Adapter, AdapterError, ItemLoglikelihoods, Prepared, TokenisedItem
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.scorers.prepared import WholeItems, require_own
+from transfergrid.store.provenance import installed_version
 
 
 class Reference:
@@ -24,7 +24,7 @@ class Reference:
 
     def key_parts(self) -> Mapping[str, Any]:
         """Return transformers, its version and the way."""
-        return {"name": "transformers", "version": importlib.metadata.version("transformers"), "way": "reference"}
+        return {"name": "transformers", "version": installed_version("transformers"), "way": "reference"}
 
     def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
         """Check that an adapter is one that every engine takes, so that peft leaves no weight of it out.

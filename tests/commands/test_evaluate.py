@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.engine.sweeps import SEED, FakeMaker, add_adapters, copy_adapter, small_config, stored_rows
+from tests.engine.sweeps import SEED, FakeMaker, add_adapters, copy_adapter, small_config, stored_rows, write_config
 from transfergrid.cli import main
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.evaluation import engines
@@ -32,14 +32,7 @@ ROOT = Path(__file__).parent.parent.parent
 def run(tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path: Path) -> RunFolder:
     """A run folder with adapters, and ``grid.yaml`` beside it."""
     config = small_config(tiny_llama)
-    text = {
-        "models": [{"path": str(tiny_llama), "name": "tiny"}],
-        "tasks": list(config.tasks),
-        "languages": list(config.languages),
-        "seeds": [SEED],
-        "data": {"max_test_items": 3, "max_train_items": 4},
-    }
-    (tmp_path / "grid.yaml").write_text(json.dumps(text), encoding="utf-8")
+    write_config(tiny_llama, tmp_path / "grid.yaml")
     folder = RunFolder(tmp_path / "run")
     add_adapters(config, folder, tiny_adapters[0])
     return folder

@@ -9,11 +9,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.engine.sweeps import SEED, FakeMaker, add_adapters, copy_adapter, small_config, stored_rows
-from transfergrid.config.selection import Narrowing
+from tests.engine.sweeps import SEED, FakeMaker, copy_adapter, stored_rows, sweep
 from transfergrid.config.settings import EngineConfig, GridConfig, PromptConfig
 from transfergrid.engine.evaluation.events import CellFinished, Event, Notice, SourceStarted, SweepStarted
-from transfergrid.engine.evaluation.summary import EvaluationReport
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.work import base_model
 from transfergrid.engine.work.request import EvalRequest
@@ -23,23 +21,6 @@ from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import INDEX_FILE, ScoreStore
 
 ARC_DE = Cell("arc_challenge", "de")
-
-
-@pytest.fixture
-def config(tiny_llama: Path) -> GridConfig:
-    return small_config(tiny_llama)
-
-
-@pytest.fixture
-def run(config: GridConfig, tiny_adapters: tuple[Path, ...], tmp_path: Path) -> RunFolder:
-    folder = RunFolder(tmp_path / "run")
-    add_adapters(config, folder, tiny_adapters[0])
-    return folder
-
-
-def sweep(config: GridConfig, run: RunFolder, maker: FakeMaker | None = None, **request: Any) -> EvaluationReport:
-    narrowing = Narrowing(**request.pop("narrowing", {}))
-    return evaluate(config, run, EvalRequest(narrowing=narrowing, **request), maker=maker or FakeMaker())
 
 
 def count_calls(patch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Any]:

@@ -13,15 +13,13 @@ import polars as pl
 import pytest
 
 from tests.engine.fake_scorer import FakeScorer, hashed_loglikelihood
-from tests.engine.sweeps import SEED, FakeMaker, add_adapters, copy_adapter, small_config, stored_rows
+from tests.engine.sweeps import SEED, FakeMaker, add_adapters, copy_adapter, stored_rows, sweep
 from tests.models import edit_json
 from transfergrid.benchmarks.metrics import ScoringError
-from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import EngineConfig, GridConfig, ModelConfig
 from transfergrid.engine.adapters.folder import WEIGHTS_FILE
 from transfergrid.engine.evaluation.events import CellFinished, Event, Failed
 from transfergrid.engine.evaluation.modes import NOT_FINITE
-from transfergrid.engine.evaluation.summary import EvaluationReport
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
 from transfergrid.engine.scorers.prepared import WholeItems
@@ -38,23 +36,6 @@ ALL_TARGETS = [
     for task in ("arc_challenge", "global_mmlu")
     for language in ("de", "en")
 ]
-
-
-@pytest.fixture
-def config(tiny_llama: Path) -> GridConfig:
-    return small_config(tiny_llama)
-
-
-@pytest.fixture
-def run(config: GridConfig, tiny_adapters: tuple[Path, ...], tmp_path: Path) -> RunFolder:
-    folder = RunFolder(tmp_path / "run")
-    add_adapters(config, folder, tiny_adapters[0])
-    return folder
-
-
-def sweep(config: GridConfig, run: RunFolder, maker: FakeMaker | None = None, **request: Any) -> EvaluationReport:
-    narrowing = Narrowing(**request.pop("narrowing", {}))
-    return evaluate(config, run, EvalRequest(narrowing=narrowing, **request), maker=maker or FakeMaker())
 
 
 def events_of(config: GridConfig, run: RunFolder, maker: FakeMaker | None = None, **request: Any) -> list[Event]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.engine.fake_server import LIMITS, FakeServer, serve_fake
-from tests.engine.sweeps import SEED, add_adapters, small_config, stored_rows
+from tests.engine.sweeps import add_adapters, small_config, stored_rows, write_config
 from transfergrid.cli import main
 from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import EngineConfig, ModelConfig
@@ -46,15 +45,7 @@ def run(tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path: Path) -> Ru
     config = small_config(tiny_llama)
     folder = RunFolder(tmp_path / "run")
     add_adapters(config, folder, tiny_adapters[0])
-    text = {
-        "models": [{"path": str(tiny_llama), "name": "tiny"}],
-        "tasks": list(config.tasks),
-        "languages": list(config.languages),
-        "seeds": [SEED],
-        "data": {"max_test_items": 3, "max_train_items": 4},
-        "engine": {"dtype": "float32", "max_model_len": 2000},
-    }
-    (tmp_path / "grid.yaml").write_text(json.dumps(text), encoding="utf-8")
+    write_config(tiny_llama, tmp_path / "grid.yaml", engine={"dtype": "float32", "max_model_len": 2000})
     return folder
 
 
