@@ -197,7 +197,7 @@ def doctor(run_dir: Path, selftest: bool, items: int) -> None:
         from transfergrid.engine.evaluation.selftest import run_selftest
 
         result = run_selftest(items)
-        console.print(result)
+        print_report(console, result)
         if not result.is_passed:
             raise UserError(
                 "the planned way did not pass the selftest; score with --engine public, which needs none of our "

@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="One engine for all adapters, or every adapter merged and an engine start for each.",
 )
-@click.option("--engine", help="vllm (default), sequential, or reference: transformers and peft in float32, slow.")
+@click.option(
+    "--engine",
+    help="vllm (default), sequential, public (any vLLM, slower) or reference (transformers, float32).",
+)
 @click.option("--server", "server_url", help="Score through the 'grid serve' at this URL, in place of an engine here.")
 @click.option("--api-key", envvar="TRANSFERGRID_API_KEY", show_envvar=True, help="Key of that server.")
 @click.option("--force", is_flag=True, help="Score again what is finished; old parts move to scores/aside.")

@@ -2,7 +2,7 @@
 
 ``python -m transfergrid.perf.host``; half a minute on two cores. A planned pass of 16,384-token steps goes through our
 worker on a two-layer model whose forward pass and vocabulary projection are left out, so that all that is measured is
-the host's. A second pass of one short sequence, with the forward pass, gives the cost of calling one layer.
+the host's. A pass over one item, with and without the forward pass, gives the cost of calling one layer.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ def without_arithmetic(scorer: Any) -> Iterator[None]:
         return type(worker.model_runner.model)
 
     kind = scorer._llm.collective_rpc(model_class)[0]
-    hidden, logits = torch.zeros(STEP_TOKENS, 64), torch.zeros(STEP_TOKENS, VOCABULARY)
+    hidden, logits = torch.zeros(STEP_TOKENS, 1), torch.zeros(1, 1)
     kept = kind.forward, kind.compute_logits, StepRunner.copy_blocks, torch.log_softmax
     StepRunner.copy_blocks = lambda *arguments: None
     torch.log_softmax = lambda rows, **keywords: rows
     kind.forward = lambda self, input_ids, *arguments, **keywords: hidden[: len(input_ids)]
-    kind.compute_logits = lambda self, rows: logits[: len(rows)]
+    kind.compute_logits = lambda self, rows: logits.expand(len(rows), VOCABULARY)
     try:
         yield
     finally:
@@ -131,10 +131,13 @@ def main(items: int, causes: int) -> None:
 
 def measure(console: Console, folder: Path, adapter: Adapter, items: list[TokenisedItem], *, n_causes: int) -> None:
     """Print host time per step and sequence, its causes, and the cost of calling a layer."""
+    import torch
+
     from transfergrid.engine.scorers.launch import start_vllm
 
     config = EngineConfig(dtype="float32", token_budget=STEP_TOKENS, kv_cache_gib=0.5)
     scorer = start_vllm(folder, config, max_rank=RANK, longest_tokens=512)
+    torch.set_num_threads(1)  # threads that wait for each other are no cost of a host
     prepared, short = scorer.prepare(items), scorer.prepare(items[:1])
     n_steps, plan = prepared.plan.n_steps, prepared.plan
     console.print(
@@ -148,8 +151,9 @@ def measure(console: Console, folder: Path, adapter: Adapter, items: list[Tokeni
         def run(plan: Any, source: Adapter | None = source) -> list[Any]:
             return list(scorer.score(plan, source))
 
-        layer_s = lowest_s(lambda run=run: run(short)) / short.plan.n_steps / N_LAYERS
+        short_s = lowest_s(lambda run=run: run(short))
         with without_arithmetic(scorer):
+            layer_s = (short_s - lowest_s(lambda run=run: run(short))) / short.plan.n_steps / N_LAYERS
             step_s = lowest_s(lambda run=run: run(prepared)) / n_steps
             causes = profiled(lambda run=run: run(prepared), n_steps, n_causes)
         per_sequence = 1e6 * step_s * n_steps / plan.n_sequences

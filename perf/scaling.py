@@ -77,6 +77,16 @@ class Decoder(NamedTuple):
         return self.n_layers * self.hidden * (attention + 3 * self.inner)
 
     @property
+    def lora_inputs(self) -> int:
+        """Values that the LoRA products of one layer read per token: hidden for q, k, v, gate and up, and two more."""
+        return self.n_heads * self.head_dim + 5 * self.hidden + self.inner
+
+    @property
+    def lora_outputs(self) -> int:
+        """Values that they add to: q, k, v, o, gate, up, down."""
+        return (self.n_heads + 2 * self.n_kv_heads) * self.head_dim + 2 * self.hidden + 2 * self.inner
+
+    @property
     def head_parameters(self) -> int:
         """Weights of the vocabulary projection."""
         return self.vocabulary * self.hidden

@@ -29,7 +29,9 @@ NOISE_FLOOR_SCHEMA = pl.Schema(
 KEY = ("model", "source_task", "source_language", "target_task", "target_language")
 
 SE_OF_SEEDS = "seeds"
-"""A standard error across training seeds only: the noise of items and of the baseline is not in it."""
+"""A standard error across training seeds that share their items: the noise of items and baseline is not in it."""
+SE_OF_SEEDS_AND_ITEMS = "seeds and items"
+"""A standard error across training seeds, each with test items of its own: the noise of items is in it."""
 
 IMPORTED_SCHEMA = pl.Schema(
     {
@@ -46,7 +48,7 @@ IMPORTED_SCHEMA = pl.Schema(
         "delta_sd_pp": pl.Float64(),  # across seeds; null: one seed or not said
         "se_pp": pl.Float64(),  # of delta_pp; null: not said
         "n_seeds": pl.Int64(),
-        "se_origin": pl.String(),  # SE_OF_SEEDS or "unpaired" (items, without pairing); null: no se
+        "se_origin": pl.String(),  # one of the two above or "unpaired" (items, without pairing)
         "primary_metric": pl.String(),
         "origin": pl.String(),  # file or folder the row came from
     }

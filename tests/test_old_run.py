@@ -24,7 +24,7 @@ from transfergrid.store.folder import RunFolder
 
 OLD = Path(__file__).parent / "old_run"
 TABLES = sorted(path.stem for path in (OLD / "tables").glob("*.csv"))
-CHANGED: dict[str, set[str]] = {}
+CHANGED: dict[str, set[str]] = {"regimes": {"harm_rate_by_chance", "harm_rate_significant"}}
 """By table the columns whose formula was changed on purpose since; all others must be as they were."""
 
 

@@ -14,6 +14,7 @@ from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import (
     IMPORTED_SCHEMA,
     SE_OF_SEEDS,
+    SE_OF_SEEDS_AND_ITEMS,
     check_names,
     check_numbers,
     refuse_duplicates,
@@ -138,7 +139,9 @@ def _convert(csv: Path, raw: pl.DataFrame) -> pl.DataFrame:
         "n_seeds",
         base_sd=pl.when(norm).then(norm_sd).otherwise(plain_sd),
         seed=pl.lit(None, dtype=pl.Int64),
-        se_origin=pl.lit(SE_OF_SEEDS),
+        se_origin=pl.when(pl.when(norm).then(norm_sd).otherwise(plain_sd) > _MIN_SD)
+        .then(pl.lit(SE_OF_SEEDS_AND_ITEMS))
+        .otherwise(pl.lit(SE_OF_SEEDS)),
         primary_metric=pl.when(norm).then(pl.lit("acc_norm")).otherwise(pl.lit("acc")),
         origin=pl.lit(csv.name),
     )

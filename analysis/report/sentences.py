@@ -147,7 +147,7 @@ def _surely(fact: Significance, transfer: pl.DataFrame, settings: AnalysisConfig
         return " ".join([*parts, "The table has no standard errors, so no single pair can be tested; read averages."])
     parts.append(
         f"Tested one by one, with at most {level(settings.fdr)} false alarms expected among the hits "
-        f"(Benjamini-Hochberg within each regime), {fact.n_gained:,} of {count(fact.n_tested, 'pair')} gained and "
+        f"(Benjamini-Hochberg over the whole table), {fact.n_gained:,} of {count(fact.n_tested, 'pair')} gained and "
         f"{fact.n_harmed:,} were harmed."
     )
     if fact.seeds_only:

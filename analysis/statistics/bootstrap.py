@@ -17,6 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from transfergrid.analysis.records import PAIR, ItemBlock
+from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.config.settings import AnalysisConfig
 
 FloatArray = npt.NDArray[np.float64]
@@ -157,17 +158,6 @@ class ClusterBootstrap:
                 weights *= table[part].T[self.levels[factor]]
             deltas = self.deltas[:, part] if self.has_items else np.broadcast_to(self.deltas, weights.shape)
             yield Draws(weights, deltas)
-
-
-def level_codes(rows: pl.DataFrame, columns: Sequence[str]) -> IntArray:
-    """Return the level of every row, codes 0.. in the order of the levels' names, shape [N]."""
-    ranks = rows.select(pl.struct(columns).rank("dense") - 1).to_series()
-    return ranks.to_numpy().astype(np.intp)
-
-
-def count_levels(codes: IntArray) -> int:
-    """Return how many different codes occur."""
-    return int(np.count_nonzero(np.bincount(codes)))
 
 
 def centred_interval(

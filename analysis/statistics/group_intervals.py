@@ -16,10 +16,9 @@ from transfergrid.analysis.statistics.bootstrap import (
     ClusterBootstrap,
     Interval,
     centred_interval,
-    count_levels,
-    level_codes,
 )
 from transfergrid.analysis.statistics.group_draws import Group, resample_groups
+from transfergrid.analysis.statistics.levels import count_levels, level_codes
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 

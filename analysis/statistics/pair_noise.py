@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from transfergrid.analysis.records import PAIR, SOURCE, TARGET, ItemBlock
-from transfergrid.analysis.statistics.bootstrap import level_codes
+from transfergrid.analysis.statistics.levels import level_codes
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -25,13 +25,19 @@ RULE_OF_THREE = 3.0
 """Items that may change at most (95 %) where none of n did: 3 / n of them (Hanley and Lippman-Hand 1983)."""
 
 
+LARGEST_SHARE = 0.9
+"""Of a pair's noise at most this is shared with the other sources of its target."""
+N_SHARED = 2
+"""Independent noises that the sources of a target share."""
+
+
 class PairNoise(NamedTuple):
     """Noise of N pairs on T targets, in pp around the true deltas."""
 
     own: FloatArray
     """Shape [N]: variance of a pair's own noise, pp^2, > 0; NaN: not known."""
     loading: FloatArray
-    """Shape [N]: standard deviation of what a pair shares with the other sources of its target, pp."""
+    """Shape [N, F]: standard deviations of what a pair shares with the other sources of its target, pp."""
     correlation: FloatArray
     """Shape [T, T]: of the shared noise between targets; T in the order of `level_codes`."""
     from_items: npt.NDArray[np.bool_]
@@ -40,12 +46,13 @@ class PairNoise(NamedTuple):
     @property
     def variance(self) -> FloatArray:
         """Shape [N]: own and shared noise together, pp^2."""
-        return self.own + self.loading**2
+        total: FloatArray = self.own + (self.loading**2).sum(axis=1)
+        return total
 
 
 def independent_noise(own: FloatArray, n_targets: int) -> PairNoise:
     """Return noise that no two pairs share, from variances of shape [N]."""
-    return PairNoise(own, np.zeros_like(own), np.eye(n_targets), np.zeros(len(own), dtype=np.bool_))
+    return PairNoise(own, np.zeros((len(own), N_SHARED)), np.eye(n_targets), np.zeros(len(own), dtype=np.bool_))
 
 
 def measure_noise(rows: pl.DataFrame, pairs: pl.DataFrame, items: Sequence[ItemBlock]) -> PairNoise:
@@ -58,22 +65,26 @@ def measure_noise(rows: pl.DataFrame, pairs: pl.DataFrame, items: Sequence[ItemB
     """
     keys = pairs.select(*PAIR, "n_models").with_row_index("pair")
     numbered = rows.select("model", *PAIR, "se_pp").join(keys, on=list(PAIR), validate="m:1")
-    targets = level_codes(pairs, TARGET)
+    sources, targets = level_codes(pairs, SOURCE), level_codes(pairs, TARGET)
     noise = independent_noise(_from_errors(numbered, pairs.height), int(targets.max(initial=-1)) + 1)
+    parts = [part for block in items if len((part := _influences(block, numbered)).pairs)]
     one_item = np.full(pairs.height, np.nan)
-    for block in items:
-        part = _influences(block, numbered)
-        if not len(part.pairs):
-            continue
-        here = pairs[part.pairs]
-        loading, correlation = shared_part(part.influence, level_codes(here, SOURCE), targets[part.pairs])
-        total = (part.influence**2).sum(axis=1) + part.seeds
-        noise.loading[part.pairs] = loading
-        noise.own[part.pairs] = np.maximum(total - loading**2, 0.0)
-        places = np.unique(targets[part.pairs])
-        noise.correlation[np.ix_(places, places)] = correlation
+    for part in parts:
         one_item[part.pairs] = part.one_item
-    return noise._replace(own=_never_zero(noise.own, one_item), from_items=np.isfinite(one_item))
+        noise.own[part.pairs] = (part.influence**2).sum(axis=1) + part.seeds
+    total = _smooth(noise.own, one_item, sources, targets)
+    covariances = [
+        Covariance(part.pairs, part.influence @ part.influence.T, sources[part.pairs], targets[part.pairs])
+        for part in parts
+    ]
+    relative = relative_loadings(covariances, sources, total)
+    for each in covariances:
+        loading, correlation = shared_part(each, relative[each.pairs])
+        largest = LARGEST_SHARE * total[each.pairs] / np.maximum((loading**2).sum(axis=1), 1e-12)
+        noise.loading[each.pairs] = loading * np.sqrt(np.minimum(largest, 1.0))[:, None]
+        places = np.unique(each.targets)
+        noise.correlation[np.ix_(places, places)] = correlation
+    return noise._replace(own=total - (noise.loading**2).sum(axis=1), from_items=np.isfinite(one_item))
 
 
 def _from_errors(numbered: pl.DataFrame, n_pairs: int) -> FloatArray:
@@ -117,72 +128,123 @@ def _influences(block: ItemBlock, numbered: pl.DataFrame) -> _Influences:
     return _Influences(pairs.astype(np.intp), influence, seeds, one_item)
 
 
-def shared_part(influence: FloatArray, sources: IntArray, targets: IntArray) -> tuple[FloatArray, FloatArray]:
-    """Return the loadings of n pairs on the shared noise of their targets, and its correlation between targets.
+class Covariance(NamedTuple):
+    """Covariance of the noise of n pairs on the targets of one task, from their items."""
 
-    One factor per target: the covariance of two of its sources is the product of their loadings, so a loading is the
-    sum of a source's covariances with the others over the root of the sum of all. Targets in the order of their codes.
+    pairs: IntArray
+    """Shape [n]: places of the pairs."""
+    values: FloatArray
+    """Shape [n, n], pp^2."""
+    sources: IntArray
+    """Shape [n], codes."""
+    targets: IntArray
+    """Shape [n], codes."""
+
+    @property
+    def between(self) -> FloatArray:
+        """The same between different sources, 0 elsewhere, shape [n, n]."""
+        between: FloatArray = self.values * (self.sources[:, None] != self.sources[None, :])
+        return between
+
+
+def relative_loadings(covariances: Sequence[Covariance], sources: IntArray, total: FloatArray) -> FloatArray:
+    """Return what every source takes of two shared noises of a target, relative to the others, shape [N, 2].
+
+    The covariance of two sources of a target, summed over all targets and divided by their standard deviations, is
+    fitted as ``a + b (x + y) + c x y``, x and y the logs of the two sources' mean noise. So adapters that change few
+    answers may share more with each other than with those that change many, and no loading hangs on its own pair.
+    """
+    if not covariances:
+        return np.zeros((len(sources), N_SHARED))
+    size = int(sources.max(initial=-1)) + 1
+    noise = np.bincount(sources, weights=np.nan_to_num(total), minlength=size)
+    noise = np.maximum(noise / np.maximum(np.bincount(sources, minlength=size), 1), 1e-9)
+    found, counts = np.zeros((size, size)), np.zeros((size, size))
+    for each in covariances:
+        for target in np.unique(each.targets):
+            chosen = np.flatnonzero(each.targets == target)
+            cells = np.ix_(each.sources[chosen], each.sources[chosen])
+            found[cells] += each.between[np.ix_(chosen, chosen)]
+            counts[cells] += each.sources[chosen][:, None] != each.sources[chosen]
+    logs = np.log(noise) - np.log(noise).mean()
+    basis = np.stack([np.ones(size), logs], axis=1)
+    first, second = np.nonzero(counts)
+    wanted = (found / np.maximum(counts, 1) / np.sqrt(np.outer(noise, noise)))[first, second]
+    terms = np.stack([np.ones(len(first)), logs[first] + logs[second], logs[first] * logs[second]], axis=1)
+    a, b, c = np.linalg.lstsq(terms, wanted, rcond=1e-3)[0]
+    loadings: FloatArray = (basis @ _matrix_root(np.array([[a, b], [b, c]]))) * np.sqrt(noise)[:, None]
+    return loadings[sources]
+
+
+def shared_part(covariance: Covariance, relative: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the loadings of n pairs on the shared noises of their targets, and their correlation between targets.
+
+    A loading is the target's level, pooled over all its sources, times the source's relative one. One that was fitted
+    to each pair's own items would explain away the target's effect, since the same items make its delta.
 
     Args:
-        influence: Shape [n, I], see `_Influences`.
-        sources: Shape [n], codes.
-        targets: Shape [n], codes; t different ones.
+        covariance: Of n pairs on t targets.
+        relative: Shape [n, F], see `relative_loadings`.
 
     Returns:
-        Loadings, shape [n], >= 0, and the correlation, shape [t, t].
+        Loadings, shape [n, F], and the correlation, shape [t, t], in the order of the targets' codes.
     """
-    columns = np.unique(targets, return_inverse=True)[1]
+    columns = np.unique(covariance.targets, return_inverse=True)[1]
     members = np.eye(int(columns.max()) + 1)[columns]
-    covariance = influence @ influence.T
-    between = covariance * (sources[:, None] != sources[None, :])
-    sums = between @ members
-    total = members.T @ sums
-    n_sources = members.sum(axis=0)
-    few = n_sources / np.maximum(n_sources - 1, 1)
-    scale = np.sqrt(np.maximum(np.diag(total), 0.0) / few)[columns]
-    own_sum = np.maximum(sums[np.arange(len(columns)), columns], 0.0)
-    loading = np.divide(own_sum, scale, out=np.zeros_like(own_sum), where=scale > 0)
-    loading = np.minimum(loading, np.sqrt(np.diag(covariance)))
-    expected = members.T @ (np.outer(loading, loading) * (sources[:, None] != sources[None, :])) @ members
-    raw = np.divide(total, expected, out=np.zeros_like(total), where=expected > 0)
+    found = members.T @ covariance.between @ members
+    apart = covariance._replace(values=relative @ relative.T).between
+    expected = members.T @ apart @ members
+    pooled = np.divide(found, expected, out=np.zeros_like(found), where=expected > 0)
+    levels = np.sqrt(np.maximum(np.diag(pooled), 0.0))
+    scale = np.outer(levels, levels)
+    raw = np.divide(pooled, scale, out=np.zeros_like(scale), where=scale > 0)
     np.fill_diagonal(raw, 1.0)
-    return loading, _nearest_correlation(np.clip(raw, -1.0, 1.0))
+    return levels[columns, None] * relative, nearest_correlation(raw)
 
 
-def matrix_root(matrix: FloatArray) -> FloatArray:
-    """Return R with R R' equal to a symmetric matrix without its negative eigenvalues, shape [t, t]."""
+def _matrix_root(matrix: FloatArray) -> FloatArray:
+    """Return R with R R' equal to a symmetric matrix without its negative eigenvalues."""
     values, vectors = np.linalg.eigh(matrix)
     root: FloatArray = vectors * np.sqrt(np.maximum(values, 0.0))
     return root
 
 
-def _nearest_correlation(matrix: FloatArray) -> FloatArray:
-    """Return the matrix without its negative eigenvalues, scaled back to a diagonal of 1."""
-    root = matrix_root((matrix + matrix.T) / 2)
-    root /= np.linalg.norm(root, axis=1, keepdims=True)
-    nearest: FloatArray = root @ root.T
-    return nearest
+def nearest_correlation(raw: FloatArray) -> FloatArray:
+    """Return a positive definite correlation matrix near a symmetric one with a diagonal of 1, shape [t, t]."""
+    from statsmodels.stats.correlation_tools import corr_clipped
+
+    clipped = np.clip((raw + raw.T) / 2, -1.0, 1.0)
+    found: FloatArray = corr_clipped(clipped, threshold=1e-4) if len(raw) > 1 else np.ones((1, 1))
+    return found
 
 
-def _never_zero(own: FloatArray, one_item: FloatArray) -> FloatArray:
-    """Draw the number of items behind every variance towards the table's mean, so that none is zero.
+def _smooth(total: FloatArray, one_item: FloatArray, sources: IntArray, targets: IntArray) -> FloatArray:
+    """Draw the number of items behind every variance towards what its source and target make one expect.
 
-    A pair's number of changed items is Poisson, its rate gamma with the table's mean m and shape k, by moments, at
-    least 1 (exponential): the posterior mean of the rate is ``(count + k) m / (m + k)`` (Gelman et al. 2013, 2.6).
-    Without a change anywhere there is no m, and the rate is its upper bound. Pairs without items take the mean
-    variance of the others for a zero.
+    A pair's number of changed items is Poisson, its rate gamma with shape k, by moments, at least 1 (exponential), and
+    a mean m that is the product of the source's and the target's mean over the table's: the posterior mean of the
+    rate is ``(count + k) m / (m + k)`` (Gelman et al. 2013, 2.6). So no variance is zero, and hardly any is large
+    only because the pair moved far by chance. Without a change anywhere the rate is its upper bound. Pairs without
+    items take the mean variance of the others for a zero.
     """
     counted = np.isfinite(one_item)
-    counts = own[counted] / one_item[counted]
-    filled = own.copy()
-    filled[counted] = _posterior_rates(counts) * one_item[counted]
-    others = filled[filled > 0]
-    return np.where(filled == 0, others.mean() if others.size else np.nan, filled)
+    counts = total[counted] / one_item[counted]
+    smoothed = total.copy()
+    smoothed[counted] = posterior_rates(counts, sources[counted], targets[counted]) * one_item[counted]
+    others = smoothed[smoothed > 0]
+    return np.where(smoothed == 0, others.mean() if others.size else np.nan, smoothed)
 
 
-def _posterior_rates(counts: FloatArray) -> FloatArray:
+def posterior_rates(counts: FloatArray, sources: IntArray, targets: IntArray) -> FloatArray:
+    """Return the posterior mean number of changed items of n pairs, shape [n], all > 0; see `_smooth`."""
     if not counts.any():
         return np.full(counts.shape, RULE_OF_THREE)
-    mean, excess = float(counts.mean()), float(counts.var() - counts.mean())
-    shape = max(mean**2 / excess, 1.0) if excess > 0 else np.inf
-    return np.full(counts.shape, mean) if np.isinf(shape) else (counts + shape) * mean / (mean + shape)
+    margins = []
+    for codes in (sources, targets):
+        n = np.maximum(np.bincount(codes), 1)
+        margins.append((np.maximum(np.bincount(codes, counts), RULE_OF_THREE) / n)[codes])
+    mean = margins[0] * margins[1] / counts.mean()
+    excess = float((((counts - mean) ** 2 - counts) / mean**2).mean())
+    shape = max(1 / excess, 1.0) if excess > 0 else np.inf
+    rates: FloatArray = mean if np.isinf(shape) else (counts + shape) * mean / (mean + shape)
+    return rates

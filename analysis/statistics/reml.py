@@ -17,7 +17,7 @@ import numpy as np
 from scipy import optimize
 from threadpoolctl import threadpool_limits
 
-from transfergrid.analysis.statistics.bootstrap import count_levels
+from transfergrid.analysis.statistics.levels import count_levels
 from transfergrid.analysis.statistics.reml_criterion import Block, FloatArray, IntArray, State, cross_products, evaluate
 
 _MAX_STEPS = 500

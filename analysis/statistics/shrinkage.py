@@ -1,10 +1,10 @@
-"""Conditional means of pairs' true deltas, from noisy deltas whose noise is known.
+"""Conditional distribution of pairs' true deltas, from noisy deltas whose noise is known.
 
 ``delta = regime mean + source + target + pair + shared noise of the target + own noise``. The first four are the
-truth, the last two are measured (`pair_noise`). The standard deviations of source, target and pair maximise the
-restricted likelihood times their product: a gamma(2) prior with rate towards zero, which keeps each away from zero
-by about its standard error where REML would put it at zero (Chung et al. 2013). Everything else follows from one
-Cholesky factor of Henderson's mixed model equations.
+truth, the last two are measured (`pair_noise`). The standard deviations of source, target and pair have half-t
+priors (Gelman 2006), weak ones: few noisy pairs say little of them, many overrule the prior. Their posterior is drawn
+from by importance sampling around its mode on the log scale; given them, everything follows from one Cholesky factor
+of Henderson's mixed model equations. So an interval holds what is not known of the standard deviations, too.
 """
 
 from __future__ import annotations
@@ -18,12 +18,24 @@ from scipy import linalg, optimize
 from threadpoolctl import threadpool_limits
 
 from transfergrid.analysis.records import SOURCE, TARGET
-from transfergrid.analysis.statistics.bootstrap import level_codes
-from transfergrid.analysis.statistics.pair_noise import PairNoise, matrix_root
+from transfergrid.analysis.statistics.levels import level_codes
+from transfergrid.analysis.statistics.pair_noise import PairNoise
 from transfergrid.analysis.statistics.reml import check_components
 from transfergrid.grid import Regime
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
+
+PRIOR_PP, PRIOR_DF = 1.0, 4.0
+"""Scale and degrees of freedom of the half-t prior of every standard deviation: half of it lies below 0.74 pp, 95 %
+below 2.8 pp. Deltas of the study spread so; where many pairs say otherwise they overrule it."""
+N_PROPOSALS, N_KEPT = 200, 50
+"""Proposed standard deviations, and how many of them are kept in proportion to their posterior."""
+_PROPOSAL_DF = 5
+_STEP = 0.05
+"""Step on the log scale by which the curvature at the mode is found."""
+_BOUNDS = (-7.0, 4.0)
+"""Of a standard deviation's log, measured in the deltas' own spread."""
 
 
 class Shrunken(NamedTuple):
@@ -34,16 +46,25 @@ class Shrunken(NamedTuple):
     variance: FloatArray
     """Shape [N], pp^2."""
     deviations: FloatArray
-    """Shape [3]: standard deviations of source, target and pair, pp."""
+    """Shape [3]: most probable standard deviations of source, target and pair on the log scale, pp."""
+    draws: npt.NDArray[np.float32]
+    """Shape [N, B]: joint draws of all true deltas, pp."""
 
 
 class _Model(NamedTuple):
+    """N pairs; every pair is in K columns of the q effects."""
+
     y: FloatArray
-    columns: FloatArray
-    """Shape [N, q]: fixed effects, sources, targets, shared noise at variance 1."""
-    part: npt.NDArray[np.intp]
+    place: IntArray
+    """Shape [N, K]: columns a pair is in: fixed effects, source, target, shared noise."""
+    value: FloatArray
+    """Shape [N, K]: what the pair has in them at variance 1."""
+    part: IntArray
     """Shape [q]: 0 fixed, 1 source, 2 target, 3 shared noise."""
+    penalty: FloatArray
+    """Shape [q, q]: inverse covariance of the effects at variance 1; 0 for fixed ones."""
     own: FloatArray
+    noise_known: bool
 
 
 class _Solved(NamedTuple):
@@ -53,8 +74,8 @@ class _Solved(NamedTuple):
     effects: FloatArray
 
 
-def shrink(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise) -> Shrunken:
-    """Return conditional mean and variance of every pair's true delta.
+def shrink(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise, *, n_draws: int = 0, seed: int = 0) -> Shrunken:
+    """Return conditional mean and variance of every pair's true delta, and joint draws.
 
     Args:
         pairs: N pairs with source, target and regime columns.
@@ -62,28 +83,50 @@ def shrink(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise) -> Shrun
         noise: Of the observed deltas around the true ones. Where a pair's own noise is not known the others' mean
             is taken. Where none is known, a pair's own deviation counts as noise for the estimate and as truth for
             the variance.
+        n_draws: Joint draws of all true deltas, rounded up to a multiple of `N_KEPT`.
+        seed: Seed of all random numbers.
 
     Raises:
         FitError: If there are fewer than 3 pairs, or source or target cannot be told from the mean or the pair.
     """
-    codes = {"source": level_codes(pairs, SOURCE), "target": level_codes(pairs, TARGET)}
-    check_components(codes, len(observed))
-    known = np.isfinite(noise.own)
-    own = np.where(known, noise.own, noise.own[known].mean() if known.any() else 0.0)
-    members = [np.eye(int(each.max()) + 1)[each] for each in codes.values()]
-    blocks = [
-        _regime_columns(pairs),
-        *members,
-        noise.loading[:, None] * matrix_root(noise.correlation)[codes["target"]],
-    ]
-    part = np.repeat(np.arange(4), [block.shape[1] for block in blocks])
-    model = _Model(observed, np.concatenate(blocks, axis=1), part, own)
-    # a pair that moves far by chance also measures more noise, so the fit sees every target's mean noise
-    even = model._replace(own=members[1] @ (members[1].T @ own / members[1].sum(axis=0)))
+    model = _model(pairs, observed, noise)
+    generator = np.random.default_rng(seed)
     # the matrices are small: a second BLAS thread waits more than it works
     with threadpool_limits(limits=1, user_api="blas"):
-        deviations = _fit(even)
-        return _predict(model, deviations, noise_known=bool(known.any()))
+        mode = _fit(model)
+        kept = _posterior_deviations(model, mode, generator)
+        found = [_predict(model, deviations) for deviations in kept]
+        per_kept = -(-n_draws // N_KEPT)
+        draws = [_draw(model, deviations, per_kept, generator) for deviations in kept if per_kept]
+    means, variances = np.stack([each[0] for each in found]), np.stack([each[1] for each in found])
+    together = np.concatenate(draws, axis=1) if draws else np.zeros((len(observed), 0), dtype=np.float32)
+    return Shrunken(means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0), mode, together)
+
+
+def _model(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise) -> _Model:
+    source, target = level_codes(pairs, SOURCE), level_codes(pairs, TARGET)
+    check_components({"source": source, "target": target}, len(observed))
+    known = np.isfinite(noise.own)
+    own = np.where(known, noise.own, noise.own[known].mean() if known.any() else 0.0)
+    fixed = _regime_columns(pairs)
+    n_targets, n_shared = int(target.max()) + 1, noise.loading.shape[1]
+    sizes = [fixed.shape[1], int(source.max()) + 1, n_targets, n_targets * n_shared]
+    starts = np.cumsum([0, *sizes])
+    columns = np.tile(np.arange(sizes[0]), (len(observed), 1))
+    shared = starts[3] + target[:, None] + n_targets * np.arange(n_shared)
+    place = np.column_stack([columns, starts[1] + source, starts[2] + target, shared])
+    one = np.ones(len(observed))
+    between = [np.eye(size) for size in sizes[1:3]] + [linalg.inv(noise.correlation)] * n_shared
+    penalty = linalg.block_diag(np.zeros((sizes[0], sizes[0])), *between)
+    return _Model(
+        y=observed,
+        place=place.astype(np.intp),
+        value=np.column_stack([fixed, one, one, noise.loading]),
+        part=np.repeat(np.arange(4), sizes),
+        penalty=penalty,
+        own=own,
+        noise_known=bool(known.any()),
+    )
 
 
 def _regime_columns(pairs: pl.DataFrame) -> FloatArray:
@@ -93,25 +136,72 @@ def _regime_columns(pairs: pl.DataFrame) -> FloatArray:
     return np.stack(columns, axis=1)
 
 
+def _log_posterior(model: _Model, logs: FloatArray) -> float:
+    """Restricted log-likelihood and half-t priors of the standard deviations, seen on their log scale."""
+    deviations = np.exp(logs)
+    tail = (PRIOR_DF + 1) / 2 * np.log1p((deviations / PRIOR_PP) ** 2 / PRIOR_DF)
+    prior = float((logs - tail).sum())
+    return -0.5 * _solve(model, deviations).criterion + prior
+
+
+def _size(model: _Model) -> float:
+    return float(np.sqrt(model.y.var() + model.own.mean())) or 1.0
+
+
 def _fit(model: _Model) -> FloatArray:
-    size = float(np.sqrt(model.y.var() + model.own.mean()))
-
-    def criterion(logs: FloatArray) -> float:
-        return _solve(model, size * np.exp(logs)).criterion - 2 * float(logs.sum())
-
-    found = optimize.minimize(criterion, np.full(3, np.log(0.5)), method="L-BFGS-B", bounds=[(-7.0, 5.0)] * 3)
-    deviations: FloatArray = size * np.exp(found.x)
+    size = np.log(_size(model))
+    found = optimize.minimize(
+        lambda logs: -_log_posterior(model, logs),
+        np.full(3, size + np.log(0.5)),
+        method="L-BFGS-B",
+        bounds=[(size + _BOUNDS[0], size + _BOUNDS[1])] * 3,
+    )
+    deviations: FloatArray = np.exp(found.x)
     return deviations
+
+
+def _posterior_deviations(model: _Model, mode: FloatArray, generator: np.random.Generator) -> FloatArray:
+    """Return `N_KEPT` equally probable standard deviations, shape [N_KEPT, 3]."""
+    centre = np.log(mode)
+    root = linalg.cholesky(_curvature_inverse(model, centre), lower=True)
+    normal = generator.normal(size=(N_PROPOSALS, 3))
+    stretched = normal / np.sqrt(generator.chisquare(_PROPOSAL_DF, size=(N_PROPOSALS, 1)) / _PROPOSAL_DF)
+    size = np.log(_size(model))
+    logs = np.clip(centre + stretched @ root.T, size + _BOUNDS[0], size + _BOUNDS[1])
+    proposal = -(_PROPOSAL_DF + 3) / 2 * np.log1p((stretched**2).sum(axis=1) / _PROPOSAL_DF)
+    weights = np.array([_log_posterior(model, each) for each in logs]) - proposal
+    shares = np.cumsum(np.exp(weights - weights.max()))
+    points = (np.arange(N_KEPT) + generator.random()) / N_KEPT
+    kept: FloatArray = np.exp(logs[np.searchsorted(shares, points * shares[-1])])
+    return kept
+
+
+def _curvature_inverse(model: _Model, centre: FloatArray) -> FloatArray:
+    """Return the inverse of the negative second derivative at the mode, each direction between 0.05 and 2 wide."""
+    steps = _STEP * np.eye(3)
+    hessian = np.empty((3, 3))
+    for first in range(3):
+        for second in range(first, 3):
+            ends = [
+                _log_posterior(model, centre + one * steps[first] + other * steps[second])
+                for one, other in ((1, 1), (1, -1), (-1, 1), (-1, -1))
+            ]
+            hessian[first, second] = hessian[second, first] = (ends[1] + ends[2] - ends[0] - ends[3]) / (4 * _STEP**2)
+    values, vectors = np.linalg.eigh(hessian)
+    inverse: FloatArray = (vectors / np.clip(values, 0.25, 400.0)) @ vectors.T
+    return inverse
 
 
 def _solve(model: _Model, deviations: FloatArray) -> _Solved:
     """Return -2 x restricted log-likelihood (up to a constant) and the effects at variance 1, shape [q]."""
     rest = deviations[2] ** 2 + model.own
     scale = np.array([1.0, deviations[0], deviations[1], 1.0])[model.part]
-    weighted = model.columns / rest[:, None]
-    inner = scale[:, None] * (model.columns.T @ weighted) * scale
-    inner[np.diag_indices_from(inner)] += model.part > 0
-    right = scale * (weighted.T @ model.y)
+    scaled = model.value * scale[model.place]
+    q = len(scale)
+    cells = model.place[:, :, None] * q + model.place[:, None, :]
+    weights = scaled[:, :, None] * scaled[:, None, :] / rest[:, None, None]
+    inner = np.bincount(cells.ravel(), weights=weights.ravel(), minlength=q * q).reshape(q, q) + model.penalty
+    right = np.bincount(model.place.ravel(), weights=(scaled * (model.y / rest)[:, None]).ravel(), minlength=q)
     factor = linalg.cholesky(inner, lower=True)
     half = linalg.solve_triangular(factor, right, lower=True)
     log_det = float(np.log(rest).sum()) + 2 * float(np.log(np.diag(factor)).sum())
@@ -119,13 +209,45 @@ def _solve(model: _Model, deviations: FloatArray) -> _Solved:
     return _Solved(criterion, scale, factor, linalg.solve_triangular(factor, half, lower=True, trans="T"))
 
 
-def _predict(model: _Model, deviations: FloatArray, *, noise_known: bool) -> Shrunken:
-    """Regime + source + target + pair; the pair is its share of what is left, the shared noise taken off."""
+class _Weights(NamedTuple):
+    share: FloatArray
+    """Shape [N]: how much of what is left of a pair's delta is its own effect."""
+    columns: FloatArray
+    """Shape [N, K]: what the effects weigh in the true delta."""
+    left: FloatArray
+    """Shape [N]: variance of the pair's effect when all other effects are known."""
+
+
+def _weights(model: _Model, deviations: FloatArray, scale: FloatArray) -> _Weights:
+    """The truth is regime + source + target + pair; the pair is its share of what is left, the shared noise off."""
+    pair = deviations[2] ** 2
+    share = pair / (pair + model.own) if model.noise_known else np.zeros(len(model.y))
+    is_shared = model.part[model.place] == 3
+    columns = np.where(is_shared, -share[:, None], 1 - share[:, None]) * model.value * scale[model.place]
+    return _Weights(share, columns, share * model.own if model.noise_known else np.full(len(model.y), pair))
+
+
+def _predict(model: _Model, deviations: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return mean and variance at given standard deviations, shape [N] each."""
     solved = _solve(model, deviations)
-    pair_variance = deviations[2] ** 2
-    share = pair_variance / (pair_variance + model.own) if noise_known else np.zeros(len(model.y))
-    weight = np.where(model.part == 3, -share[:, None], 1 - share[:, None])
-    rows = weight * model.columns * solved.scale
-    half = linalg.solve_triangular(solved.factor, rows.T, lower=True)
-    left = share * model.own if noise_known else pair_variance
-    return Shrunken(rows @ solved.effects + share * model.y, (half**2).sum(axis=0) + left, deviations)
+    weights = _weights(model, deviations, solved.scale)
+    inverse = linalg.cho_solve((solved.factor, True), np.eye(len(solved.scale)))
+    mean = (weights.columns * solved.effects[model.place]).sum(axis=1) + weights.share * model.y
+    crossed = inverse[model.place[:, :, None], model.place[:, None, :]]
+    return mean, np.einsum("nk,nkl,nl->n", weights.columns, crossed, weights.columns) + weights.left
+
+
+def _draw(
+    model: _Model, deviations: FloatArray, n_draws: int, generator: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Return joint draws of the true deltas at given standard deviations, shape [N, n_draws]."""
+    solved = _solve(model, deviations)
+    weights = _weights(model, deviations, solved.scale)
+    normal = generator.normal(size=(len(solved.scale), n_draws))
+    effects = solved.effects[:, None] + linalg.solve_triangular(solved.factor, normal, lower=True, trans="T")
+    drawn = (weights.share * model.y)[:, None] + np.sqrt(weights.left)[:, None] * generator.normal(
+        size=(len(model.y), n_draws)
+    )
+    for column in range(model.place.shape[1]):
+        drawn += weights.columns[:, column, None] * effects[model.place[:, column]]
+    return drawn.astype(np.float32)

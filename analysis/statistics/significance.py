@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+from scipy import special, stats
+
+from transfergrid.analysis.statistics.moderation import moderate
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 
 def mcnemar_exact_p(n_only_base: IntArray, n_only_adapter: IntArray) -> FloatArray:
@@ -45,16 +48,36 @@ def benjamini_hochberg(p_values: FloatArray) -> FloatArray:
         Shape [N]; NaN where there was no test. ``q <= fdr`` rejects at that false discovery rate.
 
     Source:
-        Benjamini and Hochberg 1995, step-up.
+        Benjamini and Hochberg 1995, step-up, as in SciPy.
     """
     q_values = np.full(len(p_values), np.nan)
-    tested = np.flatnonzero(~np.isnan(p_values))
-    order = tested[np.argsort(p_values[tested], kind="stable")]
-    n_tests = len(order)
-    if n_tests:
-        scaled = p_values[order] * n_tests / np.arange(1, n_tests + 1)
-        q_values[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
+    tested = ~np.isnan(p_values)
+    q_values[tested] = stats.false_discovery_control(p_values[tested])
     return q_values
+
+
+def beyond_cut_p(delta_pp: FloatArray, se_pp: FloatArray, df: FloatArray, cut_pp: float) -> FloatArray:
+    """Return the one-sided p of ``true delta >= cut``, shape [N]: small where a row lies beyond the harm cut for sure.
+
+    A t test of the paired difference; NaN where the standard error is 0 or not known.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(se_pp > 0, special.stdtr(df, (delta_pp - cut_pp) / se_pp), np.nan)
+
+
+def harm_by_chance(n_changed: FloatArray, n_items: FloatArray, cut_pp: float) -> FloatArray:
+    """Return the probability that a delta of one seed is at or below the cut if every change is a coin flip.
+
+    Args:
+        n_changed: Shape [N], items that changed from right to wrong or back; NaN: not known.
+        n_items: Shape [N], items of the target.
+        cut_pp: The harm cut, <= 0.
+
+    Returns:
+        Shape [N]: ``P(lost - won >= k)`` with ``k = ceil(-cut n / 100)``, exact on the counts; NaN: not known.
+    """
+    least = np.ceil(-cut_pp / 100 * n_items - 1e-9)
+    return np.asarray(stats.binom.cdf(np.floor((n_changed - least) / 2), n_changed, 0.5), dtype=np.float64)
 
 
 class PairedSums(NamedTuple):
@@ -81,36 +104,73 @@ class StandardErrors(NamedTuple):
     df: FloatArray
 
 
-def crossed_standard_error(sums: PairedSums) -> StandardErrors:
-    """Return the standard error of mean differences when the same items are scored in every seed.
+def crossed_standard_error(sums: PairedSums, models: npt.NDArray[np.intp], redrawn: BoolArray) -> StandardErrors:
+    """Return the standard error of mean differences over items and seeds.
 
-    Items and seeds are two crossed random factors: var = (MS items + MS seeds - MS residual) / (items x seeds),
-    with Satterthwaite's degrees of freedom. A factor whose mean square is not above the residual's counts as
-    having no variance of its own. With one seed this is the standard error of the paired difference.
+    The same items in every seed: items and seeds are two crossed random factors, var = (MS items + MS seeds - MS
+    residual) / (items x seeds), with Satterthwaite's degrees of freedom. Items redrawn in every seed: var = MS seeds /
+    (items x seeds), and the residual is what items vary within a seed. A factor whose mean square is not above the
+    residual's counts as having no variance of its own. With one seed this is the standard error of the paired
+    difference. Three seeds leave two degrees of freedom, so the mean squares of seeds of a model are moderated.
+
+    Args:
+        sums: Sums of N rows.
+        models: Shape [N], codes; rows of one model are alike in what seeds do.
+        redrawn: Shape [N]: whether every seed has items of its own.
 
     Source:
-        Two-way random-effects analysis of variance; Satterthwaite 1946.
+        Two-way random-effects analysis of variance; Satterthwaite 1946; Smyth 2004 (`moderate`).
     """
     items, seeds = sums.n_items, sums.n_seeds
     with np.errstate(invalid="ignore", divide="ignore"):
-        cells = items * seeds
-        total = sums.squares - cells * sums.mean**2
-        ms_items = seeds * sums.between_items / (items - 1)
-        ms_seeds = items * sums.between_seeds / (seeds - 1)
-        ms_residual = np.maximum(
-            (total - seeds * sums.between_items - items * sums.between_seeds) / ((items - 1) * (seeds - 1)), 0.0
-        )
-        both = ms_items + ms_seeds - ms_residual
+        squares = _mean_squares(sums, redrawn)
+        expected = squares.residual + _mean_excess(squares, models)
+        of_seeds, df_seeds = moderate(squares.seeds, np.maximum(seeds - 1, 0), groups=models, scale=expected)
+        both = np.where(redrawn, of_seeds, squares.items + of_seeds - squares.residual)
         df_both = both**2 / (
-            ms_items**2 / (items - 1) + ms_seeds**2 / (seeds - 1) + ms_residual**2 / ((items - 1) * (seeds - 1))
+            np.where(redrawn, 0.0, squares.items**2 / (items - 1) + squares.residual**2 / squares.df_residual)
+            + of_seeds**2 / df_seeds
         )
-        only_items = (seeds < 2) | (ms_seeds <= ms_residual)
-        only_seeds = ~only_items & (ms_items <= ms_residual)
-        mean_square = np.where(only_items, ms_items, np.where(only_seeds, ms_seeds, both))
-        df = np.where(only_items, items - 1, np.where(only_seeds, seeds - 1, df_both))
-        se = np.sqrt(mean_square / cells)
+        only_items = (seeds < 2) | (of_seeds <= squares.residual)
+        only_seeds = ~only_items & ~redrawn & (squares.items <= squares.residual)
+        mean_square = np.where(only_items, squares.items, np.where(only_seeds, of_seeds, both))
+        df_items = np.where(redrawn, seeds * (items - 1), items - 1)
+        df = np.where(only_items, df_items, np.where(only_seeds, df_seeds, df_both))
+        se = np.sqrt(mean_square / (items * seeds))
     usable = items >= 2
     return StandardErrors(np.where(usable, se, np.nan), np.where(usable, df, np.nan))
+
+
+class _MeanSquares(NamedTuple):
+    items: FloatArray
+    seeds: FloatArray
+    residual: FloatArray
+    df_residual: FloatArray
+
+
+def _mean_squares(sums: PairedSums, redrawn: BoolArray) -> _MeanSquares:
+    items, seeds = sums.n_items, sums.n_seeds
+    of_seeds = items * sums.between_seeds / (seeds - 1)
+    total = sums.squares - items * seeds * sums.mean**2
+    left = total - items * sums.between_seeds
+    within = np.maximum(left / (seeds * (items - 1)), 0.0)
+    df_crossed = (items - 1) * (seeds - 1)
+    crossed = np.maximum((left - seeds * sums.between_items) / df_crossed, 0.0)
+    return _MeanSquares(
+        np.where(redrawn, within, seeds * sums.between_items / (items - 1)),
+        of_seeds,
+        np.where(redrawn, within, crossed),
+        np.where(redrawn, seeds * (items - 1), df_crossed),
+    )
+
+
+def _mean_excess(squares: _MeanSquares, models: npt.NDArray[np.intp]) -> FloatArray:
+    """Return what seeds add to their mean square on average over a row's model, shape [N], >= 0."""
+    known = np.isfinite(squares.seeds - squares.residual)
+    size = int(models.max(initial=-1)) + 1
+    total = np.bincount(models[known], weights=(squares.seeds - squares.residual)[known], minlength=size)
+    found: FloatArray = np.maximum(total / np.maximum(np.bincount(models[known], minlength=size), 1), 0.0)[models]
+    return found
 
 
 def holds_fdr(q_values: FloatArray, fdr: float) -> npt.NDArray[np.bool_]:

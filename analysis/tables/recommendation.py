@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from scipy import special
 
-from transfergrid.analysis.records import PAIR, SOURCE, TARGET, ItemBlock
+from transfergrid.analysis.records import PAIR, TARGET, ItemBlock
 from transfergrid.analysis.statistics.pair_noise import PairNoise, independent_noise, measure_noise
 from transfergrid.analysis.statistics.reml import FitError
 from transfergrid.analysis.statistics.shrinkage import shrink
@@ -114,31 +114,26 @@ def _pooled(frame: pl.DataFrame, spread: str) -> float:
     return float(np.average(found[spread], weights=found["n_models"] - 1)) if found.height else float("nan")
 
 
-def estimate_sources(pairs: _Pairs, target: Cell, settings: AnalysisConfig) -> pl.DataFrame:
-    """Return one row per source of a target: shrunken estimate, interval, probability of harm."""
+def estimate_pairs(pairs: _Pairs, settings: AnalysisConfig) -> pl.DataFrame:
+    """Return one row per pair: shrunken estimate, interval, probability of harm."""
     frame = pairs.frame
-    at_target = ((frame["target_task"] == target.task) & (frame["target_language"] == target.language)).to_numpy()
     observed = frame["mean_pp"].to_numpy()
     reason = None
     try:
-        mean, variance, _ = shrink(frame, observed, pairs.noise)
+        mean, variance, *_ = shrink(frame, observed, pairs.noise, seed=settings.seed)
     except FitError as error:
         mean, variance = observed, pairs.noise.variance
         reason = f"not shrunken: {error}"
     z = float(special.ndtri(1 - (1 - settings.confidence) / 2))
     spread = np.sqrt(variance + pairs.between_models)
     unknown = NO_INTERVAL if reason is None else f"{reason}; {NO_INTERVAL}"
-    return (
-        frame.select(*SOURCE, "regime", "n_models", observed_pp="mean_pp")
-        .with_columns(
-            estimate_pp=pl.Series(mean),
-            low_pp=pl.Series(mean - z * np.sqrt(variance)).fill_nan(None),
-            high_pp=pl.Series(mean + z * np.sqrt(variance)).fill_nan(None),
-            p_harm=pl.Series(special.ndtr((settings.harm_threshold_pp - mean) / spread)).fill_nan(None),
-            p_help=pl.Series(special.ndtr(mean / spread)).fill_nan(None),
-            reason=pl.when(pl.Series(np.isnan(variance))).then(pl.lit(unknown)).otherwise(pl.lit(reason)),
-        )
-        .filter(pl.Series(at_target))
+    return frame.select(*PAIR, "regime", "n_models", observed_pp="mean_pp").with_columns(
+        estimate_pp=pl.Series(mean),
+        low_pp=pl.Series(mean - z * np.sqrt(variance)).fill_nan(None),
+        high_pp=pl.Series(mean + z * np.sqrt(variance)).fill_nan(None),
+        p_harm=pl.Series(special.ndtr((settings.harm_threshold_pp - mean) / spread)).fill_nan(None),
+        p_help=pl.Series(special.ndtr(mean / spread)).fill_nan(None),
+        reason=pl.when(pl.Series(np.isnan(variance))).then(pl.lit(unknown)).otherwise(pl.lit(reason)),
     )
 
 
@@ -152,7 +147,7 @@ def with_unestimated(estimates: pl.DataFrame, rows: pl.DataFrame, target: Cell) 
         .agg(observed_pp=pl.col("delta_pp").mean(), n_models=pl.len().cast(pl.Int64))
         .with_columns(reason=pl.lit(MATCHED))
     )
-    found = pl.concat([estimates, own], how="diagonal")
+    found = pl.concat([estimates.filter(at_target).drop(TARGET), own], how="diagonal")
     missing = sources.join(found, on=["source_task", "source_language"], how="anti").with_columns(
         reason=pl.lit(NO_DATA), n_models=pl.lit(0, dtype=pl.Int64)
     )

@@ -7,14 +7,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from scipy import special
 
 from transfergrid.analysis.records import EVERY_REGIME, in_regime
 from transfergrid.analysis.statistics.group_draws import Group
 from transfergrid.analysis.statistics.group_intervals import DrawArray, estimate, intervals
-from transfergrid.analysis.statistics.significance import holds_fdr
-from transfergrid.analysis.tables.table import CONFIDENCE, REASON, REGIME, Column, Table, schema_of, with_ends
+from transfergrid.analysis.statistics.significance import benjamini_hochberg, beyond_cut_p, harm_by_chance, holds_fdr
+from transfergrid.analysis.statistics.true_rates import draw_true_deltas, true_rates
+from transfergrid.analysis.tables.table import (
+    CONFIDENCE,
+    REASON,
+    REGIME,
+    Column,
+    Table,
+    TableInputs,
+    schema_of,
+    with_ends,
+)
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.store.imported import SE_OF_SEEDS
 
@@ -46,11 +57,20 @@ _COLUMNS = (
     *with_ends(Column("median_pp", pl.Float64, "pp", "Median delta of the rows.")),
     *with_ends(Column("win_rate", pl.Float64, "0..1", "Share of the rows with a delta above 0, noise included.")),
     *with_ends(Column("harm_rate", pl.Float64, "0..1", "Share of the rows beyond the harm cut, noise included.")),
+    *with_ends(
+        Column("win_rate_true", pl.Float64, "0..1", "Mean probability over the rows that the true delta is above 0.")
+    ),
+    *with_ends(
+        Column("harm_rate_true", pl.Float64, "0..1", "The same that the true delta is at or below the harm cut.")
+    ),
     Column("resampled", pl.String, "", "What the bootstrap draws again for the intervals."),
     REASON,
     Column("n_tested", pl.Int64, "rows", "Rows with a test."),
-    Column("harm_rate_significant", pl.Float64, "0..1", "Share of the tested rows beyond the cut and with q <= `fdr`."),
-    Column("win_rate_significant", pl.Float64, "0..1", "Share of the tested rows above 0 and with q <= `fdr`."),
+    Column(
+        "harm_rate_significant", pl.Float64, "0..1", "Share of the tested rows that lie beyond the harm cut for sure."
+    ),
+    Column("loss_rate_significant", pl.Float64, "0..1", "Share of the tested rows that lie below 0 with q <= `fdr`."),
+    Column("win_rate_significant", pl.Float64, "0..1", "Share of the tested rows that lie above 0 with q <= `fdr`."),
     Column("harm_rate_by_chance", pl.Float64, "0..1", "What `harm_rate` would be if every true delta were 0."),
     Column("median_se_pp", pl.Float64, "pp", "Median standard error of the rows."),
     Column("se_origin", pl.String, "", "All origins of standard errors that occur."),
@@ -61,13 +81,14 @@ _COLUMNS = (
 )
 
 
-def regime_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig) -> pl.DataFrame:
+def regime_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig, truth: DrawArray) -> pl.DataFrame:
     """Return n, mean, median, win and harm rate with intervals, by regime and by every one of `DIMENSIONS`.
 
     Args:
         rows: Transfer table.
         draws: Shape [rows, B] or [rows, 1]: deltas on resampled items, see `resample_deltas`.
         settings: Harm threshold, level, resamples, seed and false discovery rate.
+        truth: Shape [rows, B]: draws of true deltas, see `draw_true_deltas`.
 
     Returns:
         One row per (regime, by, group). A regime without rows has n 0 and a reason; an interval that cannot be
@@ -79,7 +100,7 @@ def regime_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig)
     empty = [regime for regime in EVERY_REGIME if not there.filter(in_regime(regime)).height]
     frames = [_empty_rows(empty, settings)]
     if groups:
-        frames.insert(0, _summarise(there, draws[usable.to_numpy()], groups, settings))
+        frames.insert(0, _summarise(there, draws[usable.to_numpy()], truth[usable.to_numpy()], groups, settings))
     order = {name: place for place, name in enumerate(EVERY_REGIME)}
     by_order = {name: place for place, name in enumerate(("all", *DIMENSIONS))}
     return pl.concat(frames, how="diagonal_relaxed").sort(
@@ -102,7 +123,9 @@ def _groups(rows: pl.DataFrame) -> Iterator[Group]:
                 yield Group(regime, by, name, np.sort(np.array(index, dtype=np.intp)))
 
 
-def _summarise(rows: pl.DataFrame, draws: DrawArray, groups: Sequence[Group], settings: AnalysisConfig) -> pl.DataFrame:
+def _summarise(
+    rows: pl.DataFrame, draws: DrawArray, truth: DrawArray, groups: Sequence[Group], settings: AnalysisConfig
+) -> pl.DataFrame:
     deltas = rows["delta_pp"].to_numpy()
     found = estimate(deltas, groups, settings.harm_threshold_pp)
     ends = intervals(rows, draws, groups, settings)
@@ -115,6 +138,10 @@ def _summarise(rows: pl.DataFrame, draws: DrawArray, groups: Sequence[Group], se
     for name in ("mean_pp", "median_pp", "win_rate", "harm_rate"):
         interval = getattr(ends, name)
         columns |= {name: getattr(found, name), f"{name}_low": interval.low, f"{name}_high": interval.high}
+    indices = [group.index for group in groups]
+    rates = true_rates(truth, indices, harm_pp=settings.harm_threshold_pp, confidence=settings.confidence)
+    for name, rate in rates.items():
+        columns |= {name: rate.rate, f"{name}_low": rate.low, f"{name}_high": rate.high}
     frame = pl.DataFrame(columns | {"resampled": ends.resampled, "reason": ends.reasons}, strict=False)
     frame = frame.with_columns(pl.col(pl.Float64).fill_nan(None), pl.col("reason").cast(pl.String))
     return _with_settings(pl.concat([frame, _significance(rows, groups, settings)], how="horizontal"), settings)
@@ -126,32 +153,55 @@ def _significance(rows: pl.DataFrame, groups: Sequence[Group], settings: Analysi
     errors = rows["se_pp"].fill_null(np.nan).to_numpy()
     of_seeds = (rows["se_origin"] == SE_OF_SEEDS).fill_null(False).to_numpy()
     significant = holds_fdr(q_values, settings.fdr)
-    harm = deltas <= settings.harm_threshold_pp
-    with np.errstate(invalid="ignore", divide="ignore"):
-        by_chance = np.where(
-            errors > 0, special.ndtr(settings.harm_threshold_pp / errors), np.where(errors == 0, 0.0, np.nan)
-        )
+    beyond = holds_fdr(_beyond_cut_q(rows, settings.harm_threshold_pp), settings.fdr)
+    events = {
+        "harm_rate_significant": beyond,
+        "loss_rate_significant": significant & (deltas < 0),
+        "win_rate_significant": significant & (deltas > 0),
+    }
+    by_chance = _harm_by_chance(rows, settings.harm_threshold_pp)
     records = []
     for group in groups:
         index = group.index
         tested = ~np.isnan(q_values[index])
         n_tested = int(tested.sum())
-        records.append(
-            {
-                "n_tested": n_tested,
-                "harm_rate_significant": float((significant & harm)[index].sum() / n_tested) if n_tested else None,
-                "win_rate_significant": float((significant & (deltas > 0))[index].sum() / n_tested)
-                if n_tested
-                else None,
-                "harm_rate_by_chance": None if of_seeds[index].any() else _mean_of_known(by_chance[index]),
-                "se_origin": ", ".join(rows["se_origin"][index].unique().drop_nulls().sort()) or None,
-                "median_se_pp": _median_of_known(errors[index]),
-                "harm_threshold_items": _threshold_items(rows["n_items"][index], settings.harm_threshold_pp),
-            }
-        )
-    rates = dict.fromkeys(("harm_rate_significant", "win_rate_significant", "harm_rate_by_chance"), pl.Float64)
-    others = {"median_se_pp": pl.Float64, "se_origin": pl.String, "harm_threshold_items": pl.Int64}
-    return pl.DataFrame(records, schema={"n_tested": pl.Int64, **rates, **others})
+        record: dict[str, object] = {
+            name: float(event[index].sum() / n_tested) if n_tested else None for name, event in events.items()
+        }
+        record |= {
+            "n_tested": n_tested,
+            "harm_rate_by_chance": None if of_seeds[index].any() else _mean_of_known(by_chance[index]),
+            "se_origin": ", ".join(rows["se_origin"][index].unique().drop_nulls().sort()) or None,
+            "median_se_pp": _median_of_known(errors[index]),
+            "harm_threshold_items": _threshold_items(rows["n_items"][index], settings.harm_threshold_pp),
+        }
+        records.append(record)
+    names = records[0].keys() if records else ()
+    return pl.DataFrame(records, schema={name: dtype for name, dtype in schema_of(_COLUMNS).items() if name in names})
+
+
+def _beyond_cut_q(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
+    """Return q of the one-sided test against the harm cut, all rows being one family; NaN: no test."""
+    delta, se, df = (rows[name].fill_null(np.nan).to_numpy() for name in ("delta_pp", "se_pp", "df"))
+    tested = rows["q_value"].is_not_null().to_numpy()
+    return benjamini_hochberg(np.where(tested, beyond_cut_p(delta, se, df, cut_pp), np.nan))
+
+
+def _harm_by_chance(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
+    """Return every row's probability of harm if its true delta were 0, shape [N]; NaN: not known.
+
+    One seed of items: exact on the counts, the changed items from the standard error. Else a normal distribution on
+    the lattice of single answers, half a step of which lies on the harmful side of the cut.
+    """
+    delta, se = (rows[name].fill_null(np.nan).to_numpy() for name in ("delta_pp", "se_pp"))
+    n_items, n_seeds = (rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in ("n_items", "n_seeds"))
+    net = delta * n_items / 100
+    changed = np.round((se / 100) ** 2 * n_items * (n_items - 1) + net**2 / n_items)
+    counted = (rows["origin"] == "items").to_numpy() & (n_seeds == 1) & np.isfinite(changed)
+    half_step = np.nan_to_num(50 / (n_items * n_seeds))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        normal = np.where(se > 0, special.ndtr((cut_pp + half_step) / se), np.where(se == 0, 0.0, np.nan))
+    return np.where(counted, harm_by_chance(np.where(counted, changed, 0), n_items, cut_pp), normal)
 
 
 def _mean_of_known(values: np.ndarray) -> float | None:
@@ -191,6 +241,11 @@ def _with_settings(frame: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFram
     )
 
 
+def true_deltas(inputs: TableInputs) -> DrawArray:
+    """Return draws of every row's true delta, see `draw_true_deltas`; for ``inputs.once``."""
+    return draw_true_deltas(inputs.rows, inputs.transfer.items, inputs.settings)
+
+
 REGIMES = Table(
     name="regimes",
     row="regime, by, group",
@@ -200,5 +255,5 @@ REGIMES = Table(
     ),
     columns=_COLUMNS,
     shown="regime group n mean_pp mean_pp_low mean_pp_high win_rate harm_rate harm_rate_significant",
-    build=lambda inputs: regime_table(inputs.rows, inputs.draws, inputs.settings),
+    build=lambda inputs: regime_table(inputs.rows, inputs.draws, inputs.settings, inputs.once(true_deltas)),
 )

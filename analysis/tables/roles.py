@@ -14,10 +14,10 @@ from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 
 HUB = "hub"
-"""A donor whose score's interval, measured from the mean of its kind, lies above 0."""
+"""A donor whose score lies above the mean of its kind; all hubs of a ranking hold together at the level."""
 
 FRAGILE = "fragile"
-"""A recipient whose harm rate's interval, measured from the mean of its kind, lies above 0."""
+"""A recipient whose score lies below the mean of its kind; all fragile ones hold together at the level."""
 
 ROLES = {"donor": "source", "recipient": "target"}
 
@@ -51,7 +51,7 @@ _COLUMNS = (
     Column("score_pp", pl.Float64, "pp", "Mean over models of the model's mean delta in the unit's rows or columns."),
     Column("se_pp", pl.Float64, "pp", "Standard error of the score across models."),
     *_SCORE_ENDS,
-    *with_ends(Column("rank", pl.Int64, "rank", "Place by score among the units; 1 is the highest score.")),
+    *with_ends(Column("rank", pl.Int64, "rank", "Place by score among the units; 1 is the highest.")),
     Column("win_rate", pl.Float64, "0..1", "Share of the rows with a delta above 0, noise included."),
     *with_ends(Column("harm_rate", pl.Float64, "0..1", "Share of the rows beyond the harm cut, noise included.")),
     Column("label", pl.String, "", "`hub` or `fragile`."),
@@ -117,7 +117,7 @@ def _drop_of_one(scores: pl.DataFrame, part: pl.DataFrame, kind: Kind) -> pl.Dat
     other = [f"{'target' if kind.role == 'donor' else 'source'}_{each}" for each in ("task", "language")]
     n_others = part.group_by("name").agg(several=pl.struct(other).n_unique() > 1)
     several = pl.col("several")
-    dropped = ("rank_low", "rank_high", "harm_rate_low", "harm_rate_high", "above_mean_low", "harm_above_mean_low")
+    dropped = ("rank_low", "rank_high", "harm_rate_low", "harm_rate_high", "stands_out")
     why = pl.when(~several).then(pl.lit(ONE_OTHER[kind.role]))
     return (
         scores.join(n_others, on="name", how="left", validate="m:1")
@@ -175,20 +175,20 @@ def _scores(part: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
 
 def _nothing() -> list[pl.Expr]:
     floats = ("score_pp_low", "score_pp_high", "harm_rate_low", "harm_rate_high")
-    centred = ("above_mean_low", "harm_above_mean_low")
     return [
-        *(pl.lit(None, dtype=pl.Float64).alias(name) for name in (*floats, *centred)),
+        pl.lit(False).alias("stands_out"),
+        *(pl.lit(None, dtype=pl.Float64).alias(name) for name in floats),
         *(pl.lit(None, dtype=pl.Int64).alias(name) for name in ("rank_low", "rank_high")),
     ]
 
 
 def _label(scores: pl.DataFrame, kind: Kind) -> pl.DataFrame:
-    column, label = ("above_mean_low", HUB) if kind.role == "donor" else ("harm_above_mean_low", FRAGILE)
+    label = HUB if kind.role == "donor" else FRAGILE
     return scores.with_columns(
         role=pl.lit(kind.role),
         unit=pl.lit(kind.unit),
         regime=pl.lit(kind.regime),
-        label=pl.when(pl.col(column) > 0).then(pl.lit(label)),
+        label=pl.when("stands_out").then(pl.lit(label)),
     ).sort("models", "rank", "name")
 
 

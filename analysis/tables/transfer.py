@@ -72,7 +72,7 @@ TRANSFER = Table(
         Column("se_origin", pl.String, "", "What the standard error holds: `items`, `unpaired` or `seeds`."),
         Column("df", pl.Float64, "", "Degrees of freedom of the standard error (Satterthwaite)."),
         Column("p_value", pl.Float64, "0..1", "Two-sided p of no change, by `p_method`."),
-        Column("q_value", pl.Float64, "0..1", "`p_value` after Benjamini-Hochberg within the regime."),
+        Column("q_value", pl.Float64, "0..1", "`p_value` after Benjamini-Hochberg, the whole table being one family."),
         Column("p_method", pl.String, "", "Test behind `p_value`."),
         _FLIPS,
         REASON,
@@ -103,7 +103,9 @@ TRANSFER_BY_SEED = Table(
         Column("delta_pp", pl.Float64, "pp", "100 x (adapter score - base score)."),
         Column("se_pp", pl.Float64, "pp", "Standard error of `delta_pp` over items, paired."),
         Column("mcnemar_p", pl.Float64, "0..1", "Two-sided exact McNemar p of `n_only_base` against `n_only_adapter`."),
-        Column("mcnemar_q", pl.Float64, "0..1", "`mcnemar_p` after Benjamini-Hochberg within the regime."),
+        Column(
+            "mcnemar_q", pl.Float64, "0..1", "`mcnemar_p` after Benjamini-Hochberg, the whole table being one family."
+        ),
         Column("n_both", pl.Int64, "items", "Items that base and adapter answer right."),
         Column("n_only_base", pl.Int64, "items", "Items that only the base answers right."),
         Column("n_only_adapter", pl.Int64, "items", "Items that only the adapter answers right."),

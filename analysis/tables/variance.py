@@ -11,7 +11,7 @@ import polars as pl
 from scipy import special
 
 from transfergrid.analysis.records import EVERY_REGIME, in_regime
-from transfergrid.analysis.statistics.bootstrap import count_levels, level_codes
+from transfergrid.analysis.statistics.levels import count_levels, level_codes
 from transfergrid.analysis.statistics.reml import FitError, RemlFit, fit_reml, same_grouping
 from transfergrid.analysis.tables.table import CONFIDENCE, REASON, REGIME, Column, Table, schema_of, with_ends
 from transfergrid.config.settings import AnalysisConfig

@@ -21,7 +21,7 @@ from transfergrid.analysis.records import ALL_TRANSFER, Transfer, in_regime
 from transfergrid.analysis.tables.recommendation import (
     HIGH_HARM,
     choose_rows,
-    estimate_sources,
+    estimate_pairs,
     noisy_pairs,
     with_unestimated,
 )
@@ -94,7 +94,7 @@ def recommend_from(
     there = rows.filter(pl.col("delta_pp").is_not_null())
     models = tuple(there["model"].unique().sort())
     pairs = noisy_pairs(there.filter(in_regime(ALL_TRANSFER)), transfer.items)
-    estimates = estimate_sources(pairs, target, settings)
+    estimates = estimate_pairs(pairs, settings)
     table = with_unestimated(estimates, rows, target)
     if avoid:
         table = table.filter(pl.col("p_harm") > HIGH_HARM).sort("p_harm", "estimate_pp", descending=[True, False])

@@ -71,8 +71,8 @@ def _regimes(regimes: pl.DataFrame, settings: AnalysisConfig) -> RenderableType:
         )
     first = regime_row(regimes, ALL_TRANSFER)
     note = (
-        f"harm: delta <= {settings.harm_threshold_pp:g} pp; sig.: also Benjamini-Hochberg q <= {settings.fdr:g} "
-        f"within the regime; intervals: cluster bootstrap of {first['resampled'] or 'nothing'}, "
+        f"harm: delta <= {settings.harm_threshold_pp:g} pp; sig.: for sure, Benjamini-Hochberg q <= {settings.fdr:g} "
+        f"over the whole table; intervals: cluster bootstrap of {first['resampled'] or 'nothing'}, "
         f"{settings.bootstrap_resamples} resamples, seed {settings.seed}"
     )
     return Group(view, Text("\n".join([note, *_regime_reasons(regimes)])))

@@ -132,13 +132,7 @@ def _with_mcnemar(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_q(frame: pl.DataFrame, p_column: str, q_column: str) -> pl.DataFrame:
-    """Add Benjamini-Hochberg q within every kind of source and regime; null where there is no p."""
-    p_values = frame[p_column].fill_null(np.nan).to_numpy()
-    families = frame.select(pl.struct("source_kind", "regime").rank("dense")).to_series().to_numpy()
-    q_values = np.full(frame.height, np.nan)
-    for family in np.unique(families):
-        inside = families == family
-        q_values[inside] = benjamini_hochberg(p_values[inside])
-    return frame.with_columns(
-        pl.col(p_column).fill_nan(None), pl.Series(q_column, q_values, dtype=pl.Float64).fill_nan(None)
-    )
+    """Add Benjamini-Hochberg q, all rows of the table being one family; null where there is no p."""
+    p_values = frame[p_column].fill_null(np.nan)
+    q_values = pl.Series(q_column, benjamini_hochberg(p_values.to_numpy()), dtype=pl.Float64)
+    return frame.with_columns(p_values.fill_nan(None).alias(p_column), q_values.fill_nan(None))

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from transfergrid.analysis.records import EVERY_KEY, KEY, ItemBlock, Transfer
+from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.significance import (
     PairedSums,
     crossed_standard_error,
@@ -33,6 +34,8 @@ from transfergrid.store.scores import (
     with_regime,
 )
 
+REDRAWN = 1.5
+"""Items of all seeds together, measured in those of one seed, above which seeds count as having items of their own."""
 NO_MODEL = "no adapter scores of this model in the store"
 
 
@@ -68,7 +71,7 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
         raise UserError(
             f"model {both[0]!r} has both item scores and an imported table; analyse them in two run folders"
         )
-    averaged = _average_seeds(by_seed, blocks).join(sources, on="source", how="left", validate="m:1")
+    averaged = average_seeds(by_seed, blocks).join(sources, on="source", how="left", validate="m:1")
     rows = pl.concat([averaged, transfer_from_imported(imported)], how="diagonal")
     rows = _finish(rows, imported, run, config)
     remarked = by_seed.join(read_remarks(run), on=list(KEY), how="left", validate="m:1", maintain_order="left")
@@ -87,7 +90,8 @@ def _unscored_models(by_seed: pl.DataFrame, config: GridConfig | None) -> tuple[
     return tuple(sorted({model.name for model in config.models} - set(by_seed["model"])))
 
 
-def _average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.DataFrame:
+def average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.DataFrame:
+    """Return one row per (model, source, target) with standard error and test, see `crossed_standard_error`."""
     there = pl.col("delta_pp").is_not_null()
     averaged = by_seed.group_by(EVERY_KEY, maintain_order=True).agg(
         primary_metric=pl.col("primary_metric").drop_nulls().first(),
@@ -113,13 +117,15 @@ def _average_seeds(by_seed: pl.DataFrame, blocks: Sequence[ItemBlock]) -> pl.Dat
 
 
 def _between_items(blocks: Sequence[ItemBlock]) -> pl.DataFrame:
-    """Return per row the sum over items of (the item's mean over seeds - mean)^2."""
-    frames = [pl.DataFrame(schema={**dict.fromkeys(EVERY_KEY, pl.String), "between_items": pl.Float64})]
+    """Return per row the sum over items of (the item's mean over seeds - mean)^2, and the items of all seeds."""
+    numbers = {"between_items": pl.Float64, "n_items_of_all_seeds": pl.Int64}
+    frames = [pl.DataFrame(schema={**dict.fromkeys(EVERY_KEY, pl.String), **numbers})]
     for block in blocks:
         values = block.differences.astype(np.float64)
-        n_items = np.maximum(block.scored.sum(axis=1), 1)
-        squares = (values**2).sum(axis=1) - values.sum(axis=1) ** 2 / n_items
-        frames.append(block.keys.with_columns(between_items=pl.Series(np.maximum(squares, 0.0))))
+        n_items = block.scored.sum(axis=1)
+        squares = (values**2).sum(axis=1) - values.sum(axis=1) ** 2 / np.maximum(n_items, 1)
+        found = {"between_items": np.maximum(squares, 0.0), "n_items_of_all_seeds": n_items}
+        frames.append(block.keys.select(EVERY_KEY).with_columns(pl.Series(name, each) for name, each in found.items()))
     return pl.concat(frames)
 
 
@@ -131,7 +137,8 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
     sums = PairedSums(
         column("n_items"), column("n_seeds"), mean, column("between_items"), column("between_seeds"), column("squares")
     )
-    errors = crossed_standard_error(sums)
+    redrawn = column("n_items_of_all_seeds") > REDRAWN * column("n_items")
+    errors = crossed_standard_error(sums, level_codes(frame, ("model",)), redrawn)
     with np.errstate(invalid="ignore", divide="ignore"):
         by_t = np.where(errors.se > 0, t_test_p(mean / errors.se, errors.df), np.where(errors.se == 0, 1.0, np.nan))
     exact = (column("n_seeds") < 2) & np.isfinite(column("mcnemar_p"))
@@ -146,8 +153,10 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
         .then(pl.lit("exact McNemar"))
         .when(pl.col("n_seeds") < 2)
         .then(pl.lit("t test over items"))
-        .otherwise(pl.lit("t test, items and seeds crossed")),
-    ).drop("between_items", "between_seeds")
+        .when(pl.Series(redrawn))
+        .then(pl.lit("moderated t test, items redrawn per seed"))
+        .otherwise(pl.lit("moderated t test, items and seeds crossed")),
+    ).drop("between_items", "between_seeds", "n_items_of_all_seeds")
 
 
 _COLUMNS = (

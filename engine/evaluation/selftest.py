@@ -10,10 +10,10 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.table import Table
 
@@ -35,11 +35,15 @@ from transfergrid.engine.scorers.reference import ReferenceScorer
 from transfergrid.engine.workers.version import selftest_record, vllm_version
 from transfergrid.store.files import write_json
 
+if TYPE_CHECKING:
+    import polars as pl
+
 TASK, LANGUAGE = "arc_challenge", "en"
 TOLERANCES = {"float32": 0.01, "float16": 0.5, "bfloat16": 3.0}
 """Largest difference of one choice's log-likelihood to float32, nats, by number format."""
 _RANK = 16
-_MIN_EFFECT = 0.1  # nats that the adapter must change some log-likelihood by
+MIN_EFFECT = 0.1
+"""Nats that an adapter must change some log-likelihood by."""
 
 Scores = Sequence[float]
 """Log-likelihoods of all choices of all items, in order."""
@@ -67,7 +71,7 @@ class WayResult:
     def is_right(self) -> bool:
         """Whether it ran, agrees with transformers within its number format, and applied the adapter."""
         largest = max(self.base_difference, self.adapter_difference)
-        return self.failure is None and largest <= TOLERANCES[self.dtype] and self.effect >= _MIN_EFFECT
+        return self.failure is None and largest <= TOLERANCES[self.dtype] and self.effect >= MIN_EFFECT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,16 @@ class SelftestReport:
     def is_passed(self) -> bool:
         """Whether every planned way is right."""
         return all(way.is_right for way in self.ways if way.name == "planned")
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row per way."""
+        import polars as pl
+
+        return pl.DataFrame(self.as_json())
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return one object per way."""
+        return [asdict(way) | {"is_right": way.is_right} for way in self.ways]
 
     def __rich__(self) -> Table:
         """Render as a table, one row per way."""
@@ -118,9 +132,21 @@ def run_selftest(n_items: int) -> SelftestReport:
     Raises:
         UserError: If the bundled model cannot be built, or no engine is installed.
     """
-    device, version = engine_device_type(), vllm_version()
     model = resolve_model(BUNDLED_MODEL)
-    items = bundled_items(model, n_items)
+    report = compare_ways(model, bundled_items(model, n_items))
+    if report.is_passed:
+        noted = {"n_items": report.n_items, "time": time.time()}
+        write_json(selftest_record(report.version, report.device), noted)
+    return report
+
+
+def compare_ways(model: Path, items: Sequence[TokenisedItem]) -> SelftestReport:
+    """Score items in every way, under the base and a random adapter.
+
+    Raises:
+        UserError: If no engine is installed.
+    """
+    device, version = engine_device_type(), vllm_version()
     longest = max(len(item.context) + max(map(len, item.continuations)) for item in items)
     with tempfile.TemporaryDirectory() as folder:
         make_random_adapter(model, Path(folder), rank=_RANK, seed=0)
@@ -131,10 +157,7 @@ def run_selftest(n_items: int) -> SelftestReport:
         used = cast("Dtype", resolve_dtype("auto", device))
         planned = [case.run("planned", dtype, expected) for dtype in dict.fromkeys(("float32", used))]
         ways = (*planned, case.run("public", used, expected))
-    report = SelftestReport(version=version, device=device, n_items=len(items), ways=ways)
-    if report.is_passed:
-        write_json(selftest_record(version, device), {"n_items": len(items), "time": time.time()})
-    return report
+    return SelftestReport(version=version, device=device, n_items=len(items), ways=ways)
 
 
 def bundled_items(model: Path, n_items: int) -> list[TokenisedItem]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from transfergrid.engine.planning.planner import Int32Array, Step
+from transfergrid.engine.planning.steps import Int32Array, Step
 
 AdapterReference = tuple[str, int, str]
 """Name, id and folder of an adapter, as they cross process borders."""

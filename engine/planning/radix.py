@@ -12,13 +12,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.interfaces import TokenisedItem
-
-Int32Array = npt.NDArray[np.int32]
-Int64Array = npt.NDArray[np.int64]
+from transfergrid.engine.planning.steps import Int32Array, Int64Array
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from transfergrid.engine.planning.packing import PackedStep
-from transfergrid.engine.planning.planner import Int32Array, Int64Array
+from transfergrid.engine.planning.steps import Int32Array, Int64Array
 
 
 class StepInputs(NamedTuple):

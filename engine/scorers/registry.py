@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.interfaces import Backend
-from transfergrid.engine.scorers import multi_lora, reference, sequential
+from transfergrid.engine.scorers import multi_lora, public, reference, sequential
 from transfergrid.grid import UserError
 from transfergrid.wording import closest_hint
 
@@ -25,6 +25,10 @@ def _vllm(config: GridConfig) -> ChosenEngine:
 
 def _sequential(config: GridConfig) -> ChosenEngine:
     return ChosenEngine(sequential.Sequential(config.engine), config)
+
+
+def _public(config: GridConfig) -> ChosenEngine:
+    return ChosenEngine(public.Public(config.engine), config)
 
 
 def _reference(config: GridConfig) -> ChosenEngine:
@@ -47,6 +51,7 @@ def _reference(config: GridConfig) -> ChosenEngine:
 ENGINES: dict[str, Callable[[GridConfig], ChosenEngine]] = {
     "vllm": _vllm,
     "sequential": _sequential,
+    "public": _public,
     "reference": _reference,
 }
 """One more way to score is one more entry here."""

@@ -110,6 +110,7 @@ def transfer_rows(
         target_language_family=pl.col("target_language").replace_strict(families),
         se_pp=pl.lit(se_pp, dtype=pl.Float64),
         se_origin=pl.lit(None if se_pp is None else "items", dtype=pl.String),
+        df=pl.lit(None if se_pp is None else 399.0, dtype=pl.Float64),
         p_value=pl.lit(None, dtype=pl.Float64),
         q_value=pl.lit(None, dtype=pl.Float64),
         n_items=pl.lit(n_items, dtype=pl.Int64),

@@ -52,7 +52,12 @@ def test_the_headline_arithmetic_by_hand(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     import_donors(write(tmp_path, table), run)
     rows = read_transfer(run).rows
-    found = regime_table(rows, resample_deltas(rows, (), AnalysisConfig()), AnalysisConfig(bootstrap_resamples=100))
+    found = regime_table(
+        rows,
+        resample_deltas(rows, (), AnalysisConfig()),
+        AnalysisConfig(bootstrap_resamples=100),
+        np.full((rows.height, 1), np.nan),
+    )
     row = found.filter(regime="all transfer", by="all").row(0, named=True)
     assert row["n"] == 6
     assert row["mean_pp"] == pytest.approx(1.75 / 6)
@@ -141,7 +146,12 @@ def test_the_headline_arithmetic_on_published_rows_by_hand(tmp_path: Path) -> No
     run = RunFolder(tmp_path)
     import_donors(write(tmp_path, table), run)
     rows = read_transfer(run).rows
-    found = regime_table(rows, resample_deltas(rows, (), AnalysisConfig()), AnalysisConfig(bootstrap_resamples=100))
+    found = regime_table(
+        rows,
+        resample_deltas(rows, (), AnalysisConfig()),
+        AnalysisConfig(bootstrap_resamples=100),
+        np.full((rows.height, 1), np.nan),
+    )
     row = found.filter(regime="all transfer", by="all").row(0, named=True)
     assert (row["n"], row["win_rate"], row["harm_rate"]) == (5, 2 / 5, 2 / 5)
     assert row["mean_pp"] == pytest.approx(-3 / 5)
@@ -260,7 +270,12 @@ def test_what_is_zero_but_for_binary_fractions_is_no_win_and_no_certainty(tmp_pa
     rows = read_transfer(run).rows
     assert set(rows["delta_pp"]) == {0.0}
     assert (rows["se_pp"].max(), rows["p_value"].drop_nulls().to_list()) == (0.0, [])
-    found = regime_table(rows, resample_deltas(rows, (), AnalysisConfig()), AnalysisConfig(bootstrap_resamples=100))
+    found = regime_table(
+        rows,
+        resample_deltas(rows, (), AnalysisConfig()),
+        AnalysisConfig(bootstrap_resamples=100),
+        np.full((rows.height, 1), np.nan),
+    )
     assert found.filter(regime="all transfer", by="all")["win_rate"].to_list() == [0.0]
 
 

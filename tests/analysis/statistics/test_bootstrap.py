@@ -4,13 +4,8 @@ import pytest
 
 from tests.analysis.synthetic import cells, transfer_rows
 from transfergrid.analysis.records import ItemBlock
-from transfergrid.analysis.statistics.bootstrap import (
-    ClusterBootstrap,
-    centred_interval,
-    count_levels,
-    level_counts,
-    resample_deltas,
-)
+from transfergrid.analysis.statistics.bootstrap import ClusterBootstrap, centred_interval, level_counts, resample_deltas
+from transfergrid.analysis.statistics.levels import count_levels
 from transfergrid.config.settings import AnalysisConfig
 
 SETTINGS = AnalysisConfig(bootstrap_resamples=300, seed=4)

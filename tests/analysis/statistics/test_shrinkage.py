@@ -1,13 +1,17 @@
+from itertools import product
+
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
+from threadpoolctl import threadpool_limits
 
 from tests.analysis.synthetic import cells, transfer_rows
 from transfergrid.analysis.records import SOURCE, TARGET
-from transfergrid.analysis.statistics.bootstrap import level_codes
+from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.pair_noise import PairNoise, independent_noise
 from transfergrid.analysis.statistics.reml import FitError
-from transfergrid.analysis.statistics.shrinkage import shrink
+from transfergrid.analysis.statistics.shrinkage import PRIOR_DF, PRIOR_PP, shrink
 
 GRID = cells(("arc_challenge", "global_mmlu", "hellaswag"), ("de", "en", "es", "fr"))
 
@@ -20,54 +24,68 @@ def pairs(seed: int = 0, own: float = 0.3, shared: float = 0.0) -> tuple[pl.Data
     return frame, frame["delta_pp"].to_numpy()
 
 
-def test_conditional_means_equal_those_of_the_full_covariance() -> None:
-    frame, observed = pairs()
-    generator = np.random.default_rng(5)
-    correlation = np.full((12, 12), 0.4) + 0.6 * np.eye(12)
-    own, loading = generator.uniform(0.1, 0.5, len(observed)), generator.uniform(0, 1, len(observed))
-    noise = PairNoise(own, loading, correlation, np.ones(len(observed), dtype=np.bool_))
-    source, target = (level_codes(frame, columns) for columns in (SOURCE, TARGET))
-    names = ["MT-CL", "CT-ML", "CT-CL"]
-    x = np.stack([np.ones(len(observed)), *((frame["regime"] == name).to_numpy() for name in names[1:])], axis=1)
-    found = shrink(frame, observed, noise)
-    parts = [source[:, None] == source, target[:, None] == target, np.eye(len(observed))]
-    true = sum(deviation**2 * part for deviation, part in zip(found.deviations, parts, strict=True))
-    shared = np.outer(noise.loading, noise.loading) * correlation[np.ix_(target, target)]
-    inverse = np.linalg.inv(true + shared + np.diag(noise.own))
-    beta = np.linalg.solve(x.T @ inverse @ x, x.T @ inverse @ observed)
-    slack = x - true @ inverse @ x
-    spread = true - true @ inverse @ true + slack @ np.linalg.inv(x.T @ inverse @ x) @ slack.T
-    assert found.mean == pytest.approx(x @ beta + true @ inverse @ (observed - x @ beta))
-    assert found.variance == pytest.approx(np.diag(spread))
-
-
-def test_the_deviations_maximise_the_restricted_likelihood_times_their_product() -> None:
-    frame, observed = pairs()
-    found = shrink(frame, observed, independent_noise(np.full(len(observed), 0.3), 12))
+def log_posterior(deviations: np.ndarray, frame: pl.DataFrame, observed: np.ndarray, noise: PairNoise) -> tuple:
+    """Log posterior density on the log scale, and mean and variance of the true deltas, all from full matrices."""
     source, target = (level_codes(frame, columns) for columns in (SOURCE, TARGET))
     x = np.stack([np.ones(len(observed)), *((frame["regime"] == name).to_numpy() for name in ("CT-ML", "CT-CL"))], 1)
+    parts = [source[:, None] == source, target[:, None] == target, np.eye(len(observed))]
+    true = sum(deviation**2 * part for deviation, part in zip(deviations, parts, strict=True))
+    shared = noise.loading @ noise.loading.T * noise.correlation[np.ix_(target, target)]
+    covariance = true + shared + np.diag(noise.own)
+    inverse = np.linalg.inv(covariance)
+    inner = np.linalg.inv(x.T @ inverse @ x)
+    beta = inner @ x.T @ inverse @ observed
+    left = observed - x @ beta
+    slack = x - true @ inverse @ x
+    spread = true - true @ inverse @ true + slack @ inner @ slack.T
+    dets = np.linalg.slogdet(covariance)[1] - np.linalg.slogdet(inner)[1]
+    prior = np.log(deviations).sum() + stats.t.logpdf(deviations / PRIOR_PP, PRIOR_DF).sum()
+    return prior - 0.5 * (dets + left @ inverse @ left), x @ beta + true @ inverse @ left, np.diag(spread)
 
-    def log_posterior(deviations: np.ndarray) -> float:
-        covariance = deviations[0] ** 2 * (source[:, None] == source) + deviations[1] ** 2 * (target[:, None] == target)
-        covariance = covariance + (deviations[2] ** 2 + 0.3) * np.eye(len(observed))
-        inverse = np.linalg.inv(covariance)
-        left = observed - x @ np.linalg.solve(x.T @ inverse @ x, x.T @ inverse @ observed)
-        dets = np.linalg.slogdet(covariance)[1] + np.linalg.slogdet(x.T @ inverse @ x)[1]
-        return float(np.log(deviations).sum() - 0.5 * (dets + left @ inverse @ left))
 
-    best = log_posterior(found.deviations)
+def made_up_noise(n: int) -> PairNoise:
+    generator = np.random.default_rng(5)
+    correlation = np.full((12, 12), 0.4) + 0.6 * np.eye(12)
+    own, loading = generator.uniform(0.1, 0.5, n), generator.uniform(0, 1, (n, 2))
+    return PairNoise(own, loading, correlation, np.ones(n, dtype=np.bool_))
+
+
+def test_means_and_variances_equal_those_of_full_matrices_over_a_fine_grid_of_deviations() -> None:
+    frame, observed = pairs()
+    noise = made_up_noise(len(observed))
+    axes = [np.exp(np.linspace(np.log(mode) - 1.2, np.log(mode) + 1.2, 7)) for mode in (1.0, 2.0, 0.7)]
+    with threadpool_limits(limits=1, user_api="blas"):
+        grid = [log_posterior(np.array(point), frame, observed, noise) for point in product(*axes)]
+    weights = np.exp(np.array([each[0] for each in grid]) - max(each[0] for each in grid))
+    means, variances = (np.stack([each[field] for each in grid]) for field in (1, 2))
+    mean = np.average(means, axis=0, weights=weights)
+    variance = np.average(variances + (means - mean) ** 2, axis=0, weights=weights)
+    found = shrink(frame, observed, noise, n_draws=2000)
+    assert found.mean == pytest.approx(mean, abs=0.1)
+    assert found.variance == pytest.approx(variance, rel=0.1)
+    assert found.draws.mean(axis=1) == pytest.approx(found.mean, abs=0.1)
+    assert found.draws.var(axis=1).mean() == pytest.approx(found.variance.mean(), rel=0.05)
+    level = found.draws.mean(axis=0).var()
+    assert level == pytest.approx(found.draws.var(axis=1).mean() / 5, rel=0.9)  # draws are joint: pairs move together
+
+
+def test_the_most_probable_deviations_are_at_the_top_of_the_posterior() -> None:
+    frame, observed = pairs()
+    noise = made_up_noise(len(observed))
+    found = shrink(frame, observed, noise)
+    best = log_posterior(found.deviations, frame, observed, noise)[0]
     for place in range(3):
-        for factor in (0.97, 1.03):
+        for factor in (0.95, 1.05):
             moved = found.deviations.copy()
             moved[place] *= factor
-            assert log_posterior(moved) < best
+            assert log_posterior(moved, frame, observed, noise)[0] < best
 
 
 def test_noise_that_sources_share_is_not_taken_for_the_targets() -> None:
     frame, observed = pairs(seed=2, shared=4.0)
     noise = independent_noise(np.full(len(observed), 0.3), 12)
     apart = shrink(frame, observed, noise)
-    shared = shrink(frame, observed, noise._replace(loading=np.full(len(observed), 2.0)))
+    shared = shrink(frame, observed, noise._replace(loading=np.full((len(observed), 1), 2.0)))
     assert shared.deviations[1] < apart.deviations[1]
     assert (shared.variance > apart.variance).all()
     target = level_codes(frame, TARGET)

@@ -1,12 +1,14 @@
 import numpy as np
 import polars as pl
 import pytest
+from scipy import stats
 
 from tests.analysis.statistics.test_bootstrap import rows_with_items
 from tests.analysis.synthetic import MODELS, cells, transfer_rows
 from transfergrid.analysis.records import ALL_TRANSFER, EVERY_REGIME, in_regime
 from transfergrid.analysis.statistics.bootstrap import ClusterBootstrap, resample_deltas
 from transfergrid.analysis.statistics.group_draws import Group, resample_groups
+from transfergrid.analysis.statistics.true_rates import draw_true_deltas
 from transfergrid.analysis.tables.regimes import DIMENSIONS, NO_ROWS, regime_table, seeds_only
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
@@ -16,7 +18,8 @@ SETTINGS = AnalysisConfig(bootstrap_resamples=200, seed=1)
 
 
 def table(rows: pl.DataFrame, settings: AnalysisConfig = SETTINGS) -> pl.DataFrame:
-    return regime_table(rows, resample_deltas(rows, (), settings), settings)
+    truth = draw_true_deltas(rows, (), settings)
+    return regime_table(rows, resample_deltas(rows, (), settings), settings, truth)
 
 
 def overall(found: pl.DataFrame, regime: str) -> dict[str, object]:
@@ -121,7 +124,7 @@ def test_groups_that_are_often_empty_have_no_interval_and_say_why() -> None:
 def test_items_are_resampled_where_there_are_any() -> None:
     rows, blocks = rows_with_items()
     draws = resample_deltas(rows, blocks, SETTINGS)
-    found = overall(regime_table(rows, draws, SETTINGS), ALL_TRANSFER)
+    found = overall(regime_table(rows, draws, SETTINGS, draw_true_deltas(rows, (), SETTINGS)), ALL_TRANSFER)
     assert found["resampled"] == "items, sources, targets"
     assert found["mean_pp_low"] < found["mean_pp"] < found["mean_pp_high"]
 
@@ -143,18 +146,33 @@ def test_bilinear_and_row_by_row_resamples_agree(factors: tuple[str, ...]) -> No
         assert np.allclose(first, second, atol=1e-5, equal_nan=True)
 
 
-def test_significant_harm_is_harm_with_a_small_q() -> None:
+def test_significant_losses_lie_below_0_and_significant_harm_beyond_the_cut() -> None:
     rows = transfer_rows(("m",), cells(("arc_challenge",)), [[0, -5, -5], [-0.5, 0, 3], [3, -2, 0]], n_items=400)
-    # q in the order of the rows: small for one harm, one small loss that is no harm, and one win
+    # q in the order of the rows: small for one of two deltas of -5, for one loss of -0.5 and for one win
     q_values = [1.0, 0.01, 0.2, 0.01, 1.0, 0.04, 0.5, 0.9, 1.0]
     found = overall(table(rows.with_columns(q_value=pl.Series(q_values))), "MT-CL")
     assert found["harm_rate"] == pytest.approx(3 / 6)
-    assert found["harm_rate_significant"] == pytest.approx(1 / 6)
+    # both deltas of -5 lie 4 standard errors beyond the cut, -2 lies one beyond
+    assert found["harm_rate_significant"] == pytest.approx(2 / 6)
+    assert found["loss_rate_significant"] == pytest.approx(2 / 6)
     assert found["win_rate_significant"] == pytest.approx(1 / 6)
     assert found["n_tested"] == 6
     assert found["harm_threshold_items"] == 4
-    # standard error 1: a true zero falls to -1 or below with probability 0.1587
-    assert found["harm_rate_by_chance"] == pytest.approx(0.158655, abs=1e-5)
+    # standard error 1, steps of 0.25: a true zero falls to -1 or below with probability Phi(-0.875)
+    assert found["harm_rate_by_chance"] == pytest.approx(0.190787, abs=1e-5)
+    items = rows.with_columns(origin=pl.lit("items"), se_pp=pl.lit(100 * (20 / 400 / 399) ** 0.5), delta_pp=pl.lit(0.0))
+    # 20 of 400 items changed: lost - won is 4 or more if 12 or more were lost
+    assert overall(table(items), "MT-CL")["harm_rate_by_chance"] == pytest.approx(stats.binom.sf(11, 20, 0.5))
+
+
+def test_true_rates_stand_beside_the_nominal_ones_where_noise_is_known() -> None:
+    rows = transfer_rows(("m",), cells(), np.random.default_rng(2).normal(0, 2, (1, 6, 6)), se_pp=2.0)
+    found = overall(table(rows), ALL_TRANSFER)
+    assert found["harm_rate_true_low"] < found["harm_rate_true"] < found["harm_rate_true_high"]
+    assert found["harm_rate_true"] < found["harm_rate"]
+    assert overall(table(rows), "MT-ML")["win_rate_true"] is None
+    unknown = rows.with_columns(se_pp=pl.lit(None, dtype=pl.Float64))
+    assert overall(table(unknown), ALL_TRANSFER)["win_rate_true"] is None
 
 
 def test_chance_is_not_known_from_standard_errors_of_seeds() -> None:

@@ -6,7 +6,6 @@ from tests.analysis.statistics.test_bootstrap import rows_with_items
 from tests.analysis.synthetic import MODELS, cells, transfer_rows
 from transfergrid.analysis.statistics.bootstrap import resample_deltas
 from transfergrid.analysis.tables.matrices import language_matrix_table, matrix_table
-from transfergrid.analysis.tables.ranking import rank_interval
 from transfergrid.analysis.tables.roles import (
     FRAGILE,
     HUB,
@@ -110,28 +109,9 @@ def test_nothing_to_resample_is_said() -> None:
     assert set(part(table(single), "donor", "task", "CT-ML")["reason"]) == {TOO_FEW}
 
 
-def test_rank_intervals_by_hand() -> None:
-    draws = np.array([[3.0, 3, 3, 1], [2, 2, 2, 2], [1, 1, 1, 3]])
-    found = rank_interval(draws, 0.4)
-    assert found.low.tolist() == [1, 2, 3]
-    assert found.high.tolist() == [1, 2, 3]
-    wide = rank_interval(draws, 0.95)
-    assert wide.high.tolist() == [3, 2, 3]
-    assert np.isnan(rank_interval(np.full((2, 4), np.nan), 0.9).low).all()
-
-
 def test_a_rank_lies_inside_its_interval_when_all_tie() -> None:
-    # float32 sums of the same numbers in another order differ in the seventh digit
-    tied = np.array([[2.0, 2, 2], [2.0 + 2e-7, 2 - 2e-7, 2], [2, 2, 2 + 2e-7]])
-    found = rank_interval(tied, 0.95)
-    assert (found.low.tolist(), found.high.tolist()) == ([1, 1, 1], [3, 3, 3])
     donors = part(table(transfer_rows(MODELS, cells())), "donor", "language", "MT-CL")
     assert donors.select("rank", "rank_low", "rank_high").unique().rows() == [(1, 1, 3)]
-
-
-def test_two_that_tie_share_their_ranks() -> None:
-    found = rank_interval(np.array([[5.0, 5], [1, 1], [5, 5], [0, 0]]), 0.95)
-    assert (found.low.tolist(), found.high.tolist()) == ([1, 3, 1, 4], [2, 3, 2, 4])
 
 
 @pytest.mark.parametrize(

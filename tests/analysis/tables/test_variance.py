@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from tests.analysis.synthetic import MODELS, cells, transfer_rows
-from transfergrid.analysis.statistics.bootstrap import level_codes
+from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.reml import fit_reml
 from transfergrid.analysis.tables.variance import CROSSED, NESTED, PARTS, SINGULAR, variance_intervals, variance_table
 from transfergrid.config.settings import AnalysisConfig

@@ -45,6 +45,7 @@ def test_the_report_shows_differences_and_why_a_way_did_not_run() -> None:
     assert "2.0e-04" in text
     assert "bit-equal" in text
     assert "did not run: AssertionError" in text
+    assert report.rows()["is_right"].to_list() == [True, False]
 
 
 def test_a_value_that_is_no_number_is_infinitely_far() -> None:

@@ -6,6 +6,7 @@ from concurrent.futures import Future
 from types import SimpleNamespace
 
 import pytest
+from vllm.platforms import current_platform
 
 from transfergrid.engine.interfaces import AdapterError
 from transfergrid.engine.planning.answers import first_answer
@@ -67,3 +68,20 @@ def test_a_planned_step_sets_the_slot_and_lets_vllm_set_its_own_mapping_again(wo
 def test_scores_of_a_step_that_was_not_launched_are_refused(worker: ScoringMixin) -> None:
     with pytest.raises(RuntimeError, match="no step was launched"):
         worker.step_scores(0)
+
+
+def test_a_loaded_model_takes_our_lora_and_no_warm_up_of_the_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loads:
+        def load_model(self) -> None:
+            self.lora_class_seen = current_platform.get_punica_wrapper()
+            self.model_runner = SimpleNamespace(_dummy_sampler_run=lambda hidden: pytest.fail("several GiB"))
+
+    class Worker(ScoringMixin, Loads):
+        pass
+
+    monkeypatch.setattr(current_platform, "get_punica_wrapper", lambda: "vLLM's", raising=False)
+    monkeypatch.setattr("transfergrid.engine.workers.cuda.name_decoder_weights", lambda: None)
+    worker = Worker()
+    worker.load_model()
+    assert worker.lora_class_seen == "transfergrid.engine.workers.lora.CudaLora"
+    assert worker.model_runner._dummy_sampler_run("rows") == "rows"

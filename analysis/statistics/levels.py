@@ -1,0 +1,22 @@
+"""Levels of factors as codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+IntArray = npt.NDArray[np.intp]
+
+
+def level_codes(rows: pl.DataFrame, columns: Sequence[str]) -> IntArray:
+    """Return the level of every row, codes 0.. in the order of the levels' names, shape [N]."""
+    ranks = rows.select(pl.struct(columns).rank("dense") - 1).to_series()
+    return ranks.to_numpy().astype(np.intp)
+
+
+def count_levels(codes: IntArray) -> int:
+    """Return how many different codes occur."""
+    return int(np.count_nonzero(np.bincount(codes)))
