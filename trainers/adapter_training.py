@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +12,14 @@ from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.trainers.base_model import LoadedBase, attached_adapter
 from transfergrid.trainers.events import AdapterStarted, BatchHalved, TrainingEvents
-from transfergrid.trainers.jobs import TrainingJob
-from transfergrid.trainers.recipe import BatchShape, make_trainer
+from transfergrid.trainers.jobs import BatchShape, TrainingJob
+from transfergrid.trainers.recipe import make_trainer
+from transfergrid.trainers.record import TrainedAdapter
 from transfergrid.trainers.sft.memory import is_out_of_memory, peak_memory_gib, reset_peak_memory
 from transfergrid.trainers.trackers import end_tracker_runs
 
-SaveAdapter = Callable[[Any, "TrainedAdapter"], None]
+SaveAdapter = Callable[[Any, TrainedAdapter], None]
 """Called with the peft model, its best weights in place, and the record of the training."""
-
-
-@dataclass(slots=True, kw_only=True)
-class TrainedAdapter:
-    """What is known of an adapter after its training."""
-
-    batch: BatchShape
-    n_steps: int
-    """Optimizer steps that were made."""
-    best_epoch: int = 0
-    best_validation_loss: float = float("inf")
-    untrained_validation_loss: float = float("inf")
-    """That of the base: before the first step an adapter changes nothing."""
-    step_curve: list[dict[str, float]] = field(default_factory=list)
-    """Per optimizer step: step, epoch, loss, learning_rate, grad_norm."""
-    epoch_curve: list[dict[str, float]] = field(default_factory=list)
-    """Per epoch: epoch, step, validation_loss."""
-    n_tokens: int = 0
-    """Tokens trained on, without padding."""
-    train_s: float = 0.0
-    """Wall seconds of training and validation."""
-    wall_s: float = 0.0
-    """Wall seconds from attaching the adapter on."""
-    peak_gib: float = 0.0
 
 
 def train_adapter(

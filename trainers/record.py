@@ -1,15 +1,45 @@
-"""Reading ``training.json``, which says what an adapter was trained with and how that went."""
+"""``training.json``: what an adapter was trained with and how that went."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from transfergrid.config.settings import GridConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from transfergrid.engine.interfaces import AdapterError
 from transfergrid.store.files import hash_files
 from transfergrid.store.json_text import JsonError, read_json
+from transfergrid.store.provenance import git_state, package_versions
+from transfergrid.trainers.base_model import LoadedBase
+from transfergrid.trainers.jobs import BatchShape, TrainingJob
+
+
+@dataclass(slots=True, kw_only=True)
+class TrainedAdapter:
+    """What is known of an adapter after its training."""
+
+    batch: BatchShape
+    n_steps: int
+    """Optimizer steps that were made."""
+    best_epoch: int = 0
+    best_validation_loss: float = float("inf")
+    untrained_validation_loss: float = float("inf")
+    """That of the base: before the first step an adapter changes nothing."""
+    step_curve: list[dict[str, float]] = field(default_factory=list)
+    """Per optimizer step: step, epoch, loss, learning_rate, grad_norm."""
+    epoch_curve: list[dict[str, float]] = field(default_factory=list)
+    """Per epoch: epoch, step, validation_loss."""
+    n_tokens: int = 0
+    """Tokens trained on, without padding."""
+    train_s: float = 0.0
+    """Wall seconds of training and validation."""
+    wall_s: float = 0.0
+    """Wall seconds from attaching the adapter on."""
+    peak_gib: float = 0.0
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -43,3 +73,45 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
         case {"training": {"dtype": "auto"} as training}, {"resolved": {"dtype": dtype}}:
             return {**key, "training": {**training, "dtype": dtype}}
     return key
+
+
+def make_record(
+    job: TrainingJob, base: LoadedBase, config: GridConfig, trained: TrainedAdapter, *, started: datetime
+) -> dict[str, Any]:
+    """Return what ``training.json`` says: what was asked, what came of it, and from where."""
+    return {
+        "model": job.model.config.name,
+        "seed": job.seed,
+        "cell": job.cell.name,
+        "config": config.model_dump(mode="json", include={"lora", "training", "prompts", "data"}),
+        "resolved": {
+            "dtype": base.dtype,
+            "device": base.device,
+            **asdict(trained.batch),
+            "max_length": job.key_parts(config)["training"]["max_length"],
+            "model_folder": str(job.model.folder),
+        },
+        "key": job.key_parts(config),
+        "base": {"path": job.model.config.path, "revision": job.model.revision},
+        "data": {
+            "hash": job.data.data_hash,
+            "n_train": len(job.data.train),
+            "n_validation": len(job.data.validation),
+            "n_truncated_items": job.data.n_truncated_items,
+            "n_truncated_tokens": job.data.n_truncated_tokens,
+        },
+        "best_epoch": trained.best_epoch,
+        "best_validation_loss": trained.best_validation_loss,
+        "untrained_validation_loss": trained.untrained_validation_loss,
+        "n_steps": trained.n_steps,
+        "n_tokens": trained.n_tokens,
+        "train_s": trained.train_s,
+        "tokens_per_s": trained.n_tokens / trained.train_s,
+        "peak_gib": trained.peak_gib,
+        "wall_s": trained.wall_s,
+        "loss_curve": {"steps": trained.step_curve, "epochs": trained.epoch_curve},
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": package_versions(),
+        "git": git_state(),
+    }

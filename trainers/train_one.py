@@ -1,21 +1,19 @@
-"""One adapter, from its job to its folder and the record in it, on a base that is in memory."""
+"""One adapter, from its job to its folder, on a base that is in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
 
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.provenance import git_state, package_versions
 from transfergrid.trainers.adapter_folder import save_adapter, unfinished_folder
-from transfergrid.trainers.adapter_training import TrainedAdapter, train_adapter
+from transfergrid.trainers.adapter_training import train_adapter
 from transfergrid.trainers.base_model import LoadedBase, expected_keys, load_base
 from transfergrid.trainers.events import AdapterFailed, AdapterFinished, BaseLoaded, Remark, TrainingEvents
 from transfergrid.trainers.jobs import TrainingJob
+from transfergrid.trainers.record import TrainedAdapter, make_record
 from transfergrid.trainers.trackers import tracked_run
 
 
@@ -53,7 +51,7 @@ def train_one(
     with unfinished_folder(run, job) as folder:
 
         def save(model: object, trained: TrainedAdapter) -> None:
-            record = _record(job, base, config, trained, started=started)
+            record = make_record(job, base, config, trained, started=started)
             try:
                 save_adapter(model, folder, job, record=record, expected=expected)
             except UserError as error:
@@ -76,45 +74,3 @@ def train_one(
             wall_s=trained.wall_s,
         )
     )
-
-
-def _record(
-    job: TrainingJob, base: LoadedBase, config: GridConfig, trained: TrainedAdapter, *, started: datetime
-) -> dict[str, Any]:
-    """Return what ``training.json`` says: what was asked, what came of it, and from where."""
-    return {
-        "model": job.model.config.name,
-        "seed": job.seed,
-        "cell": job.cell.name,
-        "config": config.model_dump(mode="json", include={"lora", "training", "prompts", "data"}),
-        "resolved": {
-            "dtype": base.dtype,
-            "device": base.device,
-            **asdict(trained.batch),
-            "max_length": job.key_parts(config)["training"]["max_length"],
-            "model_folder": str(job.model.folder),
-        },
-        "key": job.key_parts(config),
-        "base": {"path": job.model.config.path, "revision": job.model.revision},
-        "data": {
-            "hash": job.data.data_hash,
-            "n_train": len(job.data.train),
-            "n_validation": len(job.data.validation),
-            "n_truncated_items": job.data.n_truncated_items,
-            "n_truncated_tokens": job.data.n_truncated_tokens,
-        },
-        "best_epoch": trained.best_epoch,
-        "best_validation_loss": trained.best_validation_loss,
-        "untrained_validation_loss": trained.untrained_validation_loss,
-        "n_steps": trained.n_steps,
-        "n_tokens": trained.n_tokens,
-        "train_s": trained.train_s,
-        "tokens_per_s": trained.n_tokens / trained.train_s,
-        "peak_gib": trained.peak_gib,
-        "wall_s": trained.wall_s,
-        "loss_curve": {"steps": trained.step_curve, "epochs": trained.epoch_curve},
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": package_versions(),
-        "git": git_state(),
-    }

@@ -15,6 +15,10 @@ IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
 
 
+EXACT_MCNEMAR = "exact McNemar"
+"""Name of the test of one seed's right and wrong answers."""
+
+
 def mcnemar_exact_p(n_only_base: IntArray, n_only_adapter: IntArray) -> FloatArray:
     """Return the two-sided exact McNemar p of paired right/wrong answers.
 

@@ -14,7 +14,13 @@ from scipy import special
 from transfergrid.analysis.records import EVERY_REGIME, in_regime
 from transfergrid.analysis.statistics.group_draws import Group
 from transfergrid.analysis.statistics.group_intervals import DrawArray, estimate, intervals
-from transfergrid.analysis.statistics.significance import benjamini_hochberg, beyond_cut_p, harm_by_chance, holds_fdr
+from transfergrid.analysis.statistics.significance import (
+    EXACT_MCNEMAR,
+    benjamini_hochberg,
+    beyond_cut_p,
+    harm_by_chance,
+    holds_fdr,
+)
 from transfergrid.analysis.statistics.true_rates import draw_true_deltas, true_rates
 from transfergrid.analysis.tables.table import (
     CONFIDENCE,
@@ -190,14 +196,15 @@ def _beyond_cut_q(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
 def _harm_by_chance(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
     """Return every row's probability of harm if its true delta were 0, shape [N]; NaN: not known.
 
-    One seed of items: exact on the counts, the changed items from the standard error. Else a normal distribution on
-    the lattice of single answers, half a step of which lies on the harmful side of the cut.
+    Right or wrong answers of one seed: exact on the counts, the changed items from the standard error. Else a normal
+    distribution on the lattice of single answers, half a step of which lies on the harmful side of the cut.
     """
     delta, se = (rows[name].fill_null(np.nan).to_numpy() for name in ("delta_pp", "se_pp"))
     n_items, n_seeds = (rows[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in ("n_items", "n_seeds"))
     net = delta * n_items / 100
     changed = np.round((se / 100) ** 2 * n_items * (n_items - 1) + net**2 / n_items)
-    counted = (rows["origin"] == "items").to_numpy() & (n_seeds == 1) & np.isfinite(changed)
+    exact = (rows["p_method"] == EXACT_MCNEMAR).fill_null(False).to_numpy()
+    counted = exact & np.isfinite(changed)
     half_step = np.nan_to_num(50 / (n_items * n_seeds))
     with np.errstate(invalid="ignore", divide="ignore"):
         normal = np.where(se > 0, special.ndtr((cut_pp + half_step) / se), np.where(se == 0, 0.0, np.nan))

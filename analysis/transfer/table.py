@@ -10,6 +10,7 @@ import polars as pl
 from transfergrid.analysis.records import EVERY_KEY, KEY, ItemBlock, Transfer
 from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.significance import (
+    EXACT_MCNEMAR,
     PairedSums,
     crossed_standard_error,
     t_test_p,
@@ -150,7 +151,7 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
         p_method=pl.when(pl.Series(np.isnan(p_values)))
         .then(None)
         .when(pl.Series(exact))
-        .then(pl.lit("exact McNemar"))
+        .then(pl.lit(EXACT_MCNEMAR))
         .when(pl.col("n_seeds") < 2)
         .then(pl.lit("t test over items"))
         .when(pl.Series(redrawn))

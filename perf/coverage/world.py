@@ -179,7 +179,7 @@ def _counts(world: World, model: str, seed: int, base: np.ndarray, adapters: np.
     both, only_base = (adapters & base).sum(axis=2).ravel(), (~adapters & base).sum(axis=2).ravel()
     only_adapter = (adapters & ~base).sum(axis=2).ravel()
     n = world.n_items
-    rates = {"base_acc": (both + only_base) / n, "adapter_acc": (both + only_adapter) / n}
+    rates = {"base": (both + only_base) / n, "adapter": (both + only_adapter) / n}
     nothing = pl.lit(None, dtype=pl.String)
     return pl.DataFrame(keys, schema=["model", "seed", "source", *TARGET], orient="row").with_columns(
         pl.lit("acc").alias("primary_metric"),
@@ -188,8 +188,13 @@ def _counts(world: World, model: str, seed: int, base: np.ndarray, adapters: np.
         pl.Series("n_both", both),
         pl.Series("n_only_base", only_base),
         pl.Series("n_only_adapter", only_adapter),
-        *(pl.Series(name, values) for name, values in rates.items()),
-        *(pl.Series(f"{name}_norm", values) for name, values in rates.items()),
+        *(
+            pl.Series(f"{side}_{score}", values)
+            for side, values in rates.items()
+            for score in ("score", "acc", "acc_norm")
+        ),
+        pl.Series("change", (only_adapter - only_base).astype(np.float64)),
+        pl.Series("squares", (only_adapter + only_base).astype(np.float64)),
         pl.lit(True).alias("has_base"),
         nothing.alias("unscored_reason"),
     )

@@ -112,6 +112,7 @@ def transfer_rows(
         se_origin=pl.lit(None if se_pp is None else "items", dtype=pl.String),
         df=pl.lit(None if se_pp is None else 399.0, dtype=pl.Float64),
         p_value=pl.lit(None, dtype=pl.Float64),
+        p_method=pl.lit(None, dtype=pl.String),
         q_value=pl.lit(None, dtype=pl.Float64),
         n_items=pl.lit(n_items, dtype=pl.Int64),
         n_seeds=pl.lit(1, dtype=pl.Int64),

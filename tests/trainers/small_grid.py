@@ -11,10 +11,11 @@ from transfergrid.config.settings import GridConfig
 from transfergrid.grid import TASKS, Cell
 from transfergrid.store.files import hash_files
 from transfergrid.store.folder import RunFolder
-from transfergrid.trainers.adapter_training import TrainedAdapter, train_adapter
+from transfergrid.trainers.adapter_training import train_adapter
 from transfergrid.trainers.base_model import LoadedBase
 from transfergrid.trainers.events import ignore_events
 from transfergrid.trainers.jobs import TrainingJob, prepare_jobs
+from transfergrid.trainers.record import TrainedAdapter
 from transfergrid.trainers.sweep import SweepSummary, train_adapters
 
 ENGLISH, SPANISH = Cell("arc_challenge", "en"), Cell("arc_challenge", "es")

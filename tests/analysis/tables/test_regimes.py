@@ -8,6 +8,7 @@ from tests.analysis.synthetic import MODELS, cells, transfer_rows
 from transfergrid.analysis.records import ALL_TRANSFER, EVERY_REGIME, in_regime
 from transfergrid.analysis.statistics.bootstrap import ClusterBootstrap, resample_deltas
 from transfergrid.analysis.statistics.group_draws import Group, resample_groups
+from transfergrid.analysis.statistics.significance import EXACT_MCNEMAR
 from transfergrid.analysis.statistics.true_rates import draw_true_deltas
 from transfergrid.analysis.tables.regimes import DIMENSIONS, NO_ROWS, regime_table, seeds_only
 from transfergrid.config.settings import AnalysisConfig
@@ -160,7 +161,9 @@ def test_significant_losses_lie_below_0_and_significant_harm_beyond_the_cut() ->
     assert found["harm_threshold_items"] == 4
     # standard error 1, steps of 0.25: a true zero falls to -1 or below with probability Phi(-0.875)
     assert found["harm_rate_by_chance"] == pytest.approx(0.190787, abs=1e-5)
-    items = rows.with_columns(origin=pl.lit("items"), se_pp=pl.lit(100 * (20 / 400 / 399) ** 0.5), delta_pp=pl.lit(0.0))
+    items = rows.with_columns(
+        p_method=pl.lit(EXACT_MCNEMAR), se_pp=pl.lit(100 * (20 / 400 / 399) ** 0.5), delta_pp=pl.lit(0.0)
+    )
     # 20 of 400 items changed: lost - won is 4 or more if 12 or more were lost
     assert overall(table(items), "MT-CL")["harm_rate_by_chance"] == pytest.approx(stats.binom.sf(11, 20, 0.5))
 
