@@ -1,4 +1,4 @@
-"""The resolution of every delta: how many predictions change when nothing but the order of the arithmetic does.
+"""The resolution of every delta: how many predictions change when only the order of the arithmetic changes.
 
 The base is scored a second time through an adapter with B = 0, with the items the other way round and in smaller steps,
 and compared with its scores in the store.
@@ -44,7 +44,7 @@ def has_noise_floor(run: RunFolder, base: ScoredBase, targets: Iterable[CellItem
 def drop_stale_noise_floor(
     run: RunFolder, base: ScoredBase, targets: Iterable[CellItems], finished: Mapping[tuple[Origin, Cell], FinishedCell]
 ) -> int:
-    """Forget what was measured with another setup than the base's scores have, or would get today.
+    """Drop rows that were measured with another setup than that of the base's stored scores, or today's.
 
     Args:
         run: The run folder.

@@ -33,7 +33,7 @@ from transfergrid.store.score_store import Origin, ScoreStore
 from transfergrid.store.score_writer import StoreWriter
 
 MAX_BROKEN_SOURCES = 3
-"""Adapters in a row that fail in a way nobody foresaw, before the engine is taken to be broken."""
+"""Adapters in a row that fail for an unforeseen reason, before the engine is taken to be broken."""
 
 MIN_MODEL_LEN = 64
 """Shortest longest sequence an engine is started for, in tokens; its own probe needs some."""
@@ -76,7 +76,7 @@ class ModelScorer:
         self._cells = CellScorer(self.scorer, self.tokenised, self.tell)
 
     def score_sources(self, jobs: Sequence[SourceJob], writer: StoreWriter) -> None:
-        """Score sources one after another; those that fail are told of, and the others go on.
+        """Score sources one after another; those that fail are reported, and the others go on.
 
         Raises:
             EngineLostError: If the engine is gone.

@@ -46,7 +46,7 @@ _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROF
 
 
 class SweepJobs(NamedTuple):
-    """What a request comes to."""
+    """All jobs of a request, and what it cannot score."""
 
     selection: Selection
     models: tuple[ModelJobs, ...]
@@ -193,7 +193,7 @@ class _Sweep:
             pair in pairs and _way(cell.part) != self._way for pair, cell in self.store.finished().items()
         )
         if n_other_way and not force:
-            kept = f"{n_other_way} cell(s) were not scored {self._way} and are kept"
+            kept = f"{n_other_way} cell(s) were scored in another way than {self._way!r} and are kept"
             self.tell(Notice(f"{kept}; --force scores them again"))
         self._failures.drop(partial(is_about, asked.selection))
         for failure in asked.failures:

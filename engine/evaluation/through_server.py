@@ -17,7 +17,7 @@ _FIRST_CONTACT = RetryPolicy(attempts=3)
 
 
 def connect(config: GridConfig, request: EvalRequest, options: EngineOptions) -> ChosenEngine:
-    """Ask a server what it is and see that it can do what is asked for.
+    """Ask a server what it is and check that it can do the request.
 
     Args:
         config: The configuration.
@@ -63,7 +63,7 @@ def connect(config: GridConfig, request: EvalRequest, options: EngineOptions) ->
 
 
 def _check_model(config: GridConfig, request: EvalRequest, facts: ServerFacts, url: str) -> None:
-    """See that the server's model is one of the configuration's, is asked for, and has the same weights."""
+    """Check that the server's model is one of the configuration's, is asked for, and has the same weights."""
     known = {model.name: model for model in config.models}
     asked = request.narrowing.models or tuple(known)
     if facts.model not in known or facts.model not in asked or len(request.narrowing.models) > 1:

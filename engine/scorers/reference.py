@@ -1,4 +1,4 @@
-"""Transformers and peft, float32, one sequence at a time: slow, and right beyond doubt.
+"""Transformers and peft, float32, one sequence at a time: slow, and simple enough to trust.
 
 Every (item, choice) is one forward pass over context and continuation without padding, cache or sharing, so nothing
 that makes the engine fast is in here.

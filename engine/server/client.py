@@ -36,11 +36,11 @@ _LIMITS = httpx.Limits(max_connections=2)  # one pass, and one adapter being loa
 
 
 class MissingAdapterError(Exception):
-    """The server does not hold the adapter, or no longer."""
+    """The server does not hold the adapter, or not any more."""
 
 
 class ServerChangedError(Exception):
-    """Another start of the server than the one that was planned for."""
+    """The server was started again after the steps were planned."""
 
 
 class ServerClient:
@@ -194,7 +194,7 @@ class ServerClient:
             )
 
     def _refused(self, answer: httpx.Response) -> None:
-        """Raise what a pass that was not taken means."""
+        """Raise the error of a pass that the server did not take."""
         self._check_access(answer)
         if answer.status_code == 404:
             raise MissingAdapterError(_message(answer))

@@ -115,7 +115,7 @@ def tokenisation_settings(config: GridConfig, model_folder: Path) -> Tokenisatio
 
 
 def require_base(folder: Path, base: ScoredBase, *, name: str) -> None:
-    """See that an adapter was trained on this very base, where a record beside its weights says on which.
+    """Check that an adapter was trained on this base, where a record beside its weights names its base.
 
     Bases of one shape take each other's adapters, and only the record tells them apart.
 

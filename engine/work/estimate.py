@@ -1,4 +1,4 @@
-"""What a request comes to before anything runs: adapters, cells, requests, tokens, bytes, time. No model is loaded."""
+"""The size of a request before anything runs: adapters, cells, requests, tokens, bytes, time. No model is loaded."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _WEIGHT_BYTES = 4  # peft saves adapters in float32 unless told otherwise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEstimate:
-    """What one model comes to."""
+    """The size of one model's part of a request."""
 
     model: str
     n_adapters: int
@@ -69,7 +69,7 @@ class ModelEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a request comes to."""
+    """The size of a request."""
 
     models: tuple[ModelEstimate, ...]
     unavailable: Mapping[str, str]
@@ -152,7 +152,7 @@ class _TargetCost(NamedTuple):
 
 
 def estimate(config: GridConfig, run: RunFolder, request: EvalRequest) -> Estimate:
-    """Work out what a request comes to.
+    """Work out the size of a request.
 
     Args:
         config: The configuration.

@@ -22,12 +22,12 @@ class EvalRequest:
     force: bool = False
     """Score again what is finished."""
     noise_floor: bool = False
-    """Score the base a second time, another way round, and count the flips."""
+    """Score the base a second time in another order, and count the predictions that flip."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Which way to score is asked for."""
+    """The way to score that is asked for."""
 
     name: str = "vllm"
     """A name in ``evaluation.engines.ENGINES``."""

@@ -203,7 +203,7 @@ def test_cells_of_the_other_way_are_kept_and_said_so(config: GridConfig, run: Ru
     sweep(config, run, FakeMaker(way="sequential"), narrowing={"sources": ("arc_challenge-de",)})
     seen = events_of(config, run)
     notices = [event.message for event in seen if isinstance(event, Notice)]
-    assert notices == ["4 cell(s) were not scored multi-lora and are kept; --force scores them again"]
+    assert notices == ["4 cell(s) were scored in another way than 'multi-lora' and are kept; --force scores them again"]
     assert stored_rows(run)["run_key"].n_unique() == 20
 
 

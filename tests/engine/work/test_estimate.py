@@ -1,4 +1,4 @@
-"""What a request comes to, before anything runs."""
+"""The size of a request, before anything runs."""
 
 from __future__ import annotations
 
