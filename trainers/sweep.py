@@ -112,12 +112,9 @@ def train_adapters(
             execute(training_workload(intake, check_interrupt))
         finally:
             shutil.rmtree(unfinished_root(run), ignore_errors=True)
-    ended = [(job.name, intake.reasons[job.name]) for job in pending if job.name in intake.reasons]
-    return SweepSummary(
-        finished=tuple(name for name, reason in ended if reason is None),
-        kept=tuple(job.name for job in kept),
-        failed=tuple((name, reason) for name, reason in ended if reason is not None),
-    )
+    finished = tuple(job.name for job in pending if intake.reasons.get(job.name, "did not end") is None)
+    failed = tuple((job.name, reason) for job in pending if (reason := intake.reasons.get(job.name)) is not None)
+    return SweepSummary(finished, tuple(job.name for job in kept), failed)
 
 
 def train_adapters_on_cluster(
