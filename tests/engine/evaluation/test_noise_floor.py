@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from tests.engine.fake_scorer import FakeScorer, hashed_loglikelihood
-from tests.engine.sweeps import FakeMaker, small_config
+from tests.engine.sweeps import FakeMaker
 from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.adapters.check import AdapterError
@@ -19,17 +20,11 @@ from transfergrid.engine.evaluation.noise_floor import measure_noise_floor
 from transfergrid.engine.evaluation.summary import EvaluationReport
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.interfaces import Adapter, TokenisedItem
+from transfergrid.engine.scorers.prepared import WholeItems
 from transfergrid.engine.work.base_model import resolve_base
 from transfergrid.engine.work.request import EvalRequest
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.imported import NOISE_FLOOR_SCHEMA as READ_SCHEMA
 from transfergrid.store.imported import read_noise_floor
-from transfergrid.store.noise_floor import NOISE_FLOOR_SCHEMA
-
-
-@pytest.fixture
-def config(tiny_llama: Path) -> GridConfig:
-    return small_config(tiny_llama)
 
 
 @pytest.fixture
@@ -46,15 +41,28 @@ def as_base(item: TokenisedItem, choice: int, adapter: Adapter | None) -> float:
     return hashed_loglikelihood(item, choice, None)
 
 
-def test_the_table_is_the_one_the_analysis_reads() -> None:
-    assert NOISE_FLOOR_SCHEMA == READ_SCHEMA
-
-
 def test_equal_scores_flip_nothing(config: GridConfig, run: RunFolder) -> None:
     assert sweep_base(config, run, FakeMaker(as_base)).is_complete
     table = read_noise_floor(run)
     assert table.select("n_items", "n_flips", "n_flips_acc", "max_abs_diff_nats").unique().rows() == [(3, 0, 0, 0.0)]
     assert table.height == 4
+
+
+def test_the_second_pass_has_the_items_reversed_in_halved_steps(
+    config: GridConfig, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, list[str]]] = []
+    prepare = FakeScorer.prepare
+
+    def noted(self: FakeScorer, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> WholeItems:
+        seen.append((halve_steps, [item.item_id for item in items]))
+        return prepare(self, items, halve_steps=halve_steps)
+
+    monkeypatch.setattr(FakeScorer, "prepare", noted)
+    sweep_base(config, run, FakeMaker(as_base), targets=("arc_challenge-de",))
+    (first, items), (second, again) = seen
+    assert (first, second) == (False, True)
+    assert again == items[::-1]
 
 
 def test_flips_of_acc_are_counted(config: GridConfig, run: RunFolder) -> None:

@@ -83,6 +83,7 @@ def test_a_pass_gives_what_the_engine_gives_and_runs_while_the_scheduler_rests(
     prepared = scorer.prepare(items)
     assert server.engine.calls == ["pause wait", *["step"] * len(prepared.packed), "clear", "resume"]
     assert len(prepared.packed) > 3
+    assert len(scorer.prepare(items, halve_steps=True).packed) > len(prepared.packed)
 
 
 @pytest.mark.parametrize("faults", [[503], [502, 429], ["drop"], ["cut"], ["cut", 503, "cut"]], ids=str)
