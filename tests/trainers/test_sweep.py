@@ -182,10 +182,13 @@ def test_a_tracker_that_is_not_there_is_named_before_the_first_job(
     ("damage", "message"),
     [
         (lambda folder: (folder / "training.json").unlink(), r"is not complete .*; delete it"),
-        (lambda folder: (folder / "training.json").write_text("[]"), r"training\.json that is none of .*; delete the"),
+        (
+            lambda folder: (folder / "training.json").write_text("[]"),
+            r"training\.json that .* did not write; delete the",
+        ),
         (
             lambda folder: edit_json(folder / "training.json", key=None),
-            r"training\.json that is none of .*; delete the",
+            r"training\.json that .* did not write; delete the",
         ),
         (lambda folder: edit_json(folder / "adapter_config.json", r=8), "was changed after its training"),
     ],
