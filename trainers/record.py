@@ -15,8 +15,7 @@ from transfergrid.store.files import hash_files
 from transfergrid.store.json_text import JsonError, read_json
 from transfergrid.store.provenance import git_state, package_versions
 from transfergrid.trainers.base_model import LoadedBase
-from transfergrid.trainers.jobs import TrainingJob
-from transfergrid.trainers.recipe import BatchShape
+from transfergrid.trainers.jobs import BatchShape, TrainingJob
 
 
 @dataclass(slots=True, kw_only=True)

@@ -16,14 +16,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tests.engine.sweeps import FakeBackend, small_config
+from tests.engine.fake_scorer import hashed_loglikelihood
+from tests.engine.sweeps import FakeMaker, small_config
 from tests.kills import kill_rounds
 from transfergrid.config.settings import EngineConfig, PromptConfig
 from transfergrid.engine.evaluation import score_model as model_scoring
 from transfergrid.engine.evaluation import sweep
 from transfergrid.engine.interfaces import Adapter, TokenisedItem
 from transfergrid.engine.models.facts import read_model_facts
-from transfergrid.engine.scorers.fake import hashed_loglikelihood
 from transfergrid.grid import UserError
 from transfergrid.store import file_index
 from transfergrid.store.folder import RunFolder
@@ -63,7 +63,7 @@ def sweep_once(model: Path, run: Path) -> None:
         engine=EngineConfig(dtype="float32", max_model_len=100_000),
         prompts=PromptConfig(eval_chat_template=False),
     )
-    report = sweep.evaluate(config, RunFolder(run), sweep.EvalRequest(), backend=FakeBackend(slow_loglikelihood))
+    report = sweep.evaluate(config, RunFolder(run), sweep.EvalRequest(), maker=FakeMaker(slow_loglikelihood))
     os._exit(0 if report.is_complete else 1)
 
 
@@ -72,7 +72,7 @@ def require_refusal(model: Path, run: Path, process: int) -> None:
     while not (run / HOLDER_FILE).exists():
         time.sleep(0.001)
     try:
-        sweep.evaluate(small_config(model), RunFolder(run), sweep.EvalRequest(), backend=FakeBackend())
+        sweep.evaluate(small_config(model), RunFolder(run), sweep.EvalRequest(), maker=FakeMaker())
     except UserError as error:
         if f"is in use by 'grid eval', process {process}" in str(error):
             return

@@ -9,14 +9,14 @@ from tests.fuzz.strategies import damaged_json
 from transfergrid.config.settings import ModelConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from transfergrid.engine.models.tokenizer import TokenisationSettings
-from transfergrid.engine.work.base_model import BaseModel, require_base
+from transfergrid.engine.work.base_model import ScoredBase, require_base
 from transfergrid.grid import UserError
 from transfergrid.store.files import hash_files
 from transfergrid.store.key import changed_parts
 from transfergrid.trainers.record import read_record, settings_of
 
 _KEY = {"training": {"dtype": "auto", "epochs": 3}, "lora": {"r": 8, "target_modules": ["q_proj"]}, "data": "abc"}
-_BASE = BaseModel(ModelConfig(path="m"), Path(), TokenisationSettings(max_length=8), {"model": {"revision": "x"}})
+_BASE = ScoredBase(ModelConfig(path="m"), Path(), TokenisationSettings(max_length=8), {"model": {"revision": "x"}})
 
 
 def _content_hash() -> str:

@@ -22,10 +22,10 @@ from tests.trainers.small_grid import sweep as train_all
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 from transfergrid.trainers import record, sweep
-from transfergrid.trainers.adapter_training import SaveAdapter, TrainedAdapter
+from transfergrid.trainers.adapter_training import SaveAdapter
 from transfergrid.trainers.base_model import LoadedBase, attached_adapter, load_base
-from transfergrid.trainers.jobs import TrainingJob
-from transfergrid.trainers.recipe import BatchShape
+from transfergrid.trainers.jobs import BatchShape, TrainingJob
+from transfergrid.trainers.record import TrainedAdapter
 
 N_ADAPTERS = 12
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from polars.testing import assert_frame_equal
 
-from tests.engine.sweeps import FakeBackend, add_adapters, small_config, stored_rows
+from tests.engine.sweeps import FakeMaker, add_adapters, small_config, stored_rows
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.evaluation.summary import EvaluationReport
 from transfergrid.engine.evaluation.sweep import evaluate
@@ -41,7 +41,7 @@ def run(config: GridConfig, tiny_adapters: tuple[Path, ...], tmp_path: Path) -> 
 
 
 def sweep(config: GridConfig, run: RunFolder) -> EvaluationReport:
-    return evaluate(config, run, EvalRequest(noise_floor=True), backend=FakeBackend())
+    return evaluate(config, run, EvalRequest(noise_floor=True), maker=FakeMaker())
 
 
 def fill_disk(monkeypatch: pytest.MonkeyPatch, root: Path, n_writes: int) -> None:
