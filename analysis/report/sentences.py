@@ -160,11 +160,17 @@ def _surely(fact: Significance, transfer: pl.DataFrame, settings: AnalysisConfig
 
 
 def _risk(row: Mapping[str, Any], fact: Significance, settings: AnalysisConfig) -> str:
-    ends = interval(row, "harm_rate", "percent")
-    text = (
-        f"A pair counts as harmed when it loses {-settings.harm_threshold_pp:g} pp or more: "
-        f"{percent(row['harm_rate'])} of pairs" + (f" (interval {ends})." if ends else ".")
-    )
+    cut = f"A pair counts as harmed when it loses {-settings.harm_threshold_pp:g} pp or more"
+    seen = interval(row, "harm_rate", "percent")
+    published = f"{percent(row['harm_rate'])} of pairs" + (f" (interval {seen})" if seen else "")
+    if fact.harm_rate_true is None:
+        text = f"{cut}: by the published definition, noise included, {published}."
+    else:
+        text = (
+            f"{cut}. Truly, {percent(row['harm_rate_true'])} of pairs are harmed (interval "
+            f"{interval(row, 'harm_rate_true', 'percent')}) and {percent(row['win_rate_true'])} gain. By the published "
+            f"definition, noise included: {published} harmed, {percent(row['win_rate'])} gain."
+        )
     if fact.harm_threshold_items is not None:
         text += f" The threshold is {count(fact.harm_threshold_items, 'question')} of a target."
     if fact.harm_rate_by_chance is not None:

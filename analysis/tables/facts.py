@@ -15,10 +15,14 @@ class Significance(NamedTuple):
     """How sure single pairs of a regime are; rates in 0..1, None: not known."""
 
     n: int
+    win_rate_true: float | None
+    """Of true deltas; None: the noise is not known."""
+    harm_rate_true: float | None
     harm_threshold_items: int | None
     """The harm cut in items of a target."""
     median_se_pp: float | None
     harm_rate: float | None
+    """Of observed deltas, the published definition: noise included."""
     win_rate: float | None
     harm_rate_by_chance: float | None
     seeds_only: bool

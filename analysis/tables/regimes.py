@@ -26,6 +26,7 @@ from transfergrid.analysis.tables.table import (
     CONFIDENCE,
     REASON,
     REGIME,
+    TRUE_RATES,
     Column,
     Table,
     TableInputs,
@@ -33,6 +34,7 @@ from transfergrid.analysis.tables.table import (
     with_ends,
 )
 from transfergrid.config.settings import AnalysisConfig
+from transfergrid.grid import Regime
 from transfergrid.store.imported import SE_OF_SEEDS
 
 DIMENSIONS = (
@@ -51,6 +53,10 @@ DIMENSIONS = (
 
 NO_ROWS = "no rows with a delta in this regime"
 
+NO_TRUE_RATES = (
+    "no true rates: rows without a standard error, or too few sources and targets to tell noise from effects"
+)
+
 SEEDS_ONLY = "imported standard errors are across training seeds and leave out the noise of items and of the baseline"
 """What is wrong with standard errors and t tests of imported tables."""
 
@@ -61,14 +67,9 @@ _COLUMNS = (
     Column("n", pl.Int64, "rows", "Rows of the transfer table with a delta."),
     *with_ends(Column("mean_pp", pl.Float64, "pp", "Mean delta of the rows.")),
     *with_ends(Column("median_pp", pl.Float64, "pp", "Median delta of the rows.")),
+    *TRUE_RATES,
     *with_ends(Column("win_rate", pl.Float64, "0..1", "Share of the rows with a delta above 0, noise included.")),
     *with_ends(Column("harm_rate", pl.Float64, "0..1", "Share of the rows beyond the harm cut, noise included.")),
-    *with_ends(
-        Column("win_rate_true", pl.Float64, "0..1", "Mean probability over the rows that the true delta is above 0.")
-    ),
-    *with_ends(
-        Column("harm_rate_true", pl.Float64, "0..1", "The same that the true delta is at or below the harm cut.")
-    ),
     Column("resampled", pl.String, "", "What the bootstrap draws again for the intervals."),
     REASON,
     Column("n_tested", pl.Int64, "rows", "Rows with a test."),
@@ -109,7 +110,8 @@ def regime_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig,
         frames.insert(0, _summarise(there, draws[usable.to_numpy()], truth[usable.to_numpy()], groups, settings))
     order = {name: place for place, name in enumerate(EVERY_REGIME)}
     by_order = {name: place for place, name in enumerate(("all", *DIMENSIONS))}
-    return pl.concat(frames, how="diagonal_relaxed").sort(
+    everything = pl.concat(frames, how="diagonal_relaxed").select(column.name for column in _COLUMNS)
+    return everything.sort(
         pl.col("regime").replace_strict(order, return_dtype=pl.Int64),
         pl.col("by").replace_strict(by_order, return_dtype=pl.Int64),
         "group",
@@ -150,6 +152,12 @@ def _summarise(
         columns |= {name: rate.rate, f"{name}_low": rate.low, f"{name}_high": rate.high}
     frame = pl.DataFrame(columns | {"resampled": ends.resampled, "reason": ends.reasons}, strict=False)
     frame = frame.with_columns(pl.col(pl.Float64).fill_nan(None), pl.col("reason").cast(pl.String))
+    no_rates = pl.when(pl.col("win_rate_true").is_null() & (pl.col("regime") != Regime.MT_ML.value)).then(
+        pl.lit(NO_TRUE_RATES)
+    )
+    frame = frame.with_columns(
+        reason=pl.concat_str("reason", no_rates, separator="; ", ignore_nulls=True).replace("", None)
+    )
     return _with_settings(pl.concat([frame, _significance(rows, groups, settings)], how="horizontal"), settings)
 
 
@@ -257,10 +265,11 @@ REGIMES = Table(
     name="regimes",
     row="regime, by, group",
     estimand=(
-        "Mean, median and rates of the observed deltas, over sources, targets and items like these, for these models; "
-        "rates of observed deltas hold noise and are no rates of true effects."
+        "True rates: share of these pairs whose true delta is above 0 or beyond the cut, over items like these. "
+        "Mean: of true deltas over sources, targets and items like these. Median and the other rates: of observed "
+        "deltas, noise included, over the same. All for these models."
     ),
     columns=_COLUMNS,
-    shown="regime group n mean_pp mean_pp_low mean_pp_high win_rate harm_rate harm_rate_significant",
+    shown="regime group n mean_pp mean_pp_low mean_pp_high win_rate_true harm_rate_true harm_rate",
     build=lambda inputs: regime_table(inputs.rows, inputs.draws, inputs.settings, inputs.once(true_deltas)),
 )

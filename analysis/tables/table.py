@@ -84,6 +84,14 @@ def with_ends(column: Column) -> tuple[Column, ...]:
     return (column, *ends)
 
 
+TRUE_RATES = (
+    *with_ends(
+        Column("win_rate_true", pl.Float64, "0..1", "Mean probability over the rows that the true delta is above 0.")
+    ),
+    *with_ends(
+        Column("harm_rate_true", pl.Float64, "0..1", "The same that the true delta is at or below the harm cut.")
+    ),
+)
 MODEL = Column("model", pl.String, "", "Base model.")
 SEED = Column("seed", pl.Int64, "", "Training seed of the adapter.")
 PAIR_COLUMNS = (

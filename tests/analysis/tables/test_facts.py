@@ -22,6 +22,8 @@ def regime(**changes: Any) -> dict[str, Any]:
         "n": 40,
         "harm_threshold_items": 4,
         "median_se_pp": 1.5,
+        "win_rate_true": 0.6,
+        "harm_rate_true": 0.05,
         "harm_rate": 0.3,
         "win_rate": 0.5,
         "harm_rate_by_chance": 0.2,

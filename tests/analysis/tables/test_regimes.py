@@ -10,7 +10,7 @@ from transfergrid.analysis.statistics.bootstrap import ClusterBootstrap, resampl
 from transfergrid.analysis.statistics.group_draws import Group, resample_groups
 from transfergrid.analysis.statistics.significance import EXACT_MCNEMAR
 from transfergrid.analysis.statistics.true_rates import draw_true_deltas
-from transfergrid.analysis.tables.regimes import DIMENSIONS, NO_ROWS, regime_table, seeds_only
+from transfergrid.analysis.tables.regimes import DIMENSIONS, NO_ROWS, NO_TRUE_RATES, regime_table, seeds_only
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 from transfergrid.store.imported import SE_OF_SEEDS
@@ -111,7 +111,8 @@ def test_one_source_and_one_target_have_no_interval_and_say_why() -> None:
     rows = transfer_rows(("m",), cells(("arc_challenge",), ("de", "en")), [[0, 1], [2, 0]])
     found = table(rows).filter(regime="MT-CL", by="source_language")
     assert found["mean_pp_low"].null_count() == 2
-    assert set(found["reason"]) == {"no interval: one source and one target, and no items to resample"}
+    why = "no interval: one source and one target, and no items to resample"
+    assert set(found["reason"]) == {f"{why}; {NO_TRUE_RATES}"}
 
 
 def test_groups_that_are_often_empty_have_no_interval_and_say_why() -> None:
