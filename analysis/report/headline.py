@@ -49,7 +49,7 @@ def key_figures(tables: AnalysisTables, settings: AnalysisConfig) -> list[Figure
 
     def note(name: str, form: str) -> str:
         ends = interval(row, name, form)
-        return f"{at_level} {ends}" if ends else "no interval: too little to resample"
+        return f"{at_level} {ends}" if ends else "no interval: too little to draw from"
 
     is_true = row["win_rate_true"] is not None
     win, harm = ("win_rate_true", "harm_rate_true") if is_true else ("win_rate", "harm_rate")

@@ -117,8 +117,8 @@ def _carries_over(regimes: pl.DataFrame, settings: AnalysisConfig) -> str:
             else "0 lies inside, so there may be none"
         )
         text += (
-            f"; {level(settings.confidence)} interval {interval(row, 'mean_pp')}: {verdict}. The interval comes from "
-            f"drawing {row['resampled']} again {settings.bootstrap_resamples:,} times (seed {settings.seed})."
+            f"; {level(settings.confidence)} interval {interval(row, 'mean_pp')}: {verdict}. The interval is "
+            f"about {row['resampled']} like these."
         )
     own = regime_row(regimes, Regime.MT_ML.value)
     by_regime = [

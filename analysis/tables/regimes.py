@@ -11,9 +11,9 @@ import numpy.typing as npt
 import polars as pl
 from scipy import special
 
-from transfergrid.analysis.records import EVERY_REGIME, in_regime
+from transfergrid.analysis.records import EVERY_REGIME, ItemBlock, in_regime
 from transfergrid.analysis.statistics.group_draws import Group
-from transfergrid.analysis.statistics.group_intervals import DrawArray, estimate, intervals
+from transfergrid.analysis.statistics.group_intervals import DrawArray, Intervals, estimate, intervals
 from transfergrid.analysis.statistics.significance import (
     EXACT_MCNEMAR,
     benjamini_hochberg,
@@ -70,7 +70,7 @@ _COLUMNS = (
     *TRUE_RATES,
     *with_ends(Column("win_rate", pl.Float64, "0..1", "Share of the rows with a delta above 0, noise included.")),
     *with_ends(Column("harm_rate", pl.Float64, "0..1", "Share of the rows beyond the harm cut, noise included.")),
-    Column("resampled", pl.String, "", "What the bootstrap draws again for the intervals."),
+    Column("resampled", pl.String, "", "What intervals are over: items, sources, targets like these."),
     REASON,
     Column("n_tested", pl.Int64, "rows", "Rows with a test."),
     Column(
@@ -88,7 +88,14 @@ _COLUMNS = (
 )
 
 
-def regime_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig, truth: DrawArray) -> pl.DataFrame:
+def regime_table(
+    rows: pl.DataFrame,
+    draws: DrawArray,
+    settings: AnalysisConfig,
+    truth: DrawArray,
+    *,
+    items: Sequence[ItemBlock] = (),
+) -> pl.DataFrame:
     """Return n, mean, median, win and harm rate with intervals, by regime and by every one of `DIMENSIONS`.
 
     Args:
@@ -96,6 +103,7 @@ def regime_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig,
         draws: Shape [rows, B] or [rows, 1]: deltas on resampled items, see `resample_deltas`.
         settings: Harm threshold, level, resamples, seed and false discovery rate.
         truth: Shape [rows, B]: draws of true deltas, see `draw_true_deltas`.
+        items: Item-wise differences, for the intervals of the means.
 
     Returns:
         One row per (regime, by, group). A regime without rows has n 0 and a reason; an interval that cannot be
@@ -107,7 +115,8 @@ def regime_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig,
     empty = [regime for regime in EVERY_REGIME if not there.filter(in_regime(regime)).height]
     frames = [_empty_rows(empty, settings)]
     if groups:
-        frames.insert(0, _summarise(there, draws[usable.to_numpy()], truth[usable.to_numpy()], groups, settings))
+        ends = intervals(there, draws[usable.to_numpy()], groups, settings, items=items)
+        frames.insert(0, _summarise(there, ends, truth[usable.to_numpy()], groups, settings))
     order = {name: place for place, name in enumerate(EVERY_REGIME)}
     by_order = {name: place for place, name in enumerate(("all", *DIMENSIONS))}
     everything = pl.concat(frames, how="diagonal_relaxed").select(column.name for column in _COLUMNS)
@@ -132,11 +141,10 @@ def _groups(rows: pl.DataFrame) -> Iterator[Group]:
 
 
 def _summarise(
-    rows: pl.DataFrame, draws: DrawArray, truth: DrawArray, groups: Sequence[Group], settings: AnalysisConfig
+    rows: pl.DataFrame, ends: Intervals, truth: DrawArray, groups: Sequence[Group], settings: AnalysisConfig
 ) -> pl.DataFrame:
     deltas = rows["delta_pp"].to_numpy()
     found = estimate(deltas, groups, settings.harm_threshold_pp)
-    ends = intervals(rows, draws, groups, settings)
     columns: dict[str, object] = {
         "regime": [group.regime for group in groups],
         "by": [group.by for group in groups],
@@ -271,5 +279,7 @@ REGIMES = Table(
     ),
     columns=_COLUMNS,
     shown="regime group n mean_pp mean_pp_low mean_pp_high win_rate_true harm_rate_true harm_rate",
-    build=lambda inputs: regime_table(inputs.rows, inputs.draws, inputs.settings, inputs.once(true_deltas)),
+    build=lambda inputs: regime_table(
+        inputs.rows, inputs.draws, inputs.settings, inputs.once(true_deltas), items=inputs.transfer.items
+    ),
 )

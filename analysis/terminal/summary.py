@@ -71,9 +71,8 @@ def _regimes(regimes: pl.DataFrame, settings: AnalysisConfig) -> RenderableType:
     first = regime_row(regimes, ALL_TRANSFER)
     note = (
         f"win: delta > 0; harm: delta <= {settings.harm_threshold_pp:g} pp; true: share of the true deltas; "
-        "seen: of the observed ones, the published definition, noise included; intervals: cluster bootstrap of "
-        f"{first['resampled'] or 'nothing'}, "
-        f"{settings.bootstrap_resamples} resamples, seed {settings.seed}"
+        "seen: of the observed ones, the published definition, noise included; interval: of the mean, over "
+        f"{first['resampled'] or 'nothing'} like these"
     )
     return Group(view, Text("\n".join([note, *_regime_reasons(regimes)])))
 
@@ -91,7 +90,12 @@ def _significance(regimes: pl.DataFrame) -> str:
         return str(row["reason"])
     parts = []
     if fact.harm_rate_true is not None:
-        parts.append(f"{fact.win_rate_true:.1%} of pairs truly win and {fact.harm_rate_true:.1%} truly harm")
+        win, harm = (
+            f"{row[f'{name}_low']:.1%} to {row[f'{name}_high']:.1%}" for name in ("win_rate_true", "harm_rate_true")
+        )
+        parts.append(
+            f"{fact.win_rate_true:.1%} of pairs truly win ({win}) and {fact.harm_rate_true:.1%} truly harm ({harm})"
+        )
     if fact.harm_threshold_items is not None:
         parts.append(f"the harm cut is {count(fact.harm_threshold_items, 'item')} of a target")
     if fact.median_se_pp is not None:

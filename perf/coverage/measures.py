@@ -47,7 +47,9 @@ def measure(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Fo
     drawn_truth = draw_true_deltas(rows, drawn.transfer.items, settings)
     truth = rows.select(KEY).with_columns(truth=pl.Series(drawn.truth.pairs.ravel()), regime=rows["regime"])
     yield from _pairs(rows, truth["truth"].to_numpy(), settings)
-    yield from _regimes(world, regime_table(rows, draws, settings, drawn_truth), truth, settings)
+    yield from _regimes(
+        world, regime_table(rows, draws, settings, drawn_truth, items=drawn.transfer.items), truth, settings
+    )
     yield from _roles(world, role_table(rows, draws, settings, drawn_truth), drawn)
     yield from _variance(world, variance_table(rows, settings))
     yield from _recommendations(world, drawn, settings)

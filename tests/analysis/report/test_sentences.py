@@ -38,7 +38,7 @@ def test_the_summary_says_what_was_measured_how_surely_and_at_what_risk(holed: A
         "here 2 tasks (arc_challenge, global_mmlu) in 3 languages (de, en, fr)",
         "For 6 cells, a small add-on to the base model",
         f"Over 29 pairs the mean delta is {row['mean_pp']:+.2f} pp",
-        "drawing items, sources, targets again 100 times (seed 0)",
+        "The interval is about items, sources, targets like these.",
         "a target has 32 questions, so one question is 3.1 pp",
         f"{row['n_tested']} pairs gained and",
         "A pair counts as harmed when it loses 1 pp or more",
