@@ -252,7 +252,11 @@ def _variance_sentences(variance: pl.DataFrame) -> Iterator[str]:
     ):
         largest_first = sorted(variance_shares(variance, fit).shares, key=lambda each: -each[1])
         if largest_first:
-            shares = ", ".join(f"{names.get(component, component)} {share:.0%}" for component, share in largest_first)
+            shares = ", ".join(
+                f"{names.get(component, component)} {share:.0%}"
+                + ("" if true is None else f" ({true:.0%} without noise of items)")
+                for component, share, true in largest_first
+            )
             yield f"{what}: {shares}."
 
 

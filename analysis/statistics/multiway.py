@@ -8,7 +8,7 @@ Source: Cameron, Gelbach and Miller 2011, Robust inference with multiway cluster
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -82,19 +82,36 @@ def mean_intervals(
     return Interval(*np.clip(ends, -100.0, 100.0))
 
 
+class Influences(NamedTuple):
+    """What the items of one block add to the deltas of n rows, less the mean."""
+
+    rows: IntArray
+    """Shape [n]: places of the rows."""
+    values: npt.NDArray[np.float32]
+    """Shape [n, I], pp: products of two rows add up to the covariance of their noise of items."""
+    n_items: FloatArray
+    """Shape [n]."""
+
+
+def item_influences(rows: pl.DataFrame, items: Sequence[ItemBlock]) -> Iterator[Influences]:
+    """Yield what items add to every row of a transfer table that has any, one block of items at a time."""
+    numbered = rows.select("model", *PAIR).with_row_index("row")
+    for block in items:
+        found = block.keys.with_row_index("place").join(numbered, on=["model", *PAIR], how="inner", validate="1:1")
+        chosen = found["place"].to_numpy()
+        scored = block.scored[chosen]
+        n = np.maximum(scored.sum(axis=1, keepdims=True), 1)
+        mean = block.differences[chosen].sum(axis=1, keepdims=True) / n
+        values = np.where(scored, block.differences[chosen] - mean, 0.0) * (100 / np.sqrt(n * np.maximum(n - 1, 1)))
+        yield Influences(found["row"].to_numpy().astype(np.intp), values.astype(np.float32), n[:, 0].astype(np.float64))
+
+
 def _rows(rows: pl.DataFrame, items: Sequence[ItemBlock]) -> _Rows:
     block, place = np.full(rows.height, -1), np.zeros(rows.height, dtype=np.intp)
-    numbered = rows.select("model", *PAIR).with_row_index("row")
     influences, n_items = [], np.full(rows.height, np.nan)
-    for number, each in enumerate(items):
-        found = each.keys.with_row_index("place").join(numbered, on=["model", *PAIR], how="inner", validate="1:1")
-        inside, chosen = found["row"].to_numpy(), found["place"].to_numpy()
-        scored = each.scored[chosen]
-        n = np.maximum(scored.sum(axis=1, keepdims=True), 1)
-        mean = each.differences[chosen].sum(axis=1, keepdims=True) / n
-        scale = 100 / np.sqrt(n * np.maximum(n - 1, 1))
-        influences.append((np.where(scored, each.differences[chosen] - mean, 0.0) * scale).astype(np.float32))
-        block[inside], place[inside], n_items[inside] = number, np.arange(len(inside)), n[:, 0]
+    for number, (inside, values, n) in enumerate(item_influences(rows, items)):
+        influences.append(values)
+        block[inside], place[inside], n_items[inside] = number, np.arange(len(inside)), n
     codes = level_codes(rows, SOURCE), level_codes(rows, TARGET)
     return _Rows(rows["delta_pp"].to_numpy(), n_items, *codes, block, place, influences)
 

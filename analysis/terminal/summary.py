@@ -171,7 +171,10 @@ def _variance(variance: pl.DataFrame) -> list[str]:
     lines = []
     for fit in (NESTED, CROSSED):
         fact = variance_shares(variance, fit)
-        shares = ", ".join(f"{component} {share:.1%}" for component, share in fact.shares)
+        shares = ", ".join(
+            f"{component} {share:.1%}" + ("" if true is None else f" ({true:.1%} without noise of items)")
+            for component, share, true in fact.shares
+        )
         said = "; ".join(each for each in (shares, *fact.reasons) if each)
         lines.append(f"Variance of MT-CL, {fit}: {said}.")
     return lines

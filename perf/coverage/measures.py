@@ -51,7 +51,7 @@ def measure(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Fo
         world, regime_table(rows, draws, settings, drawn_truth, items=drawn.transfer.items), truth, settings
     )
     yield from _roles(world, role_table(rows, draws, settings, drawn_truth), drawn)
-    yield from _variance(world, variance_table(rows, settings))
+    yield from _variance(world, variance_table(rows, settings, items=drawn.transfer.items))
     yield from _recommendations(world, drawn, settings)
 
 
@@ -125,8 +125,7 @@ def _variance(world: World, table: pl.DataFrame) -> Iterator[Found]:
     parts = {
         "source": world.source_sd**2,
         "target": world.target_sd**2,
-        "model x target": world.model_target_sd**2,
-        "residual": world.pair_sd**2,
+        "residual": world.pair_sd**2 + world.model_target_sd**2 + world.task_pair_sd**2,
     }
     total = sum(parts.values())
     for row in table.filter(fit="crossed", regime=ALL_TRANSFER).iter_rows(named=True):
@@ -134,8 +133,10 @@ def _variance(world: World, table: pl.DataFrame) -> Iterator[Found]:
         if value is None:
             continue
         for name in ("share", "share_true"):
-            if name in row:
-                yield _interval(f"{name} of {row['component']}", row, name, value / total if total else 0.0)
+            if total and row[name] is not None:
+                yield _interval(f"{name} of {row['component']}", row, name, value / total)
+        for name in ("variance_pp2", "variance_true_pp2"):
+            yield _interval(f"{name} of {row['component']}", row, name, value)
 
 
 def _recommendations(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Found]:

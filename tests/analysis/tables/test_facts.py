@@ -87,13 +87,13 @@ def test_labelled_units_are_listed_and_labelled_cells_counted() -> None:
 
 def test_variance_keeps_what_is_known_apart_from_why_the_rest_is_not() -> None:
     rows = [
-        ("crossed", "MT-CL", "model", 0.25, None),
-        ("crossed", "MT-CL", "source", None, "one level"),
-        ("crossed", "CT-CL", "model", 0.5, None),
-        ("nested", "MT-CL", "all", None, "too few rows"),
+        ("crossed", "MT-CL", "model", 0.25, 0.5, None),
+        ("crossed", "MT-CL", "source", None, None, "one level"),
+        ("crossed", "CT-CL", "model", 0.5, None, None),
+        ("nested", "MT-CL", "all", None, None, "too few rows"),
     ]
-    table = pl.DataFrame(rows, schema=["fit", "regime", "component", "share", "reason"], orient="row")
-    assert variance_shares(table, "crossed") == ((("model", 0.25),), ("source: one level",))
+    table = pl.DataFrame(rows, schema=["fit", "regime", "component", "share", "share_true", "reason"], orient="row")
+    assert variance_shares(table, "crossed") == ((("model", 0.25, 0.5),), ("source: one level",))
     assert variance_shares(table, "nested") == ((), ("too few rows",))
 
 
