@@ -17,11 +17,11 @@ from transfergrid.analysis.statistics.bootstrap import (
     ClusterBootstrap,
     Interval,
     centred_interval,
+    rate_interval,
 )
 from transfergrid.analysis.statistics.group_draws import Group, resample_groups
 from transfergrid.analysis.statistics.levels import count_levels, level_codes
 from transfergrid.analysis.statistics.multiway import mean_intervals
-from transfergrid.analysis.statistics.pair_noise import RULE_OF_THREE
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 
@@ -109,7 +109,8 @@ def intervals(
         part = _subset(rows, draws, [groups[place] for place in places], settings)
         for field, found in enumerate(_part_intervals(part, chosen, settings)):
             low[field, places], high[field, places] = found
-    mean = mean_intervals(rows, items, groups, factors=factors, confidence=settings.confidence)
+    indices = [group.index for group in groups]
+    mean = Interval(*mean_intervals(rows, items, indices, factors=factors, confidence=settings.confidence))
     of_median, win, harm = (Interval(low[field], high[field]) for field in range(3))
     resampled = [("items",) * has_items + chosen for chosen in factors]
     there = zip(resampled, np.isfinite(low[0]), np.isfinite(mean.low), strict=True)
@@ -143,14 +144,6 @@ def _part_intervals(part: _Part, factors: Sequence[str], settings: AnalysisConfi
     median = _median_interval(draws.below_median, part.deltas, part.groups, settings.confidence)
     sizes = np.array([len(group.index) for group in part.groups])
     return [median, rate_interval(win, found.win_rate, sizes), rate_interval(harm, found.harm_rate, sizes)]
-
-
-def rate_interval(interval: Interval, rates: FloatArray, n_rows: npt.NDArray[np.intp]) -> Interval:
-    """Return intervals of rates, shape [G], inside 0..1; where all resamples agree, by the rule of three over rows."""
-    none = interval.high == interval.low
-    low = np.where(none, rates - RULE_OF_THREE / n_rows, interval.low)
-    high = np.where(none, rates + RULE_OF_THREE / n_rows, interval.high)
-    return Interval(np.clip(low, 0, 1), np.clip(high, 0, 1))
 
 
 def _median_interval(

@@ -17,8 +17,6 @@ import polars as pl
 from scipy import sparse, special
 
 from transfergrid.analysis.records import PAIR, SOURCE, TARGET, ItemBlock
-from transfergrid.analysis.statistics.bootstrap import Interval
-from transfergrid.analysis.statistics.group_draws import Group
 from transfergrid.analysis.statistics.levels import count_levels, level_codes
 from transfergrid.analysis.statistics.pair_noise import RULE_OF_THREE
 
@@ -55,31 +53,31 @@ class _Rows(NamedTuple):
 def mean_intervals(
     rows: pl.DataFrame,
     items: Sequence[ItemBlock],
-    groups: Sequence[Group],
+    groups: Sequence[IntArray],
     *,
     factors: Sequence[Sequence[str]],
     confidence: float,
-) -> Interval:
+) -> FloatArray:
     """Return the interval of every group's mean delta over sources, targets and items like these.
 
     Args:
         rows: N rows of the transfer table, ``delta_pp`` without nulls.
         items: Item-wise differences; none: sources and targets only.
-        groups: G groups, none empty.
+        groups: Places of the rows of G groups, none empty.
         factors: Per group ``sources`` and ``targets``, as far as they are seen as drawn.
         confidence: Level, 0..1.
 
     Returns:
-        Mean -/+ t se, t with one degree of freedom less than there are levels of the rarer factor (items of a target
-        where there is none); NaN where nothing is drawn, or nothing varies and there are no items.
+        Shape [2, G]: mean -/+ t se, t with one degree of freedom less than there are levels of the rarer factor (items
+        of a target where there is none); NaN where nothing is drawn, or nothing varies and there are no items.
     """
     known = _rows(rows, items)
     ends = np.full((2, len(groups)), np.nan)
-    for place, (group, chosen) in enumerate(zip(groups, factors, strict=True)):
-        mean = float(known.deltas[group.index].mean())
-        width = _half_width(known, group.index, chosen, confidence)
+    for place, (index, chosen) in enumerate(zip(groups, factors, strict=True)):
+        mean = float(known.deltas[index].mean())
+        width = _half_width(known, index, chosen, confidence)
         ends[:, place] = mean - width, mean + width
-    return Interval(*np.clip(ends, -100.0, 100.0))
+    return np.clip(ends, -100.0, 100.0)
 
 
 class Influences(NamedTuple):

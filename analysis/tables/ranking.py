@@ -9,9 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transfergrid.analysis.statistics.bootstrap import ClusterBootstrap, DrawArray, Interval, centred_interval
+from transfergrid.analysis.statistics.bootstrap import (
+    ClusterBootstrap,
+    DrawArray,
+    Interval,
+    centred_interval,
+    rate_interval,
+)
 from transfergrid.analysis.statistics.group_draws import Group, GroupDraws, resample_groups
-from transfergrid.analysis.statistics.group_intervals import rate_interval
 from transfergrid.analysis.statistics.levels import count_levels
 from transfergrid.analysis.statistics.simultaneous import differs_from_mean, rank_sets
 from transfergrid.config.settings import AnalysisConfig

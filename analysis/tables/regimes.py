@@ -21,7 +21,7 @@ from transfergrid.analysis.statistics.significance import (
     harm_by_chance,
     holds_fdr,
 )
-from transfergrid.analysis.statistics.true_rates import draw_true_deltas, true_rates
+from transfergrid.analysis.statistics.true_rates import true_rates
 from transfergrid.analysis.tables.table import (
     CONFIDENCE,
     REASON,
@@ -29,7 +29,6 @@ from transfergrid.analysis.tables.table import (
     TRUE_RATES,
     Column,
     Table,
-    TableInputs,
     schema_of,
     with_ends,
 )
@@ -264,11 +263,6 @@ def _with_settings(frame: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFram
     )
 
 
-def true_deltas(inputs: TableInputs) -> DrawArray:
-    """Return draws of every row's true delta, see `draw_true_deltas`; for ``inputs.once``."""
-    return draw_true_deltas(inputs.rows, inputs.transfer.items, inputs.settings)
-
-
 REGIMES = Table(
     name="regimes",
     row="regime, by, group",
@@ -280,6 +274,6 @@ REGIMES = Table(
     columns=_COLUMNS,
     shown="regime group n mean_pp mean_pp_low mean_pp_high win_rate_true harm_rate_true harm_rate",
     build=lambda inputs: regime_table(
-        inputs.rows, inputs.draws, inputs.settings, inputs.once(true_deltas), items=inputs.transfer.items
+        inputs.rows, inputs.draws, inputs.settings, inputs.truth, items=inputs.transfer.items
     ),
 )

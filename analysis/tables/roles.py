@@ -11,7 +11,6 @@ from transfergrid.analysis.records import ALL_TRANSFER, in_regime
 from transfergrid.analysis.statistics.bootstrap import DRAW_DECIMALS, DrawArray
 from transfergrid.analysis.statistics.true_rates import true_rates
 from transfergrid.analysis.tables.ranking import Kind, rank_units, ranking_columns
-from transfergrid.analysis.tables.regimes import true_deltas
 from transfergrid.analysis.tables.table import (
     ONE_MODEL,
     REASON,
@@ -240,5 +239,5 @@ ROLES_TABLE = Table(
     ),
     columns=_COLUMNS,
     shown="role unit regime models name score_pp rank ranks harm_rate_true label",
-    build=lambda inputs: role_table(inputs.rows, inputs.draws, inputs.settings, inputs.once(true_deltas)),
+    build=lambda inputs: role_table(inputs.rows, inputs.draws, inputs.settings, inputs.truth),
 )

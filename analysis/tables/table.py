@@ -11,6 +11,7 @@ from polars._typing import PolarsDataType
 
 from transfergrid.analysis.records import Transfer
 from transfergrid.analysis.statistics.bootstrap import DrawArray
+from transfergrid.analysis.statistics.true_rates import draw_true_deltas
 from transfergrid.config.settings import AnalysisConfig
 
 Computed = TypeVar("Computed")
@@ -45,12 +46,21 @@ class TableInputs:
         """The transfer table."""
         return self.transfer.rows
 
+    @property
+    def truth(self) -> DrawArray:
+        """Shape [rows, B]: draws of every row's true delta, see `draw_true_deltas`."""
+        return self.once(_true_deltas)
+
     def once(self, compute: Callable[[TableInputs], Computed]) -> Computed:
         """Return what a function computes of these inputs; tables that share it compute it once."""
         if compute not in self._computed:
             self._computed[compute] = compute(self)
         found: Computed = self._computed[compute]
         return found
+
+
+def _true_deltas(inputs: TableInputs) -> DrawArray:
+    return draw_true_deltas(inputs.rows, inputs.transfer.items, inputs.settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,15 +6,10 @@ from scipy import stats
 from tests.analysis.statistics.test_bootstrap import rows_with_items
 from tests.analysis.synthetic import cells, transfer_rows
 from transfergrid.analysis.records import SOURCE, TARGET, ItemBlock
-from transfergrid.analysis.statistics.group_draws import Group
 from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.multiway import mean_intervals
 
 BOTH = ("sources", "targets")
-
-
-def everything(rows: pl.DataFrame) -> Group:
-    return Group("all transfer", "all", "all", np.arange(rows.height))
 
 
 def slow_variance(rows: pl.DataFrame, items: tuple[ItemBlock, ...]) -> float:
@@ -48,16 +43,16 @@ def slow_variance(rows: pl.DataFrame, items: tuple[ItemBlock, ...]) -> float:
 
 def test_the_interval_is_the_mean_and_t_standard_errors_of_the_slow_definition() -> None:
     rows, items = rows_with_items()
-    found = mean_intervals(rows, items, [everything(rows)], factors=[BOTH], confidence=0.9)
+    found = mean_intervals(rows, items, [np.arange(rows.height)], factors=[BOTH], confidence=0.9)
     n_levels = min(rows.select(SOURCE).n_unique(), rows.select(TARGET).n_unique())
     width = stats.t.ppf(0.95, n_levels - 1) * slow_variance(rows, items) ** 0.5
     mean = rows["delta_pp"].mean()
-    assert (found.low[0], found.high[0]) == pytest.approx((mean - width, mean + width), rel=1e-5)
+    assert tuple(found[:, 0]) == pytest.approx((mean - width, mean + width), rel=1e-5)
 
 
 def test_with_one_source_and_target_only_items_are_drawn() -> None:
     rows, items = rows_with_items()
-    one = Group("MT-CL", "x", "x", np.array([1]))
+    one = np.array([1])
     block = next(each for each in items if each.keys.row(0)[3] == rows["target_task"][1])
     place = next(
         place
@@ -67,8 +62,8 @@ def test_with_one_source_and_target_only_items_are_drawn() -> None:
     values = 100 * block.differences[place].astype(float)
     width = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
     found = mean_intervals(rows, items, [one], factors=[()], confidence=0.95)
-    assert found.high[0] - found.low[0] == pytest.approx(2 * width, rel=1e-5)
-    assert np.isnan(mean_intervals(rows, (), [one], factors=[()], confidence=0.95).low).all()
+    assert found[1, 0] - found[0, 0] == pytest.approx(2 * width, rel=1e-5)
+    assert np.isnan(mean_intervals(rows, (), [one], factors=[()], confidence=0.95)).all()
 
 
 def test_where_no_answer_changed_three_items_may() -> None:
@@ -77,9 +72,9 @@ def test_where_no_answer_changed_three_items_may() -> None:
         ItemBlock(each.task, each.keys, each.item_ids, np.zeros_like(each.differences), each.scored) for each in items
     )
     none = rows.with_columns(delta_pp=pl.lit(0.0))
-    found = mean_intervals(none, still, [everything(rows)], factors=[BOTH], confidence=0.95)
+    found = mean_intervals(none, still, [np.arange(rows.height)], factors=[BOTH], confidence=0.95)
     n = rows.select(TARGET).n_unique()
     df = min(rows.select(SOURCE).n_unique(), n) - 1
-    assert found.high[0] == pytest.approx(stats.t.ppf(0.975, df) * (3 * (100 / 30) ** 2 / n) ** 0.5)
+    assert found[1, 0] == pytest.approx(stats.t.ppf(0.975, df) * (3 * (100 / 30) ** 2 / n) ** 0.5)
     flat = transfer_rows(("m",), cells(), np.zeros((6, 6)))
-    assert np.isnan(mean_intervals(flat, (), [everything(flat)], factors=[BOTH], confidence=0.95).low).all()
+    assert np.isnan(mean_intervals(flat, (), [np.arange(flat.height)], factors=[BOTH], confidence=0.95)).all()
