@@ -52,7 +52,7 @@ def measure(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Fo
     )
     yield from _roles(world, role_table(rows, draws, settings, drawn_truth), drawn)
     yield from _variance(world, variance_table(rows, settings, items=drawn.transfer.items))
-    yield from _recommendations(world, drawn, settings)
+    yield from recommendations(world, drawn, settings)
 
 
 def _pairs(rows: pl.DataFrame, truth: FloatArray, settings: AnalysisConfig) -> Iterator[Found]:
@@ -139,7 +139,8 @@ def _variance(world: World, table: pl.DataFrame) -> Iterator[Found]:
             yield _interval(f"{name} of {row['component']}", row, name, value)
 
 
-def _recommendations(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Found]:
+def recommendations(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Found]:
+    """Yield what `grid recommend` says of every pair, of the first of every target, and how far it is off."""
     place = {(cell.task, cell.language): index for index, cell in enumerate(world.cells)}
     truth = drawn.truth.pairs.mean(axis=0)
     rows = drawn.transfer.rows.filter(in_regime(ALL_TRANSFER))
