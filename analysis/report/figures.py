@@ -221,14 +221,17 @@ def draw_regimes(regimes: pl.DataFrame, settings: AnalysisConfig) -> Figure:
     part = regimes.filter((pl.col("by") == "all") & (pl.col("n") > 0)).reverse()
     figure = Figure(figsize=(7.0, 0.7 + 0.32 * max(part.height, 1)), layout="constrained")
     names = part["regime"].to_list()
+    harm, whose = (
+        ("harm_rate", "seen") if part["harm_rate_true"].null_count() == part.height else ("harm_rate_true", "true")
+    )
     panels = (
         ("mean_pp", 1.0, "mean delta, pp"),
-        ("harm_rate", 100.0, f"harmed (delta <= {settings.harm_threshold_pp:g} pp), %"),
+        (harm, 100.0, f"harmed ({whose} delta <= {settings.harm_threshold_pp:g} pp), %"),
     )
     for place, (column, factor, name) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, 2, place)
-        values = factor * part[column].to_numpy()
-        colours = [LOSS if value < 0 or column == "harm_rate" else GAIN for value in values]
+        values = factor * part[column].fill_null(np.nan).to_numpy()
+        colours = [LOSS if value < 0 or column == harm else GAIN for value in values]
         axes.barh(range(len(names)), values, color=colours, alpha=0.8, height=0.6)
         for row, record in enumerate(part.iter_rows(named=True)):
             if record[f"{column}_low"] is not None:

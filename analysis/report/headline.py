@@ -49,16 +49,17 @@ def key_figures(tables: AnalysisTables, settings: AnalysisConfig) -> list[Figure
 
     def note(name: str, form: str) -> str:
         ends = interval(row, name, form)
-        return f"{at_level} {ends}" if ends else "no interval: too little to resample"
+        return f"{at_level} {ends}" if ends else "no interval: too little to draw from"
 
+    is_true = row["win_rate_true"] is not None
+    win, harm = ("win_rate_true", "harm_rate_true") if is_true else ("win_rate", "harm_rate")
+    how = "truly " if is_true else "were seen to have "
     tested = row["harm_rate_significant"] is not None
     what = "tests of training noise only" if seeds_only(row) else "tests"
     return [
         Figure(pp(row["mean_pp"]), "mean change of a score", note("mean_pp", "pp")),
-        Figure(percent(row["win_rate"]), "of pairs gained", note("win_rate", "percent")),
-        Figure(
-            percent(row["harm_rate"]), f"lost {-settings.harm_threshold_pp:g} pp or more", note("harm_rate", "percent")
-        ),
+        Figure(percent(row[win]), f"of pairs {how}gained", note(win, "percent")),
+        Figure(percent(row[harm]), f"{how}lost {-settings.harm_threshold_pp:g} pp or more", note(harm, "percent")),
         Figure(
             f"{percent(row['win_rate_significant'])} / {percent(row['harm_rate_significant'])}"
             if tested

@@ -14,7 +14,9 @@ from transfergrid.analysis.transfer.languages import FEATURE_SETS
 from transfergrid.config.settings import AnalysisConfig
 
 _REGIMES = (
-    "regime by group n n_tested mean_pp mean_pp_low mean_pp_high median_pp win_rate win_rate_low win_rate_high "
+    "regime by group n n_tested mean_pp mean_pp_low mean_pp_high median_pp win_rate_true "
+    "win_rate_true_low win_rate_true_high harm_rate_true harm_rate_true_low harm_rate_true_high "
+    "win_rate win_rate_low win_rate_high "
     "harm_rate harm_rate_low harm_rate_high harm_rate_significant win_rate_significant harm_rate_by_chance reason"
 )
 _ROLES = "role unit regime name n n_models score_pp se_pp score_pp_low score_pp_high rank rank_low rank_high label"

@@ -6,8 +6,10 @@ const splits = { all: "nothing", model: "model", family: "model family", size: "
   source_language_family: "trained language family", target_language_family: "scored language family", construction: "how the items were made" };
 const measures = {
   mean_pp: { name: "mean delta", axis: "mean delta, pp", format: (value, tick) => signed(value, tick ? 1 : 2) },
-  win_rate: { name: "gained", axis: "share of pairs with delta above 0", format: share },
-  harm_rate: { name: "harmed", axis: `share of pairs with delta of ${signed(data.settings.harm_threshold_pp, 1)} pp or lower`, format: share,
+  win_rate_true: { name: "truly gained", axis: "share of pairs whose true delta is above 0", format: share },
+  harm_rate_true: { name: "truly harmed", axis: `share of pairs whose true delta is ${signed(data.settings.harm_threshold_pp, 1)} pp or lower`, format: share },
+  win_rate: { name: "seen to gain, noise included", axis: "share of pairs with observed delta above 0", format: share },
+  harm_rate: { name: "seen harmed, noise included", axis: `share of pairs with observed delta of ${signed(data.settings.harm_threshold_pp, 1)} pp or lower`, format: share,
     mark: "harm_rate_by_chance", markName: "orange line: share expected by chance alone" },
 };
 
@@ -17,9 +19,13 @@ function regimeTip(row, name) {
   const lines = [`${name}: ${row.n} pairs`];
   if (!row.n) return [...lines, row.reason].join("\n");
   lines.push(`mean delta ${pp(row.mean_pp)}, ${ends("mean_pp", signed)}`);
-  lines.push(`gained ${percent(row.win_rate)}, ${ends("win_rate", percent)}`);
-  lines.push(`harmed ${percent(row.harm_rate)}, ${ends("harm_rate", percent)}`);
-  if (known(row.harm_rate_by_chance)) lines.push(`harmed by chance alone ${percent(row.harm_rate_by_chance)}`);
+  if (known(row.win_rate_true)) {
+    lines.push(`truly gained ${percent(row.win_rate_true)}, ${ends("win_rate_true", percent)}`);
+    lines.push(`truly harmed ${percent(row.harm_rate_true)}, ${ends("harm_rate_true", percent)}`);
+  }
+  lines.push(`seen to gain, noise included, ${percent(row.win_rate)}, ${ends("win_rate", percent)}`);
+  lines.push(`seen harmed, noise included, ${percent(row.harm_rate)}, ${ends("harm_rate", percent)}`);
+  if (known(row.harm_rate_by_chance)) lines.push(`seen harmed by chance alone ${percent(row.harm_rate_by_chance)}`);
   lines.push(known(row.harm_rate_significant)
     ? `significant: ${percent(row.win_rate_significant)} gained, ${percent(row.harm_rate_significant)} harmed` : "not tested");
   return lines.join("\n");
@@ -33,7 +39,7 @@ function drawRegimes() {
   const list = rows.map((row) => {
     const name = by === "all" ? row.regime : label(row.group);
     return { name, value: row[key], low: row[`${key}_low`], high: row[`${key}_high`], mark: measure.mark && row[measure.mark],
-      tone: key === "harm_rate" ? "plain" : undefined, reason: row.reason, tip: regimeTip(row, by === "all" ? row.regime : `${name}, ${row.regime}`) };
+      tone: key.startsWith("harm_rate") ? "plain" : undefined, reason: row.reason, tip: regimeTip(row, by === "all" ? row.regime : `${name}, ${row.regime}`) };
   });
   intervalChart(byId("regime-chart"), list.length ? list : [{ name: "-", reason: "no pairs here" }],
     { ...measure, markName: list.some((row) => known(row.mark)) ? measure.markName : "" });

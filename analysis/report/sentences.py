@@ -117,8 +117,8 @@ def _carries_over(regimes: pl.DataFrame, settings: AnalysisConfig) -> str:
             else "0 lies inside, so there may be none"
         )
         text += (
-            f"; {level(settings.confidence)} interval {interval(row, 'mean_pp')}: {verdict}. The interval comes from "
-            f"drawing {row['resampled']} again {settings.bootstrap_resamples:,} times (seed {settings.seed})."
+            f"; {level(settings.confidence)} interval {interval(row, 'mean_pp')}: {verdict}. The interval is "
+            f"about {row['resampled']} like these."
         )
     own = regime_row(regimes, Regime.MT_ML.value)
     by_regime = [
@@ -160,11 +160,17 @@ def _surely(fact: Significance, transfer: pl.DataFrame, settings: AnalysisConfig
 
 
 def _risk(row: Mapping[str, Any], fact: Significance, settings: AnalysisConfig) -> str:
-    ends = interval(row, "harm_rate", "percent")
-    text = (
-        f"A pair counts as harmed when it loses {-settings.harm_threshold_pp:g} pp or more: "
-        f"{percent(row['harm_rate'])} of pairs" + (f" (interval {ends})." if ends else ".")
-    )
+    cut = f"A pair counts as harmed when it loses {-settings.harm_threshold_pp:g} pp or more"
+    seen = interval(row, "harm_rate", "percent")
+    published = f"{percent(row['harm_rate'])} of pairs" + (f" (interval {seen})" if seen else "")
+    if fact.harm_rate_true is None:
+        text = f"{cut}: by the published definition, noise included, {published}."
+    else:
+        text = (
+            f"{cut}. Truly, {percent(row['harm_rate_true'])} of pairs are harmed (interval "
+            f"{interval(row, 'harm_rate_true', 'percent')}) and {percent(row['win_rate_true'])} gain. By the published "
+            f"definition, noise included: {published} harmed, {percent(row['win_rate'])} gain."
+        )
     if fact.harm_threshold_items is not None:
         text += f" The threshold is {count(fact.harm_threshold_items, 'question')} of a target."
     if fact.harm_rate_by_chance is not None:
@@ -246,7 +252,11 @@ def _variance_sentences(variance: pl.DataFrame) -> Iterator[str]:
     ):
         largest_first = sorted(variance_shares(variance, fit).shares, key=lambda each: -each[1])
         if largest_first:
-            shares = ", ".join(f"{names.get(component, component)} {share:.0%}" for component, share in largest_first)
+            shares = ", ".join(
+                f"{names.get(component, component)} {share:.0%}"
+                + ("" if true is None else f" ({true:.0%} without noise of items)")
+                for component, share, true in largest_first
+            )
             yield f"{what}: {shares}."
 
 

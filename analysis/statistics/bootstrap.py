@@ -18,6 +18,7 @@ import polars as pl
 
 from transfergrid.analysis.records import PAIR, ItemBlock
 from transfergrid.analysis.statistics.levels import level_codes
+from transfergrid.analysis.statistics.pair_noise import RULE_OF_THREE
 from transfergrid.config.settings import AnalysisConfig
 
 FloatArray = npt.NDArray[np.float64]
@@ -185,3 +186,11 @@ def centred_interval(
         known = draws[row][valid[row]].astype(np.float64)
         low[row], high[row] = np.quantile(known, [tail, 1 - tail]) + (estimates[row] - known.mean())
     return Interval(low, high)
+
+
+def rate_interval(interval: Interval, rates: FloatArray, n_rows: npt.NDArray[np.intp]) -> Interval:
+    """Return intervals of rates, shape [G], inside 0..1; where all resamples agree, by the rule of three over rows."""
+    none = interval.high == interval.low
+    low = np.where(none, rates - RULE_OF_THREE / n_rows, interval.low)
+    high = np.where(none, rates + RULE_OF_THREE / n_rows, interval.high)
+    return Interval(np.clip(low, 0, 1), np.clip(high, 0, 1))

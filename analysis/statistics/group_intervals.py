@@ -10,15 +10,18 @@ import numpy.typing as npt
 import polars as pl
 from scipy import special
 
+from transfergrid.analysis.records import ItemBlock
 from transfergrid.analysis.statistics.bootstrap import (
     FACTORS,
     MIN_VALID_SHARE,
     ClusterBootstrap,
     Interval,
     centred_interval,
+    rate_interval,
 )
 from transfergrid.analysis.statistics.group_draws import Group, resample_groups
 from transfergrid.analysis.statistics.levels import count_levels, level_codes
+from transfergrid.analysis.statistics.multiway import mean_intervals
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 
@@ -78,7 +81,14 @@ def interval_factors(codes: dict[str, npt.NDArray[np.intp]], group: Group) -> tu
     return tuple(several[:1] if group.regime == Regime.MT_ML else several)
 
 
-def intervals(rows: pl.DataFrame, draws: DrawArray, groups: Sequence[Group], settings: AnalysisConfig) -> Intervals:
+def intervals(
+    rows: pl.DataFrame,
+    draws: DrawArray,
+    groups: Sequence[Group],
+    settings: AnalysisConfig,
+    *,
+    items: Sequence[ItemBlock],
+) -> Intervals:
     """Return every group's intervals.
 
     Args:
@@ -86,8 +96,9 @@ def intervals(rows: pl.DataFrame, draws: DrawArray, groups: Sequence[Group], set
         draws: Shape [N, B] or [N, 1], see `resample_deltas`.
         groups: G groups, none empty.
         settings: Level, resamples, seed and harm threshold.
+        items: Item-wise differences, for the intervals of the means.
     """
-    low, high = np.full((4, len(groups)), np.nan), np.full((4, len(groups)), np.nan)
+    low, high = np.full((3, len(groups)), np.nan), np.full((4, len(groups)), np.nan)
     codes = {name: level_codes(rows, FACTORS[name]) for name in ("sources", "targets")}
     factors = [interval_factors(codes, group) for group in groups]
     has_items = draws.shape[1] > 1
@@ -98,10 +109,13 @@ def intervals(rows: pl.DataFrame, draws: DrawArray, groups: Sequence[Group], set
         part = _subset(rows, draws, [groups[place] for place in places], settings)
         for field, found in enumerate(_part_intervals(part, chosen, settings)):
             low[field, places], high[field, places] = found
-    mean, median, win, harm = (Interval(low[field], high[field]) for field in range(4))
+    indices = [group.index for group in groups]
+    mean = Interval(*mean_intervals(rows, items, indices, factors=factors, confidence=settings.confidence))
+    of_median, win, harm = (Interval(low[field], high[field]) for field in range(3))
     resampled = [("items",) * has_items + chosen for chosen in factors]
-    reasons = [_reason(each, bool(there)) for each, there in zip(resampled, np.isfinite(low[0]), strict=True)]
-    return Intervals(mean, median, win, harm, reasons, [", ".join(each) for each in resampled])
+    there = zip(resampled, np.isfinite(low[0]), np.isfinite(mean.low), strict=True)
+    reasons = [_reason(each, has_median=bool(median), has_mean=bool(known)) for each, median, known in there]
+    return Intervals(mean, of_median, win, harm, reasons, [", ".join(each) for each in resampled])
 
 
 class _Part(NamedTuple):
@@ -125,15 +139,11 @@ def _part_intervals(part: _Part, factors: Sequence[str], settings: AnalysisConfi
         part.bootstrap, part.deltas, part.groups, factors=factors, harm_pp=settings.harm_threshold_pp
     )
     found = estimate(part.deltas, part.groups, settings.harm_threshold_pp)
-    mean = centred_interval(draws.mean_pp, found.mean_pp, settings.confidence)
     win = centred_interval(draws.win_rate, found.win_rate, settings.confidence)
     harm = centred_interval(draws.harm_rate, found.harm_rate, settings.confidence)
     median = _median_interval(draws.below_median, part.deltas, part.groups, settings.confidence)
-    return [mean, median, _clip(win), _clip(harm)]
-
-
-def _clip(interval: Interval) -> Interval:
-    return Interval(np.clip(interval.low, 0, 1), np.clip(interval.high, 0, 1))
+    sizes = np.array([len(group.index) for group in part.groups])
+    return [median, rate_interval(win, found.win_rate, sizes), rate_interval(harm, found.harm_rate, sizes)]
 
 
 def _median_interval(
@@ -151,9 +161,9 @@ def _median_interval(
     return Interval(low, high)
 
 
-def _reason(resampled: tuple[str, ...], has_interval: bool) -> str | None:
-    if has_interval:
-        return None
+def _reason(resampled: tuple[str, ...], *, has_median: bool, has_mean: bool) -> str | None:
     if not resampled:
         return "no interval: one source and one target, and no items to resample"
-    return "no interval: the group is empty in more than 10 % of the resamples; too few sources or targets"
+    if not has_median:
+        return "no interval of median and observed rates: the group is empty in more than 10 % of the resamples"
+    return None if has_mean else "no interval of the mean: nothing varies and there are no items"

@@ -9,10 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy import stats
+from scipy.spatial import distance
 
 from transfergrid.analysis.statistics.significance import t_test_p
 from transfergrid.analysis.tables.table import PAIR_COLUMNS, REASON, Column, Table, TableInputs, schema_of
-from transfergrid.analysis.transfer.languages import FEATURE_SETS, UnknownLanguageError, cosine_distance, uriel_vector
+from transfergrid.analysis.transfer.languages import FEATURE_SETS, UnknownLanguageError, uriel_vector
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 
@@ -38,12 +40,6 @@ class DistanceTables(NamedTuple):
 
     pairs: pl.DataFrame
     summary: pl.DataFrame
-
-
-def ranks(values: FloatArray) -> FloatArray:
-    """Return average ranks from 1, shape [N]."""
-    found: FloatArray = pl.Series(values).rank("average").cast(pl.Float64).to_numpy()
-    return found
 
 
 def correlation_p(correlation: float, n: int) -> float:
@@ -126,7 +122,7 @@ def distance_tables(rows: pl.DataFrame, settings: AnalysisConfig) -> DistanceTab
     pairs, records = deltas, []
     for features in FEATURE_SETS:
         vectors, missing = _vectors(languages, features)
-        known = _Distances(tuple(vectors), _distance_matrix(list(vectors.values())))
+        known = _Distances(tuple(vectors), _cosine_distances(list(vectors.values())))
         pairs = pairs.join(_pair_frame(known, features), on=["source_language", "target_language"], how="left")
         records += _correlate(pairs, features, known, _note(missing), settings)
     return DistanceTables(
@@ -153,10 +149,8 @@ def _note(missing: list[str]) -> str | None:
     return f"URIEL has no vector for {missing}" if missing else None
 
 
-def _distance_matrix(vectors: list[FloatArray]) -> FloatArray:
-    return np.array([[cosine_distance(first, second) for second in vectors] for first in vectors]).reshape(
-        len(vectors), len(vectors)
-    )
+def _cosine_distances(vectors: list[FloatArray]) -> FloatArray:
+    return distance.cdist(vectors, vectors, "cosine") if vectors else np.zeros((0, 0))
 
 
 def _pair_frame(known: _Distances, features: str) -> pl.DataFrame:
@@ -215,7 +209,7 @@ def _matrices(usable: pl.DataFrame, column: str, known: _Distances, *, rank: boo
     columns = np.array([place[name] for name in usable["target_language"]])
     deltas = usable["mean_pp"].to_numpy()
     values = np.full(known.matrix.shape, np.nan)
-    values[rows, columns] = ranks(deltas) if rank else deltas
+    values[rows, columns] = stats.rankdata(deltas) if rank else deltas
     return (_ranks_among(usable[column].to_numpy(), known.matrix) if rank else known.matrix), values
 
 

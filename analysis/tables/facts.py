@@ -15,10 +15,14 @@ class Significance(NamedTuple):
     """How sure single pairs of a regime are; rates in 0..1, None: not known."""
 
     n: int
+    win_rate_true: float | None
+    """Of true deltas; None: the noise is not known."""
+    harm_rate_true: float | None
     harm_threshold_items: int | None
     """The harm cut in items of a target."""
     median_se_pp: float | None
     harm_rate: float | None
+    """Of observed deltas, the published definition: noise included."""
     win_rate: float | None
     harm_rate_by_chance: float | None
     seeds_only: bool
@@ -67,8 +71,8 @@ class Labelled(NamedTuple):
 class VarianceShares(NamedTuple):
     """Shares of the variance of MT-CL deltas in one fit."""
 
-    shares: tuple[tuple[str, float], ...]
-    """Component and share, in the order of the fit."""
+    shares: tuple[tuple[str, float, float | None], ...]
+    """Component, share, and share without noise of items (None: not known), in the order of the fit."""
     reasons: tuple[str, ...]
     """Why a component, or the whole fit, has none."""
 
@@ -105,7 +109,7 @@ def labelled(roles: pl.DataFrame, label: str) -> Labelled:
 def variance_shares(variance: pl.DataFrame, fit: str) -> VarianceShares:
     """Return the shares of one fit in MT-CL."""
     part = variance.filter(fit=fit, regime=Regime.MT_CL.value)
-    shares = part.filter(pl.col("share").is_not_null()).select("component", "share").iter_rows()
+    shares = part.filter(pl.col("share").is_not_null()).select("component", "share", "share_true").iter_rows()
     missing = part.filter(pl.col("share").is_null()).select("component", "reason").iter_rows()
     reasons = tuple(reason if name == "all" else f"{name}: {reason}" for name, reason in missing)
     return VarianceShares(tuple(shares), reasons)

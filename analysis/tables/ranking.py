@@ -9,7 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transfergrid.analysis.statistics.bootstrap import ClusterBootstrap, DrawArray, Interval, centred_interval
+from transfergrid.analysis.statistics.bootstrap import (
+    ClusterBootstrap,
+    DrawArray,
+    Interval,
+    centred_interval,
+    rate_interval,
+)
 from transfergrid.analysis.statistics.group_draws import Group, GroupDraws, resample_groups
 from transfergrid.analysis.statistics.levels import count_levels
 from transfergrid.analysis.statistics.simultaneous import differs_from_mean, rank_sets
@@ -59,7 +65,7 @@ def _rank_draws(drawn: GroupDraws, scores: pl.DataFrame, *, sign: int, confidenc
     harm_interval = centred_interval(drawn.harm_rate, harm, confidence)
     return Ranking(
         centred_interval(drawn.mean_pp, score, confidence),
-        Interval(np.clip(harm_interval.low, 0, 1), np.clip(harm_interval.high, 0, 1)),
+        rate_interval(harm_interval, harm, scores["n"].to_numpy()),
         rank_sets(drawn.mean_pp, score, confidence),
         differs_from_mean(drawn.mean_pp, score, sign=sign, confidence=confidence),
     )

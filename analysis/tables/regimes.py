@@ -11,9 +11,9 @@ import numpy.typing as npt
 import polars as pl
 from scipy import special
 
-from transfergrid.analysis.records import EVERY_REGIME, in_regime
+from transfergrid.analysis.records import EVERY_REGIME, ItemBlock, in_regime
 from transfergrid.analysis.statistics.group_draws import Group
-from transfergrid.analysis.statistics.group_intervals import DrawArray, estimate, intervals
+from transfergrid.analysis.statistics.group_intervals import DrawArray, Intervals, estimate, intervals
 from transfergrid.analysis.statistics.significance import (
     EXACT_MCNEMAR,
     benjamini_hochberg,
@@ -21,18 +21,19 @@ from transfergrid.analysis.statistics.significance import (
     harm_by_chance,
     holds_fdr,
 )
-from transfergrid.analysis.statistics.true_rates import draw_true_deltas, true_rates
+from transfergrid.analysis.statistics.true_rates import true_rates
 from transfergrid.analysis.tables.table import (
     CONFIDENCE,
     REASON,
     REGIME,
+    TRUE_RATES,
     Column,
     Table,
-    TableInputs,
     schema_of,
     with_ends,
 )
 from transfergrid.config.settings import AnalysisConfig
+from transfergrid.grid import Regime
 from transfergrid.store.imported import SE_OF_SEEDS
 
 DIMENSIONS = (
@@ -51,6 +52,10 @@ DIMENSIONS = (
 
 NO_ROWS = "no rows with a delta in this regime"
 
+NO_TRUE_RATES = (
+    "no true rates: rows without a standard error, or too few sources and targets to tell noise from effects"
+)
+
 SEEDS_ONLY = "imported standard errors are across training seeds and leave out the noise of items and of the baseline"
 """What is wrong with standard errors and t tests of imported tables."""
 
@@ -61,15 +66,10 @@ _COLUMNS = (
     Column("n", pl.Int64, "rows", "Rows of the transfer table with a delta."),
     *with_ends(Column("mean_pp", pl.Float64, "pp", "Mean delta of the rows.")),
     *with_ends(Column("median_pp", pl.Float64, "pp", "Median delta of the rows.")),
+    *TRUE_RATES,
     *with_ends(Column("win_rate", pl.Float64, "0..1", "Share of the rows with a delta above 0, noise included.")),
     *with_ends(Column("harm_rate", pl.Float64, "0..1", "Share of the rows beyond the harm cut, noise included.")),
-    *with_ends(
-        Column("win_rate_true", pl.Float64, "0..1", "Mean probability over the rows that the true delta is above 0.")
-    ),
-    *with_ends(
-        Column("harm_rate_true", pl.Float64, "0..1", "The same that the true delta is at or below the harm cut.")
-    ),
-    Column("resampled", pl.String, "", "What the bootstrap draws again for the intervals."),
+    Column("resampled", pl.String, "", "What intervals are over: items, sources, targets like these."),
     REASON,
     Column("n_tested", pl.Int64, "rows", "Rows with a test."),
     Column(
@@ -87,7 +87,14 @@ _COLUMNS = (
 )
 
 
-def regime_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig, truth: DrawArray) -> pl.DataFrame:
+def regime_table(
+    rows: pl.DataFrame,
+    draws: DrawArray,
+    settings: AnalysisConfig,
+    truth: DrawArray,
+    *,
+    items: Sequence[ItemBlock] = (),
+) -> pl.DataFrame:
     """Return n, mean, median, win and harm rate with intervals, by regime and by every one of `DIMENSIONS`.
 
     Args:
@@ -95,6 +102,7 @@ def regime_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig,
         draws: Shape [rows, B] or [rows, 1]: deltas on resampled items, see `resample_deltas`.
         settings: Harm threshold, level, resamples, seed and false discovery rate.
         truth: Shape [rows, B]: draws of true deltas, see `draw_true_deltas`.
+        items: Item-wise differences, for the intervals of the means.
 
     Returns:
         One row per (regime, by, group). A regime without rows has n 0 and a reason; an interval that cannot be
@@ -106,10 +114,12 @@ def regime_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig,
     empty = [regime for regime in EVERY_REGIME if not there.filter(in_regime(regime)).height]
     frames = [_empty_rows(empty, settings)]
     if groups:
-        frames.insert(0, _summarise(there, draws[usable.to_numpy()], truth[usable.to_numpy()], groups, settings))
+        ends = intervals(there, draws[usable.to_numpy()], groups, settings, items=items)
+        frames.insert(0, _summarise(there, ends, truth[usable.to_numpy()], groups, settings))
     order = {name: place for place, name in enumerate(EVERY_REGIME)}
     by_order = {name: place for place, name in enumerate(("all", *DIMENSIONS))}
-    return pl.concat(frames, how="diagonal_relaxed").sort(
+    everything = pl.concat(frames, how="diagonal_relaxed").select(column.name for column in _COLUMNS)
+    return everything.sort(
         pl.col("regime").replace_strict(order, return_dtype=pl.Int64),
         pl.col("by").replace_strict(by_order, return_dtype=pl.Int64),
         "group",
@@ -130,11 +140,10 @@ def _groups(rows: pl.DataFrame) -> Iterator[Group]:
 
 
 def _summarise(
-    rows: pl.DataFrame, draws: DrawArray, truth: DrawArray, groups: Sequence[Group], settings: AnalysisConfig
+    rows: pl.DataFrame, ends: Intervals, truth: DrawArray, groups: Sequence[Group], settings: AnalysisConfig
 ) -> pl.DataFrame:
     deltas = rows["delta_pp"].to_numpy()
     found = estimate(deltas, groups, settings.harm_threshold_pp)
-    ends = intervals(rows, draws, groups, settings)
     columns: dict[str, object] = {
         "regime": [group.regime for group in groups],
         "by": [group.by for group in groups],
@@ -150,6 +159,12 @@ def _summarise(
         columns |= {name: rate.rate, f"{name}_low": rate.low, f"{name}_high": rate.high}
     frame = pl.DataFrame(columns | {"resampled": ends.resampled, "reason": ends.reasons}, strict=False)
     frame = frame.with_columns(pl.col(pl.Float64).fill_nan(None), pl.col("reason").cast(pl.String))
+    no_rates = pl.when(pl.col("win_rate_true").is_null() & (pl.col("regime") != Regime.MT_ML.value)).then(
+        pl.lit(NO_TRUE_RATES)
+    )
+    frame = frame.with_columns(
+        reason=pl.concat_str("reason", no_rates, separator="; ", ignore_nulls=True).replace("", None)
+    )
     return _with_settings(pl.concat([frame, _significance(rows, groups, settings)], how="horizontal"), settings)
 
 
@@ -248,19 +263,17 @@ def _with_settings(frame: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFram
     )
 
 
-def true_deltas(inputs: TableInputs) -> DrawArray:
-    """Return draws of every row's true delta, see `draw_true_deltas`; for ``inputs.once``."""
-    return draw_true_deltas(inputs.rows, inputs.transfer.items, inputs.settings)
-
-
 REGIMES = Table(
     name="regimes",
     row="regime, by, group",
     estimand=(
-        "Mean, median and rates of the observed deltas, over sources, targets and items like these, for these models; "
-        "rates of observed deltas hold noise and are no rates of true effects."
+        "True rates: share of these pairs whose true delta is above 0 or beyond the cut, over items like these. "
+        "Mean: of true deltas over sources, targets and items like these. Median and the other rates: of observed "
+        "deltas, noise included, over the same. All for these models."
     ),
     columns=_COLUMNS,
-    shown="regime group n mean_pp mean_pp_low mean_pp_high win_rate harm_rate harm_rate_significant",
-    build=lambda inputs: regime_table(inputs.rows, inputs.draws, inputs.settings, inputs.once(true_deltas)),
+    shown="regime group n mean_pp mean_pp_low mean_pp_high win_rate_true harm_rate_true harm_rate",
+    build=lambda inputs: regime_table(
+        inputs.rows, inputs.draws, inputs.settings, inputs.truth, items=inputs.transfer.items
+    ),
 )

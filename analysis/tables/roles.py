@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import numpy as np
 import polars as pl
 
 from transfergrid.analysis.records import ALL_TRANSFER, in_regime
 from transfergrid.analysis.statistics.bootstrap import DRAW_DECIMALS, DrawArray
+from transfergrid.analysis.statistics.true_rates import true_rates
 from transfergrid.analysis.tables.ranking import Kind, rank_units, ranking_columns
-from transfergrid.analysis.tables.table import ONE_MODEL, REASON, REGIME, Column, Table, schema_of, with_ends
+from transfergrid.analysis.tables.table import (
+    ONE_MODEL,
+    REASON,
+    REGIME,
+    TRUE_RATES,
+    Column,
+    Table,
+    schema_of,
+    with_ends,
+)
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 
@@ -52,11 +63,15 @@ _COLUMNS = (
     Column("se_pp", pl.Float64, "pp", "Standard error of the score across models."),
     *_SCORE_ENDS,
     *with_ends(Column("rank", pl.Int64, "rank", "Place by score among the units; 1 is the highest.")),
+    *(each._replace(meaning=f"{each.meaning} For all models together only.") for each in TRUE_RATES),
     Column("win_rate", pl.Float64, "0..1", "Share of the rows with a delta above 0, noise included."),
     *with_ends(Column("harm_rate", pl.Float64, "0..1", "Share of the rows beyond the harm cut, noise included.")),
     Column("label", pl.String, "", "`hub` or `fragile`."),
     REASON,
 )
+
+
+_UNIT = ["role", "unit", "regime", "models_by", "name"]
 
 
 def unit_expr(role: str, unit: str) -> pl.Expr:
@@ -67,7 +82,7 @@ def unit_expr(role: str, unit: str) -> pl.Expr:
     return pl.col(f"{side}_{unit}")
 
 
-def role_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig) -> pl.DataFrame:
+def role_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig, truth: DrawArray) -> pl.DataFrame:
     """Return donor and recipient scores with standard errors, ranks with intervals, and labels.
 
     A score is the mean over models of the model's mean delta in the unit's rows (donor) or columns (recipient);
@@ -77,15 +92,38 @@ def role_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig) -
         rows: Transfer table.
         draws: Shape [rows, B] or [rows, 1]: deltas on resampled items, see `resample_deltas`.
         settings: Harm threshold, level, resamples and seed.
+        truth: Shape [rows, B]: draws of true deltas, see `draw_true_deltas`.
     """
     there = rows.with_row_index("row").filter(pl.col("delta_pp").is_not_null())
-    frames = [pl.DataFrame(schema=schema_of(_COLUMNS))]
+    frames, members = [pl.DataFrame(schema=schema_of(_COLUMNS)).drop(column.name for column in TRUE_RATES)], []
     for kind in _kinds():
         part = there.filter(in_regime(kind.regime)).with_columns(name=unit_expr(kind.role, kind.unit))
         if part.height:
             frames.append(_all_models(part, kind, draws, settings))
             frames.extend(_model_groups(part, kind, settings))
-    return pl.concat([frame.select(column.name for column in _COLUMNS) for frame in frames])
+            of_kind = {"role": kind.role, "unit": kind.unit, "regime": kind.regime, "models_by": "all"}
+            found = part.group_by("name").agg("row").sort("name")
+            members.append(found.with_columns(pl.lit(value).alias(name) for name, value in of_kind.items()))
+    table = pl.concat([frame.select(frames[0].columns) for frame in frames])
+    return _with_true_rates(table, members, truth, settings).select(column.name for column in _COLUMNS)
+
+
+def _with_true_rates(
+    table: pl.DataFrame, members: Sequence[pl.DataFrame], truth: DrawArray, settings: AnalysisConfig
+) -> pl.DataFrame:
+    """Add the true rates of every unit; all groups at once, since the draws of a large table are many."""
+    units = pl.concat(members) if members else table.select(_UNIT).with_columns(row=pl.lit([]))
+    groups = [np.array(index, dtype=np.intp) for index in units["row"].to_list()]
+    rates = true_rates(truth, groups, harm_pp=settings.harm_threshold_pp, confidence=settings.confidence)
+    ends = {
+        f"{name}{end}": values
+        for name, rate in rates.items()
+        for end, values in zip(("", "_low", "_high"), rate, strict=True)
+    }
+    columns = [pl.Series(name, values, dtype=pl.Float64).fill_nan(None) for name, values in ends.items()]
+    return table.join(
+        units.select(_UNIT).with_columns(columns), on=_UNIT, how="left", validate="m:1", maintain_order="left"
+    )
 
 
 def _kinds() -> Iterator[Kind]:
@@ -200,6 +238,6 @@ ROLES_TABLE = Table(
         "side and items like these, for models like these."
     ),
     columns=_COLUMNS,
-    shown="role unit regime models name score_pp rank ranks harm_rate label",
-    build=lambda inputs: role_table(inputs.rows, inputs.draws, inputs.settings),
+    shown="role unit regime models name score_pp rank ranks harm_rate_true label",
+    build=lambda inputs: role_table(inputs.rows, inputs.draws, inputs.settings, inputs.truth),
 )

@@ -11,6 +11,7 @@ from polars._typing import PolarsDataType
 
 from transfergrid.analysis.records import Transfer
 from transfergrid.analysis.statistics.bootstrap import DrawArray
+from transfergrid.analysis.statistics.true_rates import draw_true_deltas
 from transfergrid.config.settings import AnalysisConfig
 
 Computed = TypeVar("Computed")
@@ -45,12 +46,21 @@ class TableInputs:
         """The transfer table."""
         return self.transfer.rows
 
+    @property
+    def truth(self) -> DrawArray:
+        """Shape [rows, B]: draws of every row's true delta, see `draw_true_deltas`."""
+        return self.once(_true_deltas)
+
     def once(self, compute: Callable[[TableInputs], Computed]) -> Computed:
         """Return what a function computes of these inputs; tables that share it compute it once."""
         if compute not in self._computed:
             self._computed[compute] = compute(self)
         found: Computed = self._computed[compute]
         return found
+
+
+def _true_deltas(inputs: TableInputs) -> DrawArray:
+    return draw_true_deltas(inputs.rows, inputs.transfer.items, inputs.settings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +94,14 @@ def with_ends(column: Column) -> tuple[Column, ...]:
     return (column, *ends)
 
 
+TRUE_RATES = (
+    *with_ends(
+        Column("win_rate_true", pl.Float64, "0..1", "Mean probability over the rows that the true delta is above 0.")
+    ),
+    *with_ends(
+        Column("harm_rate_true", pl.Float64, "0..1", "The same that the true delta is at or below the harm cut.")
+    ),
+)
 MODEL = Column("model", pl.String, "", "Base model.")
 SEED = Column("seed", pl.Int64, "", "Training seed of the adapter.")
 PAIR_COLUMNS = (

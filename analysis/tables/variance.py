@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +11,10 @@ import numpy.typing as npt
 import polars as pl
 from scipy import special
 
-from transfergrid.analysis.records import EVERY_REGIME, in_regime
+from transfergrid.analysis.records import EVERY_REGIME, ItemBlock, in_regime
+from transfergrid.analysis.statistics.component_noise import noise_of_components
 from transfergrid.analysis.statistics.levels import count_levels, level_codes
+from transfergrid.analysis.statistics.multiway import Influences, item_influences
 from transfergrid.analysis.statistics.reml import FitError, RemlFit, fit_reml, same_grouping
 from transfergrid.analysis.tables.table import CONFIDENCE, REASON, REGIME, Column, Table, schema_of, with_ends
 from transfergrid.config.settings import AnalysisConfig
@@ -41,14 +44,30 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "target cell": ("target_task", "target_language"),
 }
 
+_TRUE_COLUMNS = (
+    *with_ends(Column("variance_true_pp2", pl.Float64, "pp^2", "The same, noise of items taken off.")),
+    *with_ends(
+        Column(
+            "share_true",
+            pl.Float64,
+            "0..1",
+            "The same share, noise of items taken off; null without items or where little is left.",
+        )
+    ),
+)
+_TRUE = tuple(column.name for column in _TRUE_COLUMNS)
+_Inside = Sequence[tuple[IntArray, npt.NDArray[np.float32]]]
+"""Rows of one regime and what their items add to them."""
+
 _COLUMNS = (
     Column("fit", pl.String, "", "Which of the three models of variance."),
     REGIME,
     Column("component", pl.String, "", "Model, source, target (or their parts), or `residual`."),
     Column("n_rows", pl.Int64, "rows", "Rows in the fit."),
     Column("n_levels", pl.Int64, "levels", "Levels of the component."),
-    *with_ends(Column("variance_pp2", pl.Float64, "pp^2", "Variance of the component.")),
+    *with_ends(Column("variance_pp2", pl.Float64, "pp^2", "Variance of the component, noise of items included.")),
     *with_ends(Column("share", pl.Float64, "0..1", "The variance divided by the sum over components.")),
+    *_TRUE_COLUMNS,
     Column("mean_pp", pl.Float64, "pp", "Intercept of the fit."),
     Column("mean_se_pp", pl.Float64, "pp", "Standard error of the intercept."),
     CONFIDENCE,
@@ -62,7 +81,7 @@ class _Dropped(NamedTuple):
     reason: str
 
 
-def variance_table(rows: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
+def variance_table(rows: pl.DataFrame, settings: AnalysisConfig, *, items: Sequence[ItemBlock] = ()) -> pl.DataFrame:
     """Return the variance components of ``delta_pp`` in every regime, for the three fits.
 
     ``nested``: groups are models, source and target cells vary within each model (statsmodels' MixedLM with
@@ -73,26 +92,36 @@ def variance_table(rows: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame
     Args:
         rows: Transfer table.
         settings: Level of the intervals.
+        items: Item-wise differences, whose noise is taken off for ``variance_true_pp2`` and ``share_true``.
 
     Returns:
         One row per (fit, regime, component); what cannot be estimated is null with a reason.
     """
     there = rows.filter(pl.col("delta_pp").is_not_null())
+    influences = list(item_influences(there, items))
+    masks = {regime: there.select(in_regime(regime)).to_series().to_numpy() for regime in EVERY_REGIME}
+    known = {regime: _inside(influences, mask) for regime, mask in masks.items()}
     return pl.concat(
-        _fit_rows(fit, regime, there.filter(in_regime(regime)), settings)
+        _fit_rows(fit, regime, there.filter(masks[regime]), settings, known[regime])
         for fit in (NESTED, CROSSED, PARTS)
         for regime in EVERY_REGIME
     )
 
 
-def _fit_rows(fit: str, regime: str, part: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
+def _fit_rows(fit: str, regime: str, part: pl.DataFrame, settings: AnalysisConfig, influences: _Inside) -> pl.DataFrame:
     try:
         codes, dropped = _usable(part, _PARTS if fit == PARTS else _CELLS, nested=fit == NESTED)
         found = _fit(fit, part, codes)
     except FitError as error:
         return _frame(fit, regime, part.height, [{"component": "all", "reason": str(error)}])
+    noise = _noise(found, fit, part, codes, influences)
     left_out = [{"component": name, "reason": why} for name, why in dropped]
-    return _frame(fit, regime, part.height, [*_records(found, codes, settings), *left_out])
+    return _frame(fit, regime, part.height, [*_records(found, codes, noise, settings), *left_out])
+
+
+def _inside(influences: Sequence[Influences], mask: npt.NDArray[np.bool_]) -> _Inside:
+    place = np.cumsum(mask) - 1
+    return [(place[each.rows[mask[each.rows]]], each.values[mask[each.rows]]) for each in influences]
 
 
 def _frame(fit: str, regime: str, n_rows: int, records: Sequence[Mapping[str, object]]) -> pl.DataFrame:
@@ -138,12 +167,33 @@ def _fit(fit: str, part: pl.DataFrame, codes: Mapping[str, IntArray]) -> RemlFit
     return fit_reml(part["delta_pp"].to_numpy(), codes, blocks=blocks)
 
 
-def _records(found: RemlFit, codes: Mapping[str, IntArray], settings: AnalysisConfig) -> Iterator[dict[str, object]]:
+def _noise(
+    found: RemlFit, fit: str, part: pl.DataFrame, codes: Mapping[str, IntArray], influences: _Inside
+) -> FloatArray | None:
+    """Return what noise of items makes of every variance; None: not every row has items."""
+    if sum(len(rows) for rows, _ in influences) < part.height:
+        return None
+    blocks = level_codes(part, ("model",)) * part.height if fit == NESTED else 0
+    own = {name: each + (blocks if name != "model" else 0) for name, each in codes.items()}
+    return noise_of_components(found, own, influences)
+
+
+def _records(
+    found: RemlFit, codes: Mapping[str, IntArray], noise: FloatArray | None, settings: AnalysisConfig
+) -> Iterator[dict[str, object]]:
     ends = variance_intervals(found, settings.confidence)
     total = float(found.variances.sum())
+    true = np.full(len(ends), np.nan) if noise is None else np.maximum(found.variances - noise, 0.0)
+    true_ends = variance_intervals(replace(found, variances=true), settings.confidence)
+    total_true = float(true.sum())
+    if not total_true > _least_total(found, settings.confidence):
+        total_true, true_ends[:, 2:] = np.nan, np.nan
     for place, name in enumerate((*found.names, RESIDUAL)):
         variance = float(found.variances[place])
-        limits = [float(value) if np.isfinite(value) else None for value in ends[place]]
+        limits, true_limits = (
+            [float(value) if np.isfinite(value) else None for value in each[place]] for each in (ends, true_ends)
+        )
+        values = [true[place], *true_limits[:2], true[place] / total_true, *true_limits[2:]]
         yield {
             "component": name,
             "n_levels": found.n_rows if name == RESIDUAL else count_levels(codes[name]),
@@ -153,11 +203,22 @@ def _records(found: RemlFit, codes: Mapping[str, IntArray], settings: AnalysisCo
             "share": variance / total,
             "share_low": limits[2],
             "share_high": limits[3],
+            **{
+                name: None if value is None or np.isnan(value) else float(value)
+                for name, value in zip(_TRUE, values, strict=True)
+            },
             "mean_pp": float(found.fixed[0]),
             "mean_se_pp": float(found.fixed_se[0]),
             "confidence": settings.confidence,
             "reason": SINGULAR if variance == 0 else None,
         }
+
+
+def _least_total(found: RemlFit, confidence: float) -> float:
+    """Return the sum of variances, pp^2, below which it may as well be 0: shares of it would say nothing."""
+    inside = np.flatnonzero(found.variances > 0)
+    covariance = np.linalg.pinv(found.information[np.ix_(inside, inside)])
+    return float(special.ndtri(1 - (1 - confidence) / 2) * np.sqrt(max(covariance.sum(), 0.0)))
 
 
 def variance_intervals(found: RemlFit, confidence: float) -> FloatArray:
@@ -188,10 +249,11 @@ VARIANCE = Table(
     name="variance",
     row="fit, regime, component",
     estimand=(
-        "How much the delta varies with model, source and target, over models and cells like these, with these items; "
-        "noise of items is in the components."
+        "How much the delta varies with model, source and target, over models and cells like these; with noise of "
+        "these items, and (`_true`) without it. What one model has on a target and others have not is in `residual` "
+        "(crossed) or `target` (nested)."
     ),
     columns=_COLUMNS,
-    shown="fit regime component n_levels variance_pp2 share share_low share_high",
-    build=lambda inputs: variance_table(inputs.rows, inputs.settings),
+    shown="fit regime component n_levels variance_pp2 share share_true share_true_low share_true_high",
+    build=lambda inputs: variance_table(inputs.rows, inputs.settings, items=inputs.transfer.items),
 )

@@ -40,8 +40,9 @@ def hierarchy_view(roles: pl.DataFrame) -> RenderableType:
     if not parts:
         return Text("hierarchy: no transfer rows, so there is nothing to rank")
     note = (
-        "score: mean over models of the mean delta; +/-: standard error across models; bar: ranks that the cluster "
-        "bootstrap's interval covers, o the rank. Where bars overlap the order is not settled."
+        "score: mean over models of the mean delta; +/-: standard error across models; true harm %: pairs whose "
+        "true delta is harm; bar: ranks that a unit may have, all units together, o the rank. Where bars overlap the "
+        "order is not settled."
     )
     return Group(*parts, Text(note))
 
@@ -56,7 +57,7 @@ def _ranking(part: pl.DataFrame, title: str) -> RenderableType:
         title_style="bold",
         padding=(0, 1, 0, 0),
     )
-    for name in ("rank", "name", "score pp", "+/-", "harm %", "ranks", "", "label"):
+    for name in ("rank", "name", "score pp", "+/-", "true harm %", "ranks", "", "label"):
         table.add_column(name, justify="left" if name in ("name", "", "label") else "right", no_wrap=name != "name")
     rows = list(part.iter_rows(named=True))
     long = len(rows) > _LONG
@@ -78,7 +79,7 @@ def _ranking_cells(row: Mapping[str, Any], n_ranked: int) -> list[RenderableType
         Text(row["name"]),
         f"{row['score_pp']:+.2f}",
         error,
-        f"{100 * row['harm_rate']:.1f}",
+        "-" if row["harm_rate_true"] is None else f"{100 * row['harm_rate_true']:.1f}",
         f"{row['rank_low']}-{row['rank_high']}" if known else "-",
         rank_bar(row["rank"], row["rank_low"], row["rank_high"], n_ranked=n_ranked) if known else "",
         row["label"] or "",

@@ -56,7 +56,9 @@ def _grid(columns: Sequence[str], n_left: int = 1, *, no_wrap: bool = False) -> 
 
 def _regimes(regimes: pl.DataFrame, settings: AnalysisConfig) -> RenderableType:
     interval = f"{level(settings.confidence)} interval"
-    view = _grid(["regime", "n", "mean pp", interval, "median", "win %", "harm %", "sig.\nharm %"], no_wrap=True)
+    view = _grid(
+        ["regime", "n", "mean pp", interval, "true\nwin %", "true\nharm %", "seen\nwin %", "seen\nharm %"], no_wrap=True
+    )
     for row in regimes.filter(pl.col("by") == "all").iter_rows(named=True):
         ends = None if row["mean_pp_low"] is None else f"{row['mean_pp_low']:+.2f} .. {row['mean_pp_high']:+.2f}"
         view.add_row(
@@ -64,16 +66,13 @@ def _regimes(regimes: pl.DataFrame, settings: AnalysisConfig) -> RenderableType:
             f"{row['n']:,}",
             format_pp(row["mean_pp"]),
             ends or "-",
-            format_pp(row["median_pp"]),
-            _percent(row["win_rate"]),
-            _percent(row["harm_rate"]),
-            _percent(row["harm_rate_significant"]),
+            *(_percent(row[name]) for name in ("win_rate_true", "harm_rate_true", "win_rate", "harm_rate")),
         )
     first = regime_row(regimes, ALL_TRANSFER)
     note = (
-        f"harm: delta <= {settings.harm_threshold_pp:g} pp; sig.: for sure, Benjamini-Hochberg q <= {settings.fdr:g} "
-        f"over the whole table; intervals: cluster bootstrap of {first['resampled'] or 'nothing'}, "
-        f"{settings.bootstrap_resamples} resamples, seed {settings.seed}"
+        f"win: delta > 0; harm: delta <= {settings.harm_threshold_pp:g} pp; true: share of the true deltas; "
+        "seen: of the observed ones, the published definition, noise included; interval: of the mean, over "
+        f"{first['resampled'] or 'nothing'} like these"
     )
     return Group(view, Text("\n".join([note, *_regime_reasons(regimes)])))
 
@@ -90,6 +89,13 @@ def _significance(regimes: pl.DataFrame) -> str:
     if not fact.n:
         return str(row["reason"])
     parts = []
+    if fact.harm_rate_true is not None:
+        win, harm = (
+            f"{row[f'{name}_low']:.1%} to {row[f'{name}_high']:.1%}" for name in ("win_rate_true", "harm_rate_true")
+        )
+        parts.append(
+            f"{fact.win_rate_true:.1%} of pairs truly win ({win}) and {fact.harm_rate_true:.1%} truly harm ({harm})"
+        )
     if fact.harm_threshold_items is not None:
         parts.append(f"the harm cut is {count(fact.harm_threshold_items, 'item')} of a target")
     if fact.median_se_pp is not None:
@@ -102,8 +108,9 @@ def _significance(regimes: pl.DataFrame) -> str:
         parts.append("no test: the table has no standard errors")
     else:
         parts.append(
-            f"{fact.harm_rate:.1%} of transfer rows harm nominally, {fact.harm_rate_significant:.1%} significantly; "
-            f"{fact.win_rate:.1%} win nominally, {fact.win_rate_significant:.1%} significantly"
+            f"by the published definition, noise included, {fact.win_rate:.1%} win and {fact.harm_rate:.1%} harm; "
+            f"{fact.win_rate_significant:.1%} win and {fact.harm_rate_significant:.1%} harm for "
+            f"sure (Benjamini-Hochberg q <= {row['fdr']:g} over the whole table)"
             + (" (t tests of imported tables contain training noise only and find too much)" if fact.seeds_only else "")
         )
     return "Significance: " + "; ".join(parts) + "."
@@ -132,7 +139,9 @@ def _roles(roles: pl.DataFrame) -> RenderableType:
                 view.add_row(
                     f"{role}\n{unit}\n{regime.value}", Text(_names(best)), Text(_names(worst)), end_section=True
                 )
-    return Group(view, Text("score in pp (ranks its bootstrap interval covers); all of them: 'grid analyze hierarchy'"))
+    return Group(
+        view, Text("score in pp (ranks it may have, all units together); all of them: 'grid analyze hierarchy'")
+    )
 
 
 def _names(part: pl.DataFrame) -> str:
@@ -147,8 +156,8 @@ def _name(row: Mapping[str, Any]) -> str:
 def _labels(roles: pl.DataFrame) -> list[str]:
     lines = []
     for label, what in (
-        (HUB, "Hubs (donor score above the mean of its kind, whole interval)"),
-        (FRAGILE, "Fragile recipients (harm rate above the mean of its kind, whole interval)"),
+        (HUB, "Hubs (donor score surely above the mean of its kind)"),
+        (FRAGILE, "Fragile recipients (recipient score surely below the mean of its kind)"),
     ):
         fact = labelled(roles, label)
         names = [f"{name} [{regime}]" for name, regime, _ in fact.units]
@@ -162,7 +171,10 @@ def _variance(variance: pl.DataFrame) -> list[str]:
     lines = []
     for fit in (NESTED, CROSSED):
         fact = variance_shares(variance, fit)
-        shares = ", ".join(f"{component} {share:.1%}" for component, share in fact.shares)
+        shares = ", ".join(
+            f"{component} {share:.1%}" + ("" if true is None else f" ({true:.1%} without noise of items)")
+            for component, share, true in fact.shares
+        )
         said = "; ".join(each for each in (shares, *fact.reasons) if each)
         lines.append(f"Variance of MT-CL, {fit}: {said}.")
     return lines

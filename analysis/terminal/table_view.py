@@ -21,8 +21,10 @@ _TITLES = {
     "mean_pp_high": "high",
     "share_low": "low",
     "share_high": "high",
-    "win_rate": "win rate",
-    "harm_rate": "harm rate",
+    "win_rate_true": "true win",
+    "harm_rate_true": "true harm",
+    "win_rate": "seen win",
+    "harm_rate": "seen harm",
     "harm_rate_significant": "sig. harm",
     "variance_pp2": "pp2",
     "correlation": "corr.",
@@ -34,7 +36,7 @@ _TITLES = {
     "mean_tau_b": "tau-b",
 }
 """Short headings; the others are the column's name."""
-_TWO_DIGITS = ("_pp", "_pp_low", "_pp_high", "_rate", "_rate_significant")
+_TWO_DIGITS = ("_pp", "_pp_low", "_pp_high", "_rate", "_rate_true", "_rate_significant")
 """Ends of columns whose third digit is noise."""
 
 

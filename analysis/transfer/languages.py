@@ -124,6 +124,8 @@ def uriel_vector(code: str, feature_set: str) -> FloatArray:
             f"URIEL has no vector for language {code!r} (looked up as {name!r}); leave it out of distances"
         )
     vector: FloatArray = values[rows[name], columns[feature_set]]
+    if not vector.any():
+        raise UnknownLanguageError(f"URIEL's {feature_set} vector of language {code!r} is all zeros: no direction")
     return vector
 
 
@@ -147,15 +149,3 @@ def _load(name: str) -> Any:
     except PackageNotFoundError as error:
         raise UserError("the URIEL vectors are not installed; run 'pip install lang2vec==1.1.2 --no-deps'") from error
     return np.load(Path(str(package.locate_file("lang2vec"))) / "data" / name)
-
-
-def cosine_distance(first: FloatArray, second: FloatArray) -> float:
-    """Return 1 - cosine similarity of two vectors of one shape; 0 for parallel vectors.
-
-    Raises:
-        UserError: If a vector is all zeros, which has no direction.
-    """
-    norm = float(np.linalg.norm(first) * np.linalg.norm(second))
-    if norm == 0:
-        raise UserError("the cosine distance of a vector of zeros is not defined; leave that language out")
-    return 1.0 - float(first @ second) / norm

@@ -47,10 +47,12 @@ def measure(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Fo
     drawn_truth = draw_true_deltas(rows, drawn.transfer.items, settings)
     truth = rows.select(KEY).with_columns(truth=pl.Series(drawn.truth.pairs.ravel()), regime=rows["regime"])
     yield from _pairs(rows, truth["truth"].to_numpy(), settings)
-    yield from _regimes(world, regime_table(rows, draws, settings, drawn_truth), truth, settings)
-    yield from _roles(world, role_table(rows, draws, settings), drawn)
-    yield from _variance(world, variance_table(rows, settings))
-    yield from _recommendations(world, drawn, settings)
+    yield from _regimes(
+        world, regime_table(rows, draws, settings, drawn_truth, items=drawn.transfer.items), truth, settings
+    )
+    yield from _roles(world, role_table(rows, draws, settings, drawn_truth), drawn)
+    yield from _variance(world, variance_table(rows, settings, items=drawn.transfer.items))
+    yield from recommendations(world, drawn, settings)
 
 
 def _pairs(rows: pl.DataFrame, truth: FloatArray, settings: AnalysisConfig) -> Iterator[Found]:
@@ -123,8 +125,7 @@ def _variance(world: World, table: pl.DataFrame) -> Iterator[Found]:
     parts = {
         "source": world.source_sd**2,
         "target": world.target_sd**2,
-        "model x target": world.model_target_sd**2,
-        "residual": world.pair_sd**2,
+        "residual": world.pair_sd**2 + world.model_target_sd**2 + world.task_pair_sd**2,
     }
     total = sum(parts.values())
     for row in table.filter(fit="crossed", regime=ALL_TRANSFER).iter_rows(named=True):
@@ -132,11 +133,14 @@ def _variance(world: World, table: pl.DataFrame) -> Iterator[Found]:
         if value is None:
             continue
         for name in ("share", "share_true"):
-            if name in row:
-                yield _interval(f"{name} of {row['component']}", row, name, value / total if total else 0.0)
+            if total and row[name] is not None:
+                yield _interval(f"{name} of {row['component']}", row, name, value / total)
+        for name in ("variance_pp2", "variance_true_pp2"):
+            yield _interval(f"{name} of {row['component']}", row, name, value)
 
 
-def _recommendations(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Found]:
+def recommendations(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Found]:
+    """Yield what `grid recommend` says of every pair, of the first of every target, and how far it is off."""
     place = {(cell.task, cell.language): index for index, cell in enumerate(world.cells)}
     truth = drawn.truth.pairs.mean(axis=0)
     rows = drawn.transfer.rows.filter(in_regime(ALL_TRANSFER))

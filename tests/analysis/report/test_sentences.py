@@ -38,7 +38,7 @@ def test_the_summary_says_what_was_measured_how_surely_and_at_what_risk(holed: A
         "here 2 tasks (arc_challenge, global_mmlu) in 3 languages (de, en, fr)",
         "For 6 cells, a small add-on to the base model",
         f"Over 29 pairs the mean delta is {row['mean_pp']:+.2f} pp",
-        "drawing items, sources, targets again 100 times (seed 0)",
+        "The interval is about items, sources, targets like these.",
         "a target has 32 questions, so one question is 3.1 pp",
         f"{row['n_tested']} pairs gained and",
         "A pair counts as harmed when it loses 1 pp or more",
@@ -127,7 +127,7 @@ def test_with_one_source_it_is_said_that_nobody_can_be_called_fragile() -> None:
     assert "There is one source, so the order of recipients rests on single pairs and is not settled." in text
     assert re.search(r"\w+ \(.\d\.\d\d pp, interval .\d\.\d\d to .\d\.\d\d\) is helped most", text)
     shown = " ".join(_rendered(summary(tables, FAST)).split())
-    assert "Fragile recipients (harm rate above the mean of its kind, whole interval): not known" in shown
+    assert "Fragile recipients (recipient score surely below the mean of its kind): not known" in shown
 
 
 @pytest.mark.parametrize(("share", "text"), [(0.95, "95%"), (0.975, "97.5%"), (0.995, "99.5%"), (0.001, "0.1%")])

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from tests.analysis.synthetic import MODELS, cells, transfer_rows
-from transfergrid.analysis.tables.distance import correlation_p, distance_tables, mantel, ranks
-from transfergrid.analysis.transfer.languages import cosine_distance, uriel_vector
+from transfergrid.analysis.tables.distance import correlation_p, distance_tables, mantel
+from transfergrid.analysis.transfer.languages import FEATURE_SETS, uriel_vector
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import LANGUAGES
 
@@ -42,8 +42,19 @@ def test_pairs_have_the_mean_delta_and_the_distance_of_their_languages() -> None
     mine = rows.filter(regime="MT-CL", source_language="de", target_language="hi")
     assert row["mean_pp"] == pytest.approx(mine["delta_pp"].mean())
     assert row["n"] == 4
-    expected = cosine_distance(uriel_vector("de", "syntax_knn"), uriel_vector("hi", "syntax_knn"))
+    german, hindi = uriel_vector("de", "syntax_knn"), uriel_vector("hi", "syntax_knn")
+    expected = 1 - german @ hindi / np.sqrt((german @ german) * (hindi @ hindi))
     assert row["syntax_knn_distance"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [("en", "de", (0.0975, 0.1942, 0.2372)), ("hi", "fr", (0.3494, 0.1994, 0.2777))],
+)
+def test_distances_equal_lang2vecs_golden_values(first: str, second: str, expected: tuple[float, ...]) -> None:
+    rows = transfer_rows(MODELS, cells(("arc_challenge",), (first, second)))
+    found = distance_tables(rows, SETTINGS).pairs.filter(source_language=first).row(0, named=True)
+    assert [found[f"{name}_distance"] for name in FEATURE_SETS] == pytest.approx(expected, abs=5e-5)
 
 
 def test_the_mantel_test_with_all_permutations_equals_a_slow_loop() -> None:
@@ -123,7 +134,6 @@ def test_too_few_languages_and_constant_deltas_say_why(
     assert found["correlation"].null_count() == 6
 
 
-def test_ranks_are_averaged_over_ties_and_a_perfect_correlation_has_p_zero() -> None:
-    assert ranks(np.array([3.0, 1, 3, 2])).tolist() == [3.5, 1, 3.5, 2]
+def test_a_perfect_correlation_has_p_zero() -> None:
     assert correlation_p(1.0, 10) == 0.0
     assert np.isnan(correlation_p(0.5, 2))

@@ -22,6 +22,8 @@ def regime(**changes: Any) -> dict[str, Any]:
         "n": 40,
         "harm_threshold_items": 4,
         "median_se_pp": 1.5,
+        "win_rate_true": 0.6,
+        "harm_rate_true": 0.05,
         "harm_rate": 0.3,
         "win_rate": 0.5,
         "harm_rate_by_chance": 0.2,
@@ -85,13 +87,13 @@ def test_labelled_units_are_listed_and_labelled_cells_counted() -> None:
 
 def test_variance_keeps_what_is_known_apart_from_why_the_rest_is_not() -> None:
     rows = [
-        ("crossed", "MT-CL", "model", 0.25, None),
-        ("crossed", "MT-CL", "source", None, "one level"),
-        ("crossed", "CT-CL", "model", 0.5, None),
-        ("nested", "MT-CL", "all", None, "too few rows"),
+        ("crossed", "MT-CL", "model", 0.25, 0.5, None),
+        ("crossed", "MT-CL", "source", None, None, "one level"),
+        ("crossed", "CT-CL", "model", 0.5, None, None),
+        ("nested", "MT-CL", "all", None, None, "too few rows"),
     ]
-    table = pl.DataFrame(rows, schema=["fit", "regime", "component", "share", "reason"], orient="row")
-    assert variance_shares(table, "crossed") == ((("model", 0.25),), ("source: one level",))
+    table = pl.DataFrame(rows, schema=["fit", "regime", "component", "share", "share_true", "reason"], orient="row")
+    assert variance_shares(table, "crossed") == ((("model", 0.25, 0.5),), ("source: one level",))
     assert variance_shares(table, "nested") == ((), ("too few rows",))
 
 

@@ -10,7 +10,7 @@ from transfergrid.analysis.statistics.bootstrap import ClusterBootstrap, resampl
 from transfergrid.analysis.statistics.group_draws import Group, resample_groups
 from transfergrid.analysis.statistics.significance import EXACT_MCNEMAR
 from transfergrid.analysis.statistics.true_rates import draw_true_deltas
-from transfergrid.analysis.tables.regimes import DIMENSIONS, NO_ROWS, regime_table, seeds_only
+from transfergrid.analysis.tables.regimes import DIMENSIONS, NO_ROWS, NO_TRUE_RATES, regime_table, seeds_only
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 from transfergrid.store.imported import SE_OF_SEEDS
@@ -83,7 +83,7 @@ def test_the_seed_decides_the_intervals() -> None:
     rows = random_rows()
     assert table(rows).equals(table(rows))
     other = table(rows, AnalysisConfig(bootstrap_resamples=200, seed=2))
-    assert not table(rows)["mean_pp_low"].equals(other["mean_pp_low"])
+    assert not table(rows)["win_rate_low"].equals(other["win_rate_low"])
 
 
 def test_the_order_of_rows_does_not_matter() -> None:
@@ -104,21 +104,23 @@ def test_a_model_that_only_shifts_targets_has_an_interval_from_targets() -> None
     settings = AnalysisConfig(bootstrap_resamples=4000)
     found = overall(table(rows, settings), ALL_TRANSFER)
     width = found["mean_pp_high"] - found["mean_pp_low"]
-    assert width == pytest.approx(2 * 1.96 * effect.std() / 6**0.5, rel=0.15)
+    # t with 5 degrees of freedom, of which 95 % lie within 2.57
+    assert width == pytest.approx(2 * 2.57 * effect.std(ddof=1) / 6**0.5, rel=0.05)
 
 
 def test_one_source_and_one_target_have_no_interval_and_say_why() -> None:
     rows = transfer_rows(("m",), cells(("arc_challenge",), ("de", "en")), [[0, 1], [2, 0]])
     found = table(rows).filter(regime="MT-CL", by="source_language")
     assert found["mean_pp_low"].null_count() == 2
-    assert set(found["reason"]) == {"no interval: one source and one target, and no items to resample"}
+    why = "no interval: one source and one target, and no items to resample"
+    assert set(found["reason"]) == {f"{why}; {NO_TRUE_RATES}"}
 
 
 def test_groups_that_are_often_empty_have_no_interval_and_say_why() -> None:
     # two languages: all draws of de for both sides or of en for both leave no row, 2 in 16
     rows = transfer_rows(("m",), cells(("arc_challenge",), ("de", "en")), [[0, 1], [2, 0]])
     found = overall(table(rows, AnalysisConfig(bootstrap_resamples=4000)), "MT-CL")
-    assert found["mean_pp_low"] is None
+    assert (found["win_rate_low"], found["mean_pp_low"] is None) == (None, False)
     assert "empty in more than 10 % of the resamples" in str(found["reason"])
 
 
@@ -197,6 +199,9 @@ def test_without_tests_the_significant_rates_are_null() -> None:
     assert found["harm_threshold_items"] is None
 
 
-def test_constant_deltas_have_a_point_interval() -> None:
+def test_constant_deltas_without_items_have_no_interval_of_the_mean_and_three_rows_room_for_rates() -> None:
     found = overall(table(transfer_rows(MODELS, cells(), np.full((2, 6, 6), 2.0))), ALL_TRANSFER)
-    assert found["mean_pp_low"] == found["mean_pp_high"] == pytest.approx(2.0)
+    assert (found["mean_pp"], found["mean_pp_low"]) == (2.0, None)
+    assert "nothing varies" in str(found["reason"])
+    assert (found["harm_rate_low"], found["harm_rate_high"]) == pytest.approx((0.0, 3 / found["n"]))
+    assert (found["win_rate_low"], found["win_rate_high"]) == pytest.approx((1 - 3 / found["n"], 1.0))

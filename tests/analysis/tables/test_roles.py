@@ -4,7 +4,9 @@ import pytest
 
 from tests.analysis.statistics.test_bootstrap import rows_with_items
 from tests.analysis.synthetic import MODELS, cells, transfer_rows
+from transfergrid.analysis.records import ALL_TRANSFER, in_regime
 from transfergrid.analysis.statistics.bootstrap import resample_deltas
+from transfergrid.analysis.statistics.true_rates import draw_true_deltas
 from transfergrid.analysis.tables.matrices import language_matrix_table, matrix_table
 from transfergrid.analysis.tables.roles import (
     FRAGILE,
@@ -14,6 +16,7 @@ from transfergrid.analysis.tables.roles import (
     ONE_OTHER,
     TOO_FEW,
     role_table,
+    unit_expr,
     why_unlabelled,
 )
 from transfergrid.config.settings import AnalysisConfig
@@ -25,7 +28,7 @@ MANY = tuple(f"m{place}-1B" for place in range(6))
 
 
 def table(rows: pl.DataFrame, settings: AnalysisConfig = SETTINGS) -> pl.DataFrame:
-    return role_table(rows, resample_deltas(rows, (), settings), settings)
+    return role_table(rows, resample_deltas(rows, (), settings), settings, draw_true_deltas(rows, (), settings))
 
 
 def known_rows() -> pl.DataFrame:
@@ -119,10 +122,11 @@ def test_a_rank_lies_inside_its_interval_when_all_tie() -> None:
 )
 def test_with_one_cell_on_the_other_side_nothing_is_labelled_or_ranked(role: str, side: str, other: str) -> None:
     rows, blocks = rows_with_items()
-    draws = resample_deltas(rows, blocks, SETTINGS)
+    draws, truth = resample_deltas(rows, blocks, SETTINGS), draw_true_deltas(rows, blocks, SETTINGS)
     one = (pl.col(f"{side}_task") == "arc_challenge") & (pl.col(f"{side}_language") == "de")
     kept = rows.with_row_index("place").filter(one)
-    found = role_table(kept.drop("place"), draws[kept["place"].to_numpy()], SETTINGS)
+    places = kept["place"].to_numpy()
+    found = role_table(kept.drop("place"), draws[places], SETTINGS, truth[places])
     units = found.filter(role=role, models_by="all", regime="CT-CL", unit="cell")
     assert units.height == 2
     assert set(units["reason"]) == {f"{ONE_MODEL}; {ONE_OTHER[role]}"}
@@ -131,7 +135,7 @@ def test_with_one_cell_on_the_other_side_nothing_is_labelled_or_ranked(role: str
     # the items still say how sure a score is
     assert units["score_pp_low"].null_count() == 0
     assert why_unlabelled(found, role) == f"one {side}"
-    assert why_unlabelled(role_table(rows, draws, SETTINGS), role) is None
+    assert why_unlabelled(role_table(rows, draws, SETTINGS, truth), role) is None
 
 
 def test_a_single_source_harms_nobody_more_often_than_others() -> None:
@@ -142,7 +146,12 @@ def test_a_single_source_harms_nobody_more_often_than_others() -> None:
     )
     rows = rows.with_columns(delta_pp=pl.Series([-20.0, -20, 0, 0]))
     noise = np.random.default_rng(0).normal(0, 0.1, (4, SETTINGS.bootstrap_resamples)).astype(np.float32)
-    found = role_table(rows, rows["delta_pp"].to_numpy()[:, None].astype(np.float32) + noise, SETTINGS)
+    found = role_table(
+        rows,
+        rows["delta_pp"].to_numpy()[:, None].astype(np.float32) + noise,
+        SETTINGS,
+        draw_true_deltas(rows, (), SETTINGS),
+    )
     assert found["label"].null_count() == found.height
 
 
@@ -187,3 +196,21 @@ def test_cells_are_ranked_in_every_transfer_regime() -> None:
     found = table(known_rows()).filter(unit="cell", role="donor", models_by="all")
     assert set(found["regime"]) == {"MT-CL", "CT-ML", "CT-CL", "all transfer"}
     assert found.filter(regime="CT-CL").height == len(GRID)
+
+
+def test_true_rates_of_a_unit_are_the_mean_probabilities_of_its_rows() -> None:
+    rows, blocks = rows_with_items()
+    truth = draw_true_deltas(rows, blocks, SETTINGS)
+    found = role_table(rows, resample_deltas(rows, blocks, SETTINGS), SETTINGS, truth)
+    unit = found.filter(role="recipient", unit="cell", regime=ALL_TRANSFER, models_by="all").row(1, named=True)
+    mine = (
+        rows.select(in_regime(ALL_TRANSFER) & (unit_expr("recipient", "cell") == unit["name"])).to_series().to_numpy()
+    )
+    harm = (truth[mine] <= -1).mean(axis=0)
+    assert unit["harm_rate_true"] == pytest.approx(harm.mean(), abs=1e-6)
+    assert (unit["harm_rate_true_low"], unit["harm_rate_true_high"]) == pytest.approx(np.quantile(harm, [0.025, 0.975]))
+    assert unit["win_rate_true"] == pytest.approx((truth[mine] > 0).mean(), abs=1e-6)
+    assert (
+        found.filter(pl.col("models_by") != "all")["win_rate_true"].null_count()
+        == found.filter(pl.col("models_by") != "all").height
+    )

@@ -3,6 +3,7 @@ import polars as pl
 import pytest
 from scipy import stats
 
+from tests.analysis.statistics.test_bootstrap import rows_with_items
 from tests.analysis.synthetic import MODELS, cells, transfer_rows
 from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.reml import fit_reml
@@ -135,3 +136,16 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
         ends = variance_intervals(fit_reml(y, {"source": source, "target": target}), 0.9)
         hits += ends[1, 0] < 4.0 < ends[1, 1]
     assert 0.83 < hits / 200 < 0.97
+
+
+def test_noise_of_items_is_taken_off_and_a_table_of_noise_only_has_no_shares() -> None:
+    rows, items = rows_with_items()
+    found = variance_table(rows, SETTINGS, items=items).filter(fit="crossed", regime="all transfer")
+    known = found.filter(pl.col("variance_pp2") > 0)
+    assert known.height >= 1
+    assert known["variance_true_pp2"].null_count() == 0
+    # all of it is noise, so what is left is a small part of what was there
+    assert known["variance_true_pp2"].sum() < 0.5 * known["variance_pp2"].sum()
+    assert known["share_true"].null_count() == known.height
+    some = variance_table(rows, SETTINGS, items=items[:1]).filter(fit="crossed", regime="all transfer")
+    assert some["variance_true_pp2"].null_count() == some.height

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from tests.analysis.synthetic import MODELS, cells, transfer_rows
 from transfergrid.analysis.statistics.bootstrap import resample_deltas
+from transfergrid.analysis.statistics.true_rates import draw_true_deltas
 from transfergrid.analysis.tables.matrices import language_matrix_table
 from transfergrid.analysis.tables.roles import role_table
 from transfergrid.analysis.terminal.colours import diverging_step, diverging_style, strong_limit
@@ -60,7 +61,7 @@ def test_a_matrix_wider_than_the_terminal_is_cut_into_blocks() -> None:
 def test_nothing_to_show_is_said() -> None:
     rows = transfer_rows(MODELS, cells(languages=("de",)))
     assert "no MT-CL deltas" in show(MatrixView(language_matrix_table(rows)))
-    roles = role_table(rows.clear(), resample_deltas(rows.clear(), (), SETTINGS), SETTINGS)
+    roles = role_table(rows.clear(), resample_deltas(rows.clear(), (), SETTINGS), SETTINGS, np.zeros((0, 1)))
     assert "nothing to rank" in show(hierarchy_view(roles))
 
 
@@ -85,7 +86,7 @@ def test_one_outlier_does_not_decide_the_scale() -> None:
 
 def test_the_hierarchy_shows_every_rank_with_its_interval() -> None:
     rows = transfer_rows(MODELS, cells(), np.random.default_rng(0).normal(size=(2, 6, 6)))
-    roles = role_table(rows, resample_deltas(rows, (), SETTINGS), SETTINGS)
+    roles = role_table(rows, resample_deltas(rows, (), SETTINGS), SETTINGS, draw_true_deltas(rows, (), SETTINGS))
     text = show(hierarchy_view(roles))
     assert max(map(len, text.splitlines())) <= 80
     block = text.split("languages as donors, MT-CL")[1].split("languages as recipients")[0]
@@ -98,7 +99,7 @@ def test_the_hierarchy_shows_every_rank_with_its_interval() -> None:
 def test_a_long_ranking_shows_both_ends() -> None:
     grid = cells(("arc_challenge", "global_mmlu", "hellaswag", "truthfulqa"), ("de", "en", "fr", "hi", "zh"))
     rows = transfer_rows(MODELS, grid, np.random.default_rng(0).normal(size=(2, 20, 20)))
-    roles = role_table(rows, resample_deltas(rows, (), SETTINGS), SETTINGS)
+    roles = role_table(rows, resample_deltas(rows, (), SETTINGS), SETTINGS, draw_true_deltas(rows, (), SETTINGS))
     block = show(hierarchy_view(roles)).split("cells as donors")[1].split("cells as recipients")[0]
     assert "10 more" in block
     names = roles.filter(pl.col("unit") == "cell", role="donor", regime="MT-CL", models_by="all").sort("rank")["name"]
