@@ -18,6 +18,7 @@ from rich.text import Text
 from transfergrid.commands.options import run_option
 from transfergrid.commands.output import make_console, print_report
 from transfergrid.engine.models.device import (
+    GIB,
     VLLM_PACKAGES,
     available_memory_bytes,
     cuda_devices,
@@ -30,7 +31,6 @@ from transfergrid.store.provenance import installed_version
 if TYPE_CHECKING:
     import polars as pl
 
-GIB = 2**30
 HUB_HOST = ("huggingface.co", 443)
 _HUB_TIMEOUT_S = 3.0
 _MIN_DISK_GIB = 10

@@ -1,18 +1,15 @@
-"""Reads what a run scored or imported: parts of the results store, the noise floor, imported aggregates."""
+"""Tables beside the results store: the noise floor, imported aggregates and remarks on them."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 from pathlib import Path
 
 import polars as pl
 
 from transfergrid.grid import Cell, UserError
-from transfergrid.store.files import write_atomically
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.noise_floor import NOISE_FLOOR_SCHEMA
-from transfergrid.store.scores import CHECKSUM_LENGTH, UNREADABLE, check_contents, check_schema, damaged
+from transfergrid.store.scores import UNREADABLE, check_contents, check_schema, damaged, write_named
 
 KEY = ("model", "source_task", "source_language", "target_task", "target_language")
 
@@ -54,11 +51,7 @@ def write_import(folder: Path, stem: str, table: pl.DataFrame) -> Path:
     Raises:
         WriteError: If it cannot be written.
     """
-    buffer = io.BytesIO()
-    table.write_parquet(buffer)
-    content = buffer.getvalue()
-    path = folder / f"{stem}.{hashlib.sha256(content).hexdigest()[:CHECKSUM_LENGTH]}.parquet"
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    path = write_named(folder, stem, table)
     remove_import(folder, stem, keep=path)
     return path
 
@@ -76,7 +69,7 @@ def read_noise_floor(run: RunFolder) -> pl.DataFrame:
     Raises:
         UserError: If a file cannot be read, has another schema, or a (model, target) stands there twice.
     """
-    return _read_all(sorted(run.noise_floor.glob("*.parquet")), NOISE_FLOOR_SCHEMA, "noise floor", 3)
+    return _read_all(sorted(run.noise_floor.glob("*.parquet")), NOISE_FLOOR_SCHEMA, "noise floor", ["model", *KEY[3:]])
 
 
 def read_imported(run: RunFolder) -> pl.DataFrame:
@@ -85,7 +78,8 @@ def read_imported(run: RunFolder) -> pl.DataFrame:
     Raises:
         UserError: If a file cannot be read, has another schema, or a (model, source, target) stands there twice.
     """
-    found = _read_all(sorted(run.imported.glob("*.parquet")), IMPORTED_SCHEMA, "imported table", 7)
+    paths = sorted(run.imported.glob("*.parquet"))
+    found = _read_all(paths, IMPORTED_SCHEMA, "imported table", ["model", "seed", *KEY[1:]])
     check_numbers(f"an imported table below {str(run.imported)!r}", found)
     return rounded(found)
 
@@ -138,9 +132,8 @@ def read_remarks(run: RunFolder) -> pl.DataFrame:
     return found.group_by(KEY).agg(pl.col("remark").unique().sort().str.join("; ")).sort(KEY)
 
 
-def _read_all(paths: list[Path], schema: pl.Schema, name: str, n_keys: int) -> pl.DataFrame:
+def _read_all(paths: list[Path], schema: pl.Schema, name: str, keys: list[str]) -> pl.DataFrame:
     frame = _read_frames(paths, schema)
-    keys = [column for column in schema.names()[:n_keys] if column not in ("size_b", "n_items")]
     refuse_duplicates(frame, keys, name)
     return frame.sort(keys, nulls_last=True)
 

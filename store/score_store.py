@@ -7,7 +7,6 @@ name, flushed and renamed; it is never changed, only moved to ``aside/``.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -20,8 +19,8 @@ import polars as pl
 
 from transfergrid.grid import Cell, Source, UserError
 from transfergrid.store.file_index import FileIndex
-from transfergrid.store.files import FOOTER_KEY, write_atomically
-from transfergrid.store.scores import CHECKSUM_LENGTH, SCORE_SCHEMA, UNREADABLE, scan_scores
+from transfergrid.store.files import FOOTER_KEY
+from transfergrid.store.scores import SCORE_SCHEMA, UNREADABLE, content_checksum, scan_scores, write_named
 
 ASIDE = "aside"
 """Folder of parts that no longer count."""
@@ -187,11 +186,7 @@ class ScoreStore:
             "key_parts": key_parts,
             "cells": [asdict(cell) for cell in cells],
         }
-        buffer = io.BytesIO()
-        rows.write_parquet(buffer, metadata={FOOTER_KEY: json.dumps(footer)})
-        content = buffer.getvalue()
-        path = self.folder / f"{origin.name}.{_checksum(content)}.parquet"
-        write_atomically(path, lambda temporary: temporary.write_bytes(content))
+        path = write_named(self.folder, origin.name, rows, {FOOTER_KEY: json.dumps(footer)})
         self._parts[path] = Part(path, origin, key_parts, tuple(cells))
         return self._parts[path]
 
@@ -246,7 +241,7 @@ def _read_footer(path: Path) -> Any:
     """Return a part's footer, once its content is that of its name."""
     try:
         content = path.read_bytes()
-        if path.name.split(".")[-2:-1] != [_checksum(content)]:
+        if path.name.split(".")[-2:-1] != [content_checksum(content)]:
             raise StoreError(f"part {path.name!r} does not have the content that its name says")
         return json.loads(pl.read_parquet_metadata(io.BytesIO(content))[FOOTER_KEY])
     except StoreError:
@@ -268,7 +263,3 @@ def _part(path: Path, footer: Any) -> Part:
         return Part(path, Origin(model, source), footer["key_parts"], cells)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise StoreError(f"part {path.name!r} cannot be read: {error}") from error
-
-
-def _checksum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:CHECKSUM_LENGTH]

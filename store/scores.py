@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ from typing import TypeVar
 import polars as pl
 
 from transfergrid.grid import BASE_KIND, BASELINE_NAME, CELL_KIND, Cell, Source, UserError, regime_by_kind
+from transfergrid.store.files import write_atomically
 from transfergrid.store.folder import RunFolder
 from transfergrid.wording import one_line
 
@@ -103,10 +105,26 @@ def score_parts(run: RunFolder) -> list[Path]:
     return [*sorted(run.scores.glob("*.parquet")), *sorted((run.imported / "scores").glob("*.parquet"))]
 
 
-def content_checksum(path: Path) -> str:
+def content_checksum(content: bytes | Path) -> str:
     """Return what a part's name says of its content: the start of its SHA-256, hexadecimal."""
-    with path.open("rb") as handle:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()[:CHECKSUM_LENGTH]
+    with content.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()[:CHECKSUM_LENGTH]
+
+
+def write_named(folder: Path, stem: str, table: pl.DataFrame, metadata: dict[str, str] | None = None) -> Path:
+    """Write a table as ``STEM.CHECKSUM.parquet``, the checksum that of the file's content; return the path.
+
+    Raises:
+        WriteError: If it cannot be written.
+    """
+    buffer = io.BytesIO()
+    table.write_parquet(buffer, metadata=metadata)
+    content = buffer.getvalue()
+    path = folder / f"{stem}.{content_checksum(content)}.parquet"
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    return path
 
 
 def check_contents(parts: Iterable[Path]) -> None:

@@ -1,4 +1,4 @@
-"""An adapter's folder: it is complete or it does not exist, and a record beside the weights says how they were made."""
+"""An adapter's folder: it is complete or absent, and a record beside the weights says how they were made."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _compare_keys(weights: Path, expected: set[str], name: str) -> None:
 
 
 def _make_comparable(path: Path, model: ResolvedModel) -> None:
-    """Let equal adapters hash alike wherever they were trained.
+    """Give equal adapters equal hashes on every machine.
 
     peft writes a set of module names, whose order differs between processes, and the folder that the base was read
     from; here the base is its hub id and commit, its bundled name, or the configuration's name of a local folder.

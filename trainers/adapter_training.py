@@ -34,7 +34,7 @@ def train_adapter(
         base: The base model.
         config: Shape and recipe.
         scratch: Folder that TRL may write to.
-        events: Told of every step and epoch.
+        events: Called with every step and epoch.
         save: Called before the adapter is removed.
 
     Raises:

@@ -66,7 +66,7 @@ def _arguments(
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=base.device == "cuda",
     )
-    # with several GPUs in sight transformers would spread batches over all of them; the base lies on the first
+    # with several visible GPUs transformers would spread batches over all of them; the base lies on the first
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 

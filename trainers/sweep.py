@@ -88,7 +88,7 @@ def train_adapters(
         config: The run's configuration.
         run: Its folder.
         selection: Models, seeds and source cells.
-        events: Told of everything that happens.
+        events: Called with every event.
         execute: Has the training done: in this process, or by workers.
 
     Raises:

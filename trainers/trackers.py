@@ -43,7 +43,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 @contextmanager
 def tracked_run(names: Sequence[str], root: Path, job: str) -> Iterator[None]:
-    """Give one adapter a tracker run of its own, in a folder that stays; end it however the training ends.
+    """Give one adapter a tracker run of its own, in a folder that stays; end it after errors too.
 
     Args:
         names: ``training.report_to``.

@@ -19,7 +19,7 @@ _RANDOM_B = 0.02  # standard deviation: changes log-likelihoods by nats
 
 
 def make_null_adapter(
-    model_folder: Path, folder: Path, *, rank: int = 8, target_modules: Iterable[str] = TARGET_MODULES
+    model_folder: Path, folder: Path, *, rank: int = NULL_RANK, target_modules: Iterable[str] = TARGET_MODULES
 ) -> Path:
     """Write an adapter with random A and B = 0, which must score exactly as the base; return its folder."""
     from safetensors.numpy import save_file

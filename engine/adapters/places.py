@@ -1,4 +1,4 @@
-"""Where adapters lie: in the run's own folder, or in a folder of adapters that somebody else trained."""
+"""Where adapters lie: in the run's own folder, or in a folder of adapters trained elsewhere."""
 
 from __future__ import annotations
 

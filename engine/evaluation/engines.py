@@ -42,7 +42,7 @@ def choose_engine(config: GridConfig, request: EvalRequest, options: EngineOptio
     """Return the maker of scorers that is asked for.
 
     Raises:
-        UserError: If there is none of that name, or it cannot do what is asked for.
+        UserError: If the name is unknown, or that engine cannot do what is asked for.
     """
     name = options.name
     if name not in ENGINES:

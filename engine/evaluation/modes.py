@@ -62,7 +62,7 @@ def get_mode(name: str) -> Mode:
     """Return a mode.
 
     Raises:
-        UserError: If there is none of that name.
+        UserError: If the name is unknown.
     """
     if name not in MODES:
         raise UserError(f"unknown mode {name!r} of a task's format; expected one of {sorted(MODES)}")

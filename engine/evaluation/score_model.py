@@ -125,7 +125,7 @@ def open_model(
         targets: All targets of the request, finished or not, so that the engine's size stays the same.
         maker: The engine.
         max_rank: Largest rank of the adapters to come.
-        tell: Told what happens.
+        tell: Called with every event.
     """
     started = time.perf_counter()
     tokenised = tokenise_cells(targets.values(), load_tokenizer(base.folder), base.tokenisation)

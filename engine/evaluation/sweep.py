@@ -75,7 +75,7 @@ def evaluate(
         run: The run folder; only one process may score into it.
         request: What to score.
         maker: The engine.
-        on_event: Told what happens.
+        on_event: Called with every event.
         execute: Has the scoring done: in this process, or by workers.
 
     Raises:
@@ -200,7 +200,7 @@ class _Sweep:
             self.tell(Failed(failure))
 
     def left(self, asked: SweepJobs, request: EvalRequest) -> dict[str, RemainingModel]:
-        """Return what is left to score, and tell of it."""
+        """Return what is left to score, and report its size."""
         finished = self.store.finished()
         self._drop_stale_noise_floors(asked, finished)
         remaining = [jobs.without(finished) for jobs in asked.models]

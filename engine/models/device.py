@@ -1,4 +1,4 @@
-"""What the device can do and hold: number format, and memory shared out to weights, adapters, KV blocks and steps."""
+"""What the device can do and hold: its number format and its free memory."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def device_type() -> str:
 def engine_device_type() -> str:
     """Return what the engine runs on: ``cpu`` with vLLM's CPU build, whatever torch sees, else as ``device_type``.
 
-    The build tells it as it tells vLLM (``vllm.platforms``), without the seconds that importing vLLM takes.
+    The package's name and version decide, as in ``vllm.platforms``; importing vLLM would take seconds.
     """
     for name, version in installed_versions(reversed(VLLM_PACKAGES)).items():
         return "cpu" if "cpu" in name + version else device_type()

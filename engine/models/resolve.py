@@ -1,4 +1,4 @@
-"""Base models: from the name in the configuration to a local folder, its revision, tokenizer and size."""
+"""Base models: from the name in the configuration to a local folder and its revision."""
 
 from __future__ import annotations
 

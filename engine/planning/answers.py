@@ -1,6 +1,6 @@
-"""Answers of vLLM's workers: errors that a user can mend arrive as such, from whatever process.
+"""Answers of vLLM's workers: errors that a user can correct keep their class, from any process.
 
-vLLM hands an exception of a spawned worker on as a RuntimeError around its text.
+vLLM turns an exception of a spawned worker into a RuntimeError with its text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Steps that came over a network: refused unless the workers can run them without touching what is not theirs."""
+"""Steps that came over a network: refused unless they fit the engine's limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_packed_step(packed: bytes, limits: PlanLimits, *, vocab_size: int, max
     """Check one packed step.
 
     Args:
-        packed: From ``packing.pack_step``, by whoever sent it.
+        packed: What ``packing.pack_step`` returned to a client.
         limits: What one step and the KV cache hold.
         vocab_size: Token ids are 0..vocab_size-1.
         max_model_len: Longest sequence, tokens.

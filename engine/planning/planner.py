@@ -58,11 +58,6 @@ class Plan:
         return len(self.item_offsets) - 1
 
     @property
-    def n_choices(self) -> int:
-        """Number of (item, choice) requests."""
-        return len(self.choice_offsets) - 1
-
-    @property
     def n_steps(self) -> int:
         """Number of steps."""
         return len(self.steps)

@@ -55,11 +55,6 @@ class Chains:
     """Shape [R]: a chain whose path begins with the request's path."""
 
     @property
-    def n_chains(self) -> int:
-        """Number of chains, which is the number of leaves."""
-        return len(self.parents)
-
-    @property
     def n_tokens(self) -> int:
         """Nodes of the tree: tokens that must be computed."""
         return int((self.lengths - self.branch_depths).sum())

@@ -10,7 +10,7 @@ import numpy as np
 from transfergrid.engine.interfaces import TokenisedItem
 from transfergrid.engine.planning.packing import pack_step
 from transfergrid.engine.planning.planner import Int32Array, Plan, PlanLimits, Step, StepSequence, plan_items
-from transfergrid.grid import UserError
+from transfergrid.engine.scorers.prepared import require_fit
 
 _PROBE_TOKENS = 48
 
@@ -45,13 +45,7 @@ def prepare_steps(items: Sequence[TokenisedItem], limits: PlanLimits, *, max_mod
         UserError: If an item is longer than the engine was started for.
         ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
     """
-    for item in items:
-        n_tokens = len(item.context) + max(map(len, item.continuations)) - 1
-        if n_tokens > max_model_len:
-            raise UserError(
-                f"item {item.item_id!r} has {n_tokens} tokens, the engine was started for "
-                f"{max_model_len}; raise engine.max_model_len"
-            )
+    require_fit(items, max_model_len)
     plan = plan_items(items, limits)
     return PreparedSteps(plan, tuple(map(pack_step, plan.steps)))
 

@@ -1,12 +1,14 @@
-"""Prepared items of scorers that plan nothing, and the check that a scorer gets items of its own kind."""
+"""Prepared items of scorers that plan nothing, and checks of the items that a scorer gets."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.interfaces import Prepared, TokenisedItem
+from transfergrid.grid import UserError
 
 Own = TypeVar("Own", bound=Prepared)
 
@@ -42,3 +44,18 @@ def require_own(prepared: Prepared, kind: type[Own]) -> Own:
     if not isinstance(prepared, kind):
         raise ScoringError(f"items prepared by another scorer ({type(prepared).__name__}); prepare them with this")
     return prepared
+
+
+def require_fit(items: Iterable[TokenisedItem], longest: int) -> None:
+    """Check that no item has more than ``longest`` input tokens.
+
+    Raises:
+        UserError: If one has; names the first.
+    """
+    for item in items:
+        n_tokens = len(item.context) + max(map(len, item.continuations)) - 1
+        if n_tokens > longest:
+            raise UserError(
+                f"item {item.item_id!r} has {n_tokens} tokens, the engine was started for {longest}; raise "
+                "engine.max_model_len"
+            )

@@ -24,7 +24,7 @@ from transfergrid.engine.models.decoder import text_arguments
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.scorers.launch import plan_engine, start_llm
 from transfergrid.engine.scorers.passes import probe_tokens
-from transfergrid.engine.scorers.prepared import WholeItems, require_own
+from transfergrid.engine.scorers.prepared import WholeItems, require_fit, require_own
 from transfergrid.engine.scorers.vllm import close_llm
 from transfergrid.engine.scorers.vllm_way import check_served, vllm_key_parts
 from transfergrid.engine.workers.version import set_vllm_environment
@@ -105,14 +105,7 @@ class PublicScorer:
         Raises:
             UserError: If an item is longer than the engine was started for.
         """
-        room = self._max_model_len - _EXTRA_TOKENS
-        for item in items:
-            n_tokens = len(item.context) + max(map(len, item.continuations)) - 1
-            if n_tokens > room:
-                raise UserError(
-                    f"item {item.item_id!r} has {n_tokens} tokens, the engine was started for {room}; raise "
-                    "engine.max_model_len"
-                )
+        require_fit(items, self._max_model_len - _EXTRA_TOKENS)
         return WholeItems(tuple(items))
 
     def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:

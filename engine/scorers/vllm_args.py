@@ -70,15 +70,15 @@ def check_vllm_args(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_remote_code(config: GridConfig, names: Sequence[str], *, is_allowed: bool) -> list[str]:
-    """Return what Python code of others will run; nothing where ``trust_remote_code`` is not set.
+    """Return the Python code of others that will run; nothing where ``trust_remote_code`` is not set.
 
     Args:
-        config: The configuration, which may come from somebody else.
+        config: The configuration, which may come from another person.
         names: Names of the models that were asked for; none asks for all.
         is_allowed: Whether the user said so on the command line, beside the configuration.
 
     Raises:
-        UserError: If code would run and nobody allowed it; names the code.
+        UserError: If code would run and is not allowed; names the code.
     """
     if config.engine.vllm_args.get("trust_remote_code") is not True:
         return []
@@ -105,7 +105,7 @@ def check_engine_settings(arguments: Mapping[str, Any]) -> None:
     """Have vLLM make its configuration of engine arguments, which it refuses before any weights are read.
 
     Args:
-        arguments: From ``scorer.engine_arguments``.
+        arguments: From ``launch.engine_arguments``.
 
     Raises:
         UserError: If vLLM refuses them; with the settings in question and what vLLM says.

@@ -189,7 +189,7 @@ def server_arguments(engine: Mapping[str, Any], name: str, options: ServeOptions
     """Return the server's command line.
 
     Args:
-        engine: vLLM's engine arguments, from ``scorer.engine_arguments``.
+        engine: vLLM's engine arguments, from ``scorers.launch.engine_arguments``.
         name: What clients call the model.
         options: Where it listens.
     """

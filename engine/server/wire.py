@@ -40,7 +40,7 @@ class ServerFacts:
     model: str
     """The configuration's name of the model."""
     revision: str
-    """What pins the model's weights, from ``models.model_revision``."""
+    """What pins the model's weights, from ``models.resolve.model_revision``."""
     dtype: str
     quantization: str | None
     vllm_args: dict[str, Any]

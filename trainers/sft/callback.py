@@ -1,4 +1,4 @@
-"""What a training run leaves on its way: the best weights, the curves, the events."""
+"""What a training run yields: the best weights, the curves, the events."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
 
         Args:
             job: Its name in events.
-            events: Told of steps and epochs.
+            events: Called with every step and epoch.
             best: Offered the weights after every epoch.
             patience: Epochs without a lower validation loss after which training ends; None: never.
         """
