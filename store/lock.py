@@ -22,7 +22,7 @@ _PATIENCE_S = 0.5  # a process that was killed while it started another leaves t
 
 @contextmanager
 def hold_run_folder(folder: Path, purpose: str) -> Iterator[None]:
-    """Hold a run folder; the operating system lets go of it however this process ends.
+    """Hold a run folder; the operating system releases it when this process ends, also when it is killed.
 
     Args:
         folder: The run folder; created if it is not there.

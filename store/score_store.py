@@ -255,9 +255,11 @@ def _read_footer(path: Path) -> Any:
 def _part(path: Path, footer: Any) -> Part:
     try:
         model, seed, name = footer["origin"]
-        told = footer.get("source")  # older parts have only the base and single-cell adapters
+        recorded = footer.get("source")  # older parts have only the base and single-cell adapters
         source = (
-            Source(**{**told, "cells": tuple(map(Cell.parse, told["cells"]))}) if told else Source.parse(name, seed)
+            Source(**{**recorded, "cells": tuple(map(Cell.parse, recorded["cells"]))})
+            if recorded
+            else Source.parse(name, seed)
         )
         cells = tuple(CellRecord(**cell) for cell in footer["cells"])
         return Part(path, Origin(model, source), footer["key_parts"], cells)

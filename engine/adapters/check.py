@@ -59,7 +59,7 @@ def check_adapter(folder: Path, base: LinearShapes, *, name: str) -> Adapter:
 
     Raises:
         AdapterError: If files are missing or broken, vLLM cannot serve what it holds, its weights are not those its
-            configuration speaks of, or it belongs to another base.
+            configuration names, or it belongs to another base.
     """
     found = read_adapter(folder, name)
     config = read_lora_config(found.config, name)

@@ -189,7 +189,7 @@ def _in_words(action: Callable[[], Any], what: str) -> Any:
 
 
 def _own_shapes(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return (out, in) of the layers as the weights say; for adapters whose base is not at hand."""
+    """Return (out, in) of the layers as the weights say; for adapters given without a base."""
     from transfergrid.engine.models.shapes import header_shapes
 
     shapes = header_shapes(folder / WEIGHTS_FILE)

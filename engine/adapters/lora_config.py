@@ -220,7 +220,7 @@ def _expressions(config: LoraConfig) -> list[str]:
 
 
 def _require_quick(pattern: str) -> None:
-    """See that an expression is valid and matches or fails in a moment.
+    """Check that an expression is valid and matches or fails quickly.
 
     Raises:
         ValueError: If it is too long, or has so many ways to match that Python's ``re`` may try them for ever.

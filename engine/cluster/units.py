@@ -53,15 +53,15 @@ class Workload(Generic[Job]):
     make_runner: MakeRunner
     """Makes the runner of a worker."""
     pack: Callable[[Unit[Job], bool], Any]
-    """Makes of a unit what is sent to a worker that sees the run folder, or does not."""
+    """Returns what is sent to a worker for a unit; the flag says whether the worker sees the run folder."""
     take_in: Callable[[Any], None]
     """Takes in whatever a runner sends; what a dead worker had not stored comes a second time."""
     left: Callable[[Unit[Job]], Sequence[Job]]
-    """Jobs of a unit that neither are finished nor failed."""
+    """Jobs of a unit that are neither finished nor failed."""
     give_up: Callable[[Job, str], None]
     """Notes why no worker could do a job."""
     note: Callable[[str], None]
-    """Tells a reader something."""
+    """Shows a message to the reader."""
     check: Callable[[], None] = lambda: None
     """Called now and then; raises to stop."""
 

@@ -1,6 +1,6 @@
 """The resolution of every delta: how many predictions change when only the order of the arithmetic changes.
 
-The base is scored a second time through an adapter with B = 0, with the items the other way round and in smaller steps,
+The base is scored a second time through an adapter with B = 0, with the items in reverse order and in smaller steps,
 and compared with its scores in the store.
 """
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from transfergrid.engine.interfaces import AdapterError
 from transfergrid.store.json_text import JsonError, parse_json
 
-DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)  # what reading a header that is none can raise
+DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)  # what reading a damaged header can raise
 LinearShapes = Mapping[str, tuple[int, int]]
 """(out, in) of linear layers by their name from ``layers.`` on: ``layers.0.self_attn.q_proj``."""
 

@@ -46,7 +46,7 @@ def token_facts(folder: Path, settings: TokenisationSettings) -> dict[str, Any]:
 
 
 def _may_append(folder: Path) -> bool:
-    """Whether a tokenizer's files leave it open that it appends tokens to every text; cheaper than to load it."""
+    """Whether a tokenizer may append tokens to every text, by its files alone; cheaper than loading it."""
     try:
         config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         text = (folder / "tokenizer.json").read_text(encoding="utf-8")

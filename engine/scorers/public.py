@@ -140,7 +140,7 @@ class PublicScorer:
                 yield ItemLoglikelihoods(index, tuple(sums))
 
     def _prove(self, adapter: Adapter) -> Any:
-        """See once per adapter that it changes the scores of a probe; return vLLM's request for it."""
+        """Check once per adapter that it changes the scores of a probe; return vLLM's request for it."""
         from vllm.lora.request import LoRARequest
 
         if adapter.content_hash not in self._proven:

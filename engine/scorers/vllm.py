@@ -98,7 +98,7 @@ class VllmScorer:
             yield from prepared.plan.loglikelihoods(logprobs, index)
 
     def _prove(self, adapter: Adapter) -> AdapterReference:
-        """See once per adapter that its layers are in place and that it changes the scores of a probe."""
+        """Check once per adapter that its layers are in place and that it changes the scores of a probe."""
         reference = self._reference(adapter)
         if adapter.content_hash not in self._proven:
             try:

@@ -126,7 +126,7 @@ class ServerScorer:
             self._forget(name)
 
     def _prove(self, adapter: Adapter) -> str:
-        """Load an adapter, see once that the server applies the same files, and return its name there."""
+        """Load an adapter, check once that the server applies the same files, and return its name there."""
         name = _server_name(adapter)
         self._start_load(adapter).result()
         if name in self._proven:
