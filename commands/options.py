@@ -142,6 +142,43 @@ def ray_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --engine, its short forms --sequential and --server, and a server's key; it gets ``engine``."""
+
+    @click.option(
+        "--multi-lora/--sequential",
+        default=True,
+        show_default=True,
+        help="One engine for all adapters, or every adapter merged and an engine start for each.",
+    )
+    @click.option(
+        "--engine",
+        help="vllm (default), sequential, server (with --server), public (any vLLM, slower) or "
+        "reference (transformers, float32).",
+    )
+    @click.option("--server", "server_url", help="Score through the 'grid serve' at this URL, not an engine here.")
+    @click.option("--api-key", envvar="TRANSFERGRID_API_KEY", show_envvar=True, help="Key of that server.")
+    @functools.wraps(command)
+    def wrapped(
+        *arguments: Any,
+        multi_lora: bool,
+        engine: str | None,
+        server_url: str | None,
+        api_key: str | None,
+        **options: Any,
+    ) -> None:
+        from transfergrid.engine.work.request import EngineOptions
+
+        if server_url is not None and (not multi_lora or engine not in (None, "server")):
+            raise UserError("--server serves adapters as they are; leave out --sequential and --engine")
+        if not multi_lora and engine not in (None, "sequential"):
+            raise UserError(f"--sequential and --engine {engine} are two ways to score; give one of them")
+        name = engine or ("server" if server_url is not None else "vllm" if multi_lora else "sequential")
+        command(*arguments, engine=EngineOptions(name, server_url, api_key), **options)
+
+    return wrapped
+
+
 def pair_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command --source and --target, each repeatable, and adapters from elsewhere."""
     for option in reversed(
@@ -182,16 +219,16 @@ def make_request(
         UserError: If names of adapters from elsewhere are explained, but no folder of theirs is given.
     """
     from transfergrid.config.selection import Narrowing
-    from transfergrid.engine.adapters.places import DEFAULT_PATTERN, ForeignAdapters
+    from transfergrid.engine.adapters.places import DEFAULT_PATTERN, AdapterFolder
     from transfergrid.engine.work.request import EvalRequest
 
     kinds = ("models", "seeds", "tasks", "languages", "sources", "targets")
     narrowing = Narrowing(**{kind: options.pop(kind) for kind in kinds})
-    foreign = None
+    adapters = None
     if adapter_folder is not None:
-        foreign = ForeignAdapters(folder=adapter_folder, pattern=adapter_pattern, table=adapter_table)
+        adapters = AdapterFolder(folder=adapter_folder, pattern=adapter_pattern, table=adapter_table)
     elif adapter_table is not None:
         raise UserError(f"--adapter-table {str(adapter_table)!r} is about adapters from elsewhere; give --adapters too")
     elif adapter_pattern != DEFAULT_PATTERN:
         raise UserError(f"--adapter-pattern {adapter_pattern!r} is about adapters from elsewhere; give --adapters too")
-    return EvalRequest(narrowing=narrowing, foreign=foreign, **options)
+    return EvalRequest(narrowing=narrowing, adapters=adapters, **options)

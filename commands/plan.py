@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def show_estimate(config: GridConfig, run: RunFolder, request: EvalRequest, *, as_json: bool) -> None:
-    """Print what a request comes to; exit status 1 if a model cannot be planned."""
+    """Print the size of a request; exit status 1 if a model cannot be planned."""
     from transfergrid.engine.work.estimate import estimate
 
     console = make_console()

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import click
 
-from transfergrid.commands import analyze, data, evaluate, report, train_adapters
 from transfergrid.config.text import ensure_preset
 
-STEPS: tuple[tuple[click.Command, tuple[str, ...]], ...] = (
-    (data.data, ()),
-    (train_adapters.train_adapters_command, ()),
-    (evaluate.evaluate_command, ("multi_lora", "noise_floor")),
-    (analyze.analyze_command, ()),
-    (report.report, ()),
-)
+STEPS: dict[str, tuple[str, ...]] = {
+    "data": (),
+    "train-adapters": (),
+    "eval": ("multi_lora", "noise_floor"),
+    "analyze": (),
+    "report": (),
+}
 """The commands of a run in their order, each with its switches."""
 
 
@@ -38,8 +38,9 @@ def quickstart(context: click.Context, full: bool) -> None:
     preset = "quickstart-full" if full else "quickstart"
     config_path, run_dir = Path(f"{preset}.yaml"), Path("runs") / preset
     ensure_preset(config_path, preset)
-    for number, (command, switches) in enumerate(STEPS, start=1):
-        words = [f"grid {command.name}", *(f"--{switch.replace('_', '-')}" for switch in switches)]
+    commands = cast("click.Group", context.find_root().command).commands
+    for number, (name, switches) in enumerate(STEPS.items(), start=1):
+        words = [f"grid {name}", *(f"--{switch.replace('_', '-')}" for switch in switches)]
         line = " ".join([*words, "--config", str(config_path), "--run", str(run_dir)])
         click.secho(f"[{number}/{len(STEPS)}] {line}", bold=True)
-        context.invoke(command, config_path=config_path, run_dir=run_dir, **dict.fromkeys(switches, True))
+        context.invoke(commands[name], config_path=config_path, run_dir=run_dir, **dict.fromkeys(switches, True))

@@ -38,7 +38,7 @@ def train_adapters_command(
     from transfergrid.commands.display.training import show_sweep
     from transfergrid.config.selection import Narrowing, select
     from transfergrid.trainers.plan import plan_training
-    from transfergrid.trainers.sweep import train_adapters
+    from transfergrid.trainers.sweep import train_adapters, train_adapters_on_cluster
 
     console = make_console()
     selection = select(config, Narrowing(**narrowing))
@@ -49,8 +49,6 @@ def train_adapters_command(
         if cluster is None:
             summary = train_adapters(config, run, selection, events=events)
         else:
-            from transfergrid.trainers.on_cluster import train_adapters_on_cluster
-
             summary = train_adapters_on_cluster(config, run, selection, cluster, events=events)
     print_report(console, summary)
     summary.raise_failures()

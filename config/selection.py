@@ -54,13 +54,13 @@ class Selection:
         return any(source.is_base for source in self.sources)
 
 
-def select(config: GridConfig, narrowing: Narrowing, *, foreign: Sequence[Source] | None = None) -> Selection:
+def select(config: GridConfig, narrowing: Narrowing, *, sources: Sequence[Source] | None = None) -> Selection:
     """Narrow a configuration's grid.
 
     Args:
         config: Names all models, seeds and cells.
         narrowing: What is asked for.
-        foreign: Sources in place of the configuration's, without seeds, for adapters from elsewhere.
+        sources: Sources in place of the configuration's, without seeds, for adapters from elsewhere.
 
     Raises:
         UserError: If a name is not part of the configuration, or nothing is left.
@@ -69,7 +69,7 @@ def select(config: GridConfig, narrowing: Narrowing, *, foreign: Sequence[Source
     languages = _chosen("language", narrowing.languages, config.languages)
     names = _chosen("model", narrowing.models, [model.name for model in config.models])
     cells = config.grid.cells
-    offered = (BASE, *(map(Source.of, cells) if foreign is None else foreign))
+    offered = (BASE, *(map(Source.of, cells) if sources is None else sources))
     targets = _chosen("target", narrowing.targets, [cell.name for cell in cells])
     sources = _chosen("source", narrowing.sources, [source.name for source in offered])
 

@@ -1,4 +1,4 @@
-"""What the engine's parts hand to each other: tokenised items, adapters, and the scorer every backend implements."""
+"""What the engine's parts hand to each other: tokenised items, adapters, scorers and their makers."""
 
 from __future__ import annotations
 
@@ -79,8 +79,14 @@ class Prepared(Protocol):
 class Scorer(Protocol):
     """One model in memory; scores prepared items under the base or any adapter."""
 
-    def prepare(self, items: Sequence[TokenisedItem]) -> Prepared:
-        """Plan the items of a batch of cells once; the result serves every adapter."""
+    def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> Prepared:
+        """Plan the items of a batch of cells once; the result serves every adapter.
+
+        Args:
+            items: In the order in which results are wanted.
+            halve_steps: Make the steps half as large, so that the same sums run in another order; a scorer without
+                steps plans as before.
+        """
         ...
 
     def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
@@ -96,11 +102,11 @@ class Scorer(Protocol):
         ...
 
 
-class Backend(Protocol):
-    """Makes the scorer of one base model."""
+class ScorerMaker(Protocol):
+    """One way to score: makes the scorer of a base model; ``evaluation.engines`` lists them by name."""
 
     def key_parts(self) -> Mapping[str, Any]:
-        """Return what of the engine decides the numbers: name, version, way."""
+        """Return what of the engine decides the numbers: its name, its version and its "way" of scoring."""
         ...
 
     def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
@@ -118,5 +124,8 @@ class Backend(Protocol):
             model_folder: Local folder of the base.
             longest_tokens: Longest sequence to come.
             max_rank: Largest rank of the adapters to come.
+
+        Raises:
+            UserError: If the model, the length or the rank is beyond the limits of this way.
         """
         ...

@@ -16,7 +16,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,26 +61,14 @@ class Reads(NamedTuple):
     """Bytes that it read, without mapped files."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unplanned:
-    """Items as they came."""
-
-    items: Sequence[Any]
-    n_computed_tokens: int = 0
-    n_repeated_tokens: int = 0
-
-    @property
-    def n_items(self) -> int:
-        """Number of items."""
-        return len(self.items)
-
-
 class MadeUpScorer:
     """Gives every choice a log-likelihood without a model."""
 
-    def prepare(self, items: Sequence[Any]) -> Unplanned:
+    def prepare(self, items: Sequence[Any], *, halve_steps: bool = False) -> Any:
         """Keep the items."""
-        return Unplanned(items)
+        from transfergrid.engine.scorers.prepared import WholeItems
+
+        return WholeItems(tuple(items))
 
     def score(self, prepared: Any, adapter: Any = None) -> Iterator[Any]:
         """Yield every item."""
@@ -124,7 +111,7 @@ def make_finished_run(folder: Path, rank: int) -> Path:
         own = run.adapter(model.name, SEED, cell)
         shutil.copytree(template, own)
         write_text(own / CONFIG_FILE, json.dumps({**settings, "note": cell.name}))
-    evaluate(config, run, EvalRequest(), backend=Unloaded(config.engine))
+    evaluate(config, run, EvalRequest(), maker=Unloaded(config.engine))
     return path
 
 

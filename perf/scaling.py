@@ -1,6 +1,6 @@
 """The full study on 1, 8 and 64 GPUs, on paper: ``python -m transfergrid.perf.scaling``.
 
-A discrete simulation. Units of work are cut and given out by the code that does it on a cluster (``engine.units``); how
+A discrete simulation. Units are cut and given out by the code that does it on a cluster (``engine.cluster.units``); how
 long a unit takes is computed from token counts and efficiencies measured on this project's CPU machine, and from
 numbers of a GPU that are published or assumed. No GPU was timed for it.
 """

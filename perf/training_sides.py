@@ -28,8 +28,8 @@ from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.grid import Cell
 from transfergrid.trainers.base_model import LoadedBase, attached_adapter, load_base
 from transfergrid.trainers.examples import ExampleSettings, TrainingExample, build_examples
-from transfergrid.trainers.jobs import CellData, ResolvedModel, TrainingJob
-from transfergrid.trainers.recipe import BatchShape, make_trainer
+from transfergrid.trainers.jobs import BatchShape, CellData, ResolvedModel, TrainingJob
+from transfergrid.trainers.recipe import make_trainer
 from transfergrid.trainers.sft import IGNORED
 from transfergrid.trainers.sft.memory import peak_memory_gib, reset_peak_memory
 

@@ -75,8 +75,10 @@ def read_manifest(folder: Path) -> DataManifest | None:
     if not path.exists():
         return None
     try:
-        return TypeAdapter(DataManifest).validate_python(read_json(path))
-    except (JsonError, ValidationError) as error:
+        manifest = TypeAdapter(DataManifest).validate_python(read_json(path))
+        manifest.rows(), manifest.pins  # every task has its counts, every data set its revision
+        return manifest
+    except (JsonError, ValidationError, KeyError, OverflowError) as error:
         reason = error.reason if isinstance(error, JsonError) else "it is not a manifest of items"
         raise UserError(f"{str(path)!r} cannot be read: {reason}; remove it and run 'grid data' again") from error
 

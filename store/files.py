@@ -16,6 +16,9 @@ from transfergrid.grid import UserError
 if TYPE_CHECKING:
     import polars as pl
 
+FOOTER_KEY = "transfergrid"
+"""Key of what we write into the footer of a Parquet file, as JSON."""
+
 
 class WriteError(UserError, OSError):
     """A file that cannot be written: no permission, no room, a file where a folder is needed.
@@ -62,6 +65,17 @@ def _is_about(error: OSError, folder: Path) -> bool:
         return error.errno in _FULL
     own, named = folder.resolve(), Path(str(error.filename)).resolve()
     return own.is_relative_to(named) or named.is_relative_to(own)
+
+
+def move_into_place(folder: Path, target: Path) -> None:
+    """Flush the files of a folder, then rename it: after a power cut the target is whole, or not there."""
+    for path in folder.iterdir():
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+    sync_folder(folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(target)
+    sync_folder(target.parent)
 
 
 def sync_folder(folder: Path) -> None:

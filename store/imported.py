@@ -11,20 +11,8 @@ import polars as pl
 from transfergrid.grid import Cell, UserError
 from transfergrid.store.files import write_atomically
 from transfergrid.store.folder import RunFolder
+from transfergrid.store.noise_floor import NOISE_FLOOR_SCHEMA
 from transfergrid.store.scores import CHECKSUM_LENGTH, UNREADABLE, check_contents, check_schema, damaged
-
-NOISE_FLOOR_SCHEMA = pl.Schema(
-    {
-        "model": pl.String(),
-        "target_task": pl.String(),
-        "target_language": pl.String(),
-        "n_items": pl.Int64(),
-        "n_flips": pl.Int64(),
-        "n_flips_acc": pl.Int64(),
-        "max_abs_diff_nats": pl.Float64(),
-    }
-)
-"""One row per (model, target): predictions that differ between two scorings of the base model."""
 
 KEY = ("model", "source_task", "source_language", "target_task", "target_language")
 

@@ -17,6 +17,7 @@ from transfergrid.store.json_text import JsonError, read_json
 
 LOCK_FILE = ".lock"
 HOLDER_FILE = ".lock-holder.json"
+_PATIENCE_S = 0.5  # a process that was killed while it started another leaves the lock to that one for a moment
 
 
 @contextmanager
@@ -43,7 +44,7 @@ def _hold(folder: Path, purpose: str) -> Iterator[None]:
             raise UserError(f"{str(folder / name)!r} is not a file, and the run folder cannot be held; remove it")
     lock = FileLock(folder / LOCK_FILE)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_PATIENCE_S)
     except Timeout as error:
         raise UserError(
             f"run folder {str(folder)!r} is in use by {_holder(folder)}; wait until it is done, stop it, or use "

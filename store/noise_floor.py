@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from transfergrid.store.files import write_atomically
+from transfergrid.store.files import FOOTER_KEY, write_atomically
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.scores import UNREADABLE
 
@@ -24,8 +24,7 @@ NOISE_FLOOR_SCHEMA = pl.Schema(
         "max_abs_diff_nats": pl.Float64(),
     }
 )
-"""One row per (model, target)."""
-_METADATA = "transfergrid"
+"""One row per (model, target): predictions that differ between two scorings of the base model."""
 
 
 def noise_floor_path(run: RunFolder, model: str) -> Path:
@@ -37,7 +36,7 @@ def read_noise_floor_file(run: RunFolder, model: str) -> tuple[pl.DataFrame, dic
     """Return a model's table and the run key by target; nothing where there is none or it is not whole."""
     try:
         content = noise_floor_path(run, model).read_bytes()
-        keys = json.loads(pl.read_parquet_metadata(io.BytesIO(content))[_METADATA])
+        keys = json.loads(pl.read_parquet_metadata(io.BytesIO(content))[FOOTER_KEY])
         return pl.read_parquet(io.BytesIO(content)), keys
     except (*UNREADABLE, ValueError, KeyError):
         return pl.DataFrame(schema=NOISE_FLOOR_SCHEMA), {}
@@ -45,5 +44,5 @@ def read_noise_floor_file(run: RunFolder, model: str) -> tuple[pl.DataFrame, dic
 
 def write_noise_floor(run: RunFolder, model: str, table: pl.DataFrame, keys: Mapping[str, str]) -> None:
     """Write a model's table, with the run key by target in the file's metadata."""
-    metadata = {_METADATA: json.dumps(dict(keys))}
+    metadata = {FOOTER_KEY: json.dumps(dict(keys))}
     write_atomically(noise_floor_path(run, model), lambda temporary: table.write_parquet(temporary, metadata=metadata))

@@ -5,21 +5,29 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 _PACKAGES = ("transfergrid", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
+def installed_version(package: str) -> str | None:
+    """Return the version of a package; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of packages by name; one that is not installed is left out."""
+    return {name: version for name in packages if (version := installed_version(name)) is not None}
+
+
 def package_versions() -> dict[str, str]:
     """Return the versions of Python and of what trains; a package that is not installed is left out."""
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+    return {"python": platform.python_version(), **installed_versions(_PACKAGES)}
 
 
 def git_state(root: Path = _ROOT) -> dict[str, str | bool] | None:

@@ -20,15 +20,13 @@ import polars as pl
 
 from transfergrid.grid import Cell, Source, UserError
 from transfergrid.store.file_index import FileIndex
-from transfergrid.store.files import write_atomically
+from transfergrid.store.files import FOOTER_KEY, write_atomically
 from transfergrid.store.scores import CHECKSUM_LENGTH, SCORE_SCHEMA, UNREADABLE, scan_scores
 
 ASIDE = "aside"
 """Folder of parts that no longer count."""
 INDEX_FILE = "index.json"
 """Cache of what parts and other files of a sweep hold; may be deleted."""
-
-_METADATA = "transfergrid"
 
 
 class StoreError(UserError):
@@ -190,7 +188,7 @@ class ScoreStore:
             "cells": [asdict(cell) for cell in cells],
         }
         buffer = io.BytesIO()
-        rows.write_parquet(buffer, metadata={_METADATA: json.dumps(footer)})
+        rows.write_parquet(buffer, metadata={FOOTER_KEY: json.dumps(footer)})
         content = buffer.getvalue()
         path = self.folder / f"{origin.name}.{_checksum(content)}.parquet"
         write_atomically(path, lambda temporary: temporary.write_bytes(content))
@@ -250,9 +248,11 @@ def _read_footer(path: Path) -> Any:
         content = path.read_bytes()
         if path.name.split(".")[-2:-1] != [_checksum(content)]:
             raise StoreError(f"part {path.name!r} does not have the content that its name says")
-        return json.loads(pl.read_parquet_metadata(io.BytesIO(content))[_METADATA])
+        return json.loads(pl.read_parquet_metadata(io.BytesIO(content))[FOOTER_KEY])
     except StoreError:
         raise
+    except PermissionError as error:  # the part may be sound, and is not to be moved aside
+        raise UserError(f"part {path.name!r} cannot be read: {error.strerror}; give read access to it") from error
     except (*UNREADABLE, ValueError, KeyError) as error:
         raise StoreError(f"part {path.name!r} cannot be read: {error}") from error
 

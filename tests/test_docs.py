@@ -40,6 +40,16 @@ def test_a_page_links_only_to_files_that_exist(page: Path) -> None:
     assert all((page.parent / link).exists() for link in links), links
 
 
+def test_the_table_of_the_engine_lists_its_files_and_no_others() -> None:
+    listed, folder = {"interfaces.py"}, ""
+    for line in (ROOT / "docs" / "engine.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("| ") and (names := re.findall(r"`([a-z_]+(?:\.py|/))`", line.split("|")[1])):
+            folder = names[0] if names[0].endswith("/") else folder
+            listed |= {folder + name for name in names if name.endswith(".py")}
+    there = {path.relative_to(ROOT / "engine").as_posix() for path in (ROOT / "engine").rglob("[a-z]*.py")}
+    assert listed == there
+
+
 @pytest.mark.engine
 def test_the_example_of_scoring_runs_as_it_stands(
     tiny_llama: Path, tiny_adapters: tuple[Path, ...], capsys: pytest.CaptureFixture[str]

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.engine.sweeps import SEED, FakeBackend, add_adapters, small_config, stored_rows
+from tests.engine.sweeps import SEED, FakeMaker, add_adapters, small_config, stored_rows
 from transfergrid.analysis.analyze import analyze
 from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.benchmarks.metrics import METRICS, Metric, ScoringError, get_metric
@@ -60,7 +60,7 @@ def run_with(metric: Metric, monkeypatch: pytest.MonkeyPatch, folder: Path, mode
             path = folder / "rows" / language / f"{split}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             rows = [
-                {"qid": f"{split}{k}", "question": f"{language} {k}?", "options": options, "answer": k % 3}
+                {"qid": f"{split}{k}", "question": f"{language} {split} {k}?", "options": options, "answer": k % 3}
                 for k in range(n)
             ]
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -71,7 +71,7 @@ def run_with(metric: Metric, monkeypatch: pytest.MonkeyPatch, folder: Path, mode
     )
     run = RunFolder(folder / "run")
     add_adapters(config, run, adapter)
-    evaluate(config, run, EvalRequest(), backend=FakeBackend())
+    evaluate(config, run, EvalRequest(), maker=FakeMaker())
     return run
 
 

@@ -67,7 +67,7 @@ def test_an_old_run_is_continued(folder: Path, config: GridConfig, tmp_path: Pat
     lost = next(run.scores.glob("tiny.s17.global_mmlu-en.*.parquet"))
     kept = {path.name: path.stat().st_mtime_ns for path in run.scores.glob("*.parquet") if path != lost}
     lost.unlink()
-    report = evaluate(config, run, EvalRequest(), backend=MultiLora(config.engine))
+    report = evaluate(config, run, EvalRequest(), maker=MultiLora(config.engine))
     assert report.is_complete
     assert {name: (run.scores / name).stat().st_mtime_ns for name in kept} == kept
     after = stored_rows(run).select(before.columns)

@@ -7,12 +7,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.engine.sweeps import SEED, FakeBackend, add_adapters, copy_adapter, small_config
+from tests.engine.sweeps import SEED, FakeMaker, add_adapters, copy_adapter, small_config
 from transfergrid.analysis.analyze import analyze
 from transfergrid.analysis.tables.registry import all_tables
 from transfergrid.analysis.transfer.sources import read_sources
 from transfergrid.config.settings import GridConfig
-from transfergrid.engine.adapters.places import ForeignAdapters
+from transfergrid.engine.adapters.places import AdapterFolder
 from transfergrid.engine.evaluation.summary import EvaluationReport
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.work.request import EvalRequest
@@ -39,7 +39,7 @@ def config(tiny_llama: Path) -> GridConfig:
 def run(config: GridConfig, tiny_adapters: tuple[Path, ...], tmp_path: Path) -> RunFolder:
     folder = RunFolder(tmp_path / "run")
     add_adapters(config, folder, tiny_adapters[0])
-    evaluate(config, folder, EvalRequest(), backend=FakeBackend())
+    evaluate(config, folder, EvalRequest(), maker=FakeMaker())
     return folder
 
 
@@ -54,8 +54,8 @@ def score_mixture(config: GridConfig, run: RunFolder, template: Path) -> Evaluat
     table = folder / "table.csv"
     cells = " ".join(cell.name for cell in CELLS)
     table.write_text(f"path,kind,source,cells,seed\nboth,mixture,two-cells,{cells},{SEED}\n", encoding="utf-8")
-    request = EvalRequest(foreign=ForeignAdapters(folder=folder, table=table))
-    return evaluate(config, run, request, backend=FakeBackend())
+    request = EvalRequest(adapters=AdapterFolder(folder=folder, table=table))
+    return evaluate(config, run, request, maker=FakeMaker())
 
 
 def test_a_source_of_two_cells_is_scored_and_stands_in_the_transfer_table_alone(

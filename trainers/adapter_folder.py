@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from transfergrid.config.settings import GridConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from transfergrid.engine.interfaces import AdapterError
 from transfergrid.grid import UserError
-from transfergrid.store.files import hash_files, sync_folder, write_json
+from transfergrid.store.files import hash_files, move_into_place, write_json
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.key import changed_parts
 from transfergrid.trainers.jobs import ResolvedModel, TrainingJob
@@ -126,13 +125,7 @@ def place_adapter(folder: Path, job: TrainingJob, files: Mapping[str, bytes]) ->
 
 
 def _move_into_place(folder: Path, job: TrainingJob) -> None:
-    for path in folder.iterdir():
-        with path.open("rb+") as handle:
-            os.fsync(handle.fileno())
-    sync_folder(folder)
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    folder.rename(job.folder)
-    sync_folder(job.folder.parent)
+    move_into_place(folder, job.folder)
     failure_file(job).unlink(missing_ok=True)
 
 

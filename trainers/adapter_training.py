@@ -12,8 +12,8 @@ from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.trainers.base_model import LoadedBase, attached_adapter
 from transfergrid.trainers.events import AdapterStarted, BatchHalved, TrainingEvents
-from transfergrid.trainers.jobs import TrainingJob
-from transfergrid.trainers.recipe import BatchShape, make_trainer
+from transfergrid.trainers.jobs import BatchShape, TrainingJob
+from transfergrid.trainers.recipe import make_trainer
 from transfergrid.trainers.record import TrainedAdapter
 from transfergrid.trainers.sft.memory import is_out_of_memory, peak_memory_gib, reset_peak_memory
 from transfergrid.trainers.trackers import end_tracker_runs

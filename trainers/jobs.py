@@ -116,6 +116,26 @@ class TrainingJob:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchShape:
+    """Examples per step that fit into memory."""
+
+    batch_size: int
+    gradient_accumulation: int
+
+    @property
+    def effective(self) -> int:
+        """Examples per optimizer step."""
+        return self.batch_size * self.gradient_accumulation
+
+    def halved(self) -> BatchShape | None:
+        """Return the next smaller shape with as many examples per optimizer step; None below one example."""
+        for size in range(self.batch_size // 2, 0, -1):
+            if self.effective % size == 0:
+                return BatchShape(batch_size=size, gradient_accumulation=self.effective // size)
+        return None
+
+
 def max_length(config: GridConfig, task: str) -> int:
     """Return the longest example of a task in tokens."""
     return config.training.max_length.get(task, DEFAULT_MAX_LENGTH)

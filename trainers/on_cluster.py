@@ -1,29 +1,26 @@
-"""``grid train-adapters --ray``: the adapters of every model as units of work for the workers of a Ray cluster.
+"""Training by the workers of a cluster: the unit that is sent, the runner that trains it, the adapter that comes back.
 
-The driver holds the run folder and the progress. Workers that see the run folder save adapters into it themselves; the
-others send the files, and the driver moves them into place.
+Workers that see the run folder save adapters into it themselves; the others send the files. ``engine.cluster.units``
+says what a job, a unit, a worker and the driver are.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from transfergrid.config.file import absolute_models
-from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.cluster.host import ModelRefusedError, Send
-from transfergrid.engine.cluster.loop import UnitLoop, make_probe
-from transfergrid.engine.cluster.ray_cluster import Cluster, ClusterOptions, connect
-from transfergrid.engine.cluster.units import Unit, UnitQueue, group_units
+from transfergrid.engine.cluster.units import Unit, Workload
 from transfergrid.engine.models.device import resolve_dtype
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.grid import Cell, UserError
-from transfergrid.store.files import write_text
 from transfergrid.store.folder import RunFolder
 from transfergrid.trainers.adapter_folder import (
     is_finished,
@@ -39,18 +36,10 @@ from transfergrid.trainers.events import (
     Remark,
     TrainingEvent,
     TrainingEvents,
-    ignore_events,
 )
 from transfergrid.trainers.jobs import CellData, ResolvedModel, TrainingJob, find_model
-from transfergrid.trainers.sweep import (
-    SweepSummary,
-    TrainingResult,
-    TrainingTask,
-    open_base,
-    train_adapters,
-    train_one,
-)
 from transfergrid.trainers.trackers import check_trackers
+from transfergrid.trainers.train_one import open_base, train_model, train_one
 
 
 class JobOrder(NamedTuple):
@@ -81,107 +70,68 @@ class SentAdapter(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainingSetup:
-    """What every worker is told once."""
+    """What every worker gets when it starts."""
 
     config: GridConfig
     root: Path
     """The run folder, on machines that see it."""
 
 
-def train_adapters_on_cluster(
-    config: GridConfig,
-    run: RunFolder,
-    selection: Selection,
-    options: ClusterOptions,
-    *,
-    events: TrainingEvents = ignore_events,
-) -> SweepSummary:
-    """Train every selected adapter that is not there yet on a Ray cluster; see ``sweep.train_adapters``.
-
-    Raises:
-        KeyboardInterrupt: After Ctrl-C; the workers are gone, nothing is left half-written.
-        UserError: As ``sweep.train_adapters``, and if there is no cluster that could do it.
-    """
-    with connect(options) as cluster:
-        return train_adapters(config, run, selection, events=events, execute=partial(train_on_cluster, cluster))
-
-
-def train_on_cluster(cluster: Cluster, task: TrainingTask) -> Iterable[TrainingResult]:
-    """Train what is left on a cluster; an ``Execute`` of the sweep once a cluster is bound.
-
-    Raises:
-        UserError: If an adapter cannot be saved, or attempt after attempt fails.
-    """
-    groups: dict[tuple[str, int | None], list[TrainingJob]] = {}
-    for job in task.pending:
-        groups.setdefault((job.model.config.name, job.seed), []).append(job)
-    sizes = {job.model.folder: read_model_facts(job.model.folder).n_layer_parameters for job in task.pending}
-    units = group_units(
-        groups, lambda job: float(sizes[job.model.folder] * job.data.n_train_tokens), n_workers=cluster.shape.n_workers
-    )
-    return _Driver(cluster, task).run(units) if units else []
-
-
 @dataclass(slots=True)
-class _Driver:
-    """Takes in what workers send."""
+class TrainingIntake:
+    """Takes in what comes of the jobs of a sweep."""
 
-    cluster: Cluster
-    task: TrainingTask
-    _jobs: dict[str, TrainingJob] = field(default_factory=dict)
-    _reasons: dict[str, str | None] = field(default_factory=dict)
-    """By job that ended: why it failed; None if it did not."""
+    config: GridConfig
+    run: RunFolder
+    jobs: Mapping[str, TrainingJob]
+    """By name, model after model."""
+    tell: TrainingEvents
+    reasons: dict[str, str | None] = field(default_factory=dict)
+    """By name of a job that ended: why it failed; None if it did not."""
 
-    def run(self, units: list[Unit[TrainingJob]]) -> list[TrainingResult]:
-        self._jobs = {job.name: job for job in self.task.pending}
-        self._note(self.cluster.describe(len(units)))
-        probe, queue = make_probe(self.task.run.root), UnitQueue(units)
-        setup = TrainingSetup(absolute_models(self.task.config), self.task.run.root.resolve())
-        write_text(probe.path, probe.content)
-        try:
-            actors = self.cluster.start_workers(partial(TrainingRunner, setup))
-            UnitLoop(
-                self.cluster,
-                queue,
-                actors,
-                probe,
-                self._take_in,
-                self._left,
-                self._note,
-                partial(pack_unit, dtype=resolve_dtype(self.task.config.training.dtype)),
-                self.task.check_interrupt,
-            ).run()
-        finally:
-            probe.path.unlink(missing_ok=True)
-            self.cluster.stop_workers()
-        for given_up in queue.given_up:
-            for job in given_up.unit.jobs:
-                self._take_in(AdapterFailed(job=job.name, reason=given_up.reason))
-        return [(job, self._reasons[job.name]) for job in self.task.pending if job.name in self._reasons]
-
-    def _take_in(self, message: Any) -> None:
+    def take_in(self, message: SentAdapter | TrainingEvent) -> None:
+        """Move an adapter into place, or keep how a job ended; pass events on."""
         match message:
             case SentAdapter():
-                job = self._jobs[message.job]
+                job = self.jobs[message.job]
                 if not job.folder.exists():
-                    with unfinished_folder(self.task.run, job) as folder:
+                    with unfinished_folder(self.run, job) as folder:
                         place_adapter(folder, job, message.files)
                 return
             case AdapterFinished():
-                self._reasons[message.job] = None
+                self.reasons[message.job] = None
             case AdapterFailed():
-                mark_failed(self._jobs[message.job], message.reason)
-                self._reasons[message.job] = message.reason
-        self.task.tell(message)
+                mark_failed(self.jobs[message.job], message.reason)
+                self.reasons[message.job] = message.reason
+        self.tell(message)
 
-    def _left(self, unit: Unit[TrainingJob]) -> Sequence[TrainingJob]:
+    def left(self, unit: Unit[TrainingJob]) -> Sequence[TrainingJob]:
+        """Return the jobs of a unit that did not end."""
         for job in unit.jobs:
-            if job.name not in self._reasons and is_finished(job, self.task.config):
-                self._reasons[job.name] = None  # saved, and killed before it could tell
-        return [job for job in unit.jobs if job.name not in self._reasons]
+            if job.name not in self.reasons and is_finished(job, self.config):
+                self.reasons[job.name] = None  # saved, and the worker was killed before it said so
+        return [job for job in unit.jobs if job.name not in self.reasons]
 
-    def _note(self, message: str) -> None:
-        self.task.tell(Remark(message=message))
+
+def training_workload(intake: TrainingIntake, check: Callable[[], None]) -> Workload[TrainingJob]:
+    """Return what is left to train as an executor takes it; ``check`` raises KeyboardInterrupt after Ctrl-C."""
+    config, run = intake.config, intake.run
+    size = cache(lambda folder: read_model_facts(folder).n_layer_parameters)
+    by_model = groupby(intake.jobs.values(), key=lambda job: job.model.config.name)
+    return Workload(
+        root=run.root,
+        jobs={model: tuple(jobs) for model, jobs in by_model},
+        do=lambda _, jobs: train_model(jobs, config, run, intake.take_in),
+        seed=lambda job: job.seed,
+        cost=lambda job: float(size(job.model.folder) * job.data.n_train_tokens),
+        make_runner=partial(TrainingRunner, TrainingSetup(absolute_models(config), run.root.resolve())),
+        pack=partial(pack_unit, dtype=resolve_dtype(config.training.dtype)),
+        take_in=intake.take_in,
+        left=intake.left,
+        give_up=lambda job, reason: intake.take_in(AdapterFailed(job=job.name, reason=reason)),
+        note=lambda message: intake.tell(Remark(message=message)),
+        check=check,
+    )
 
 
 def pack_unit(unit: Unit[TrainingJob], sees_run: bool, *, dtype: str) -> TrainingUnit:
@@ -191,7 +141,7 @@ def pack_unit(unit: Unit[TrainingJob], sees_run: bool, *, dtype: str) -> Trainin
 
 
 class TrainingRunner:
-    """Does training units in a worker; holds one base."""
+    """Trains units in a worker; holds one base."""
 
     def __init__(self, setup: TrainingSetup, name: str) -> None:
         self._setup = setup

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transfergrid.config.settings import TrainingConfig
 from transfergrid.trainers.base_model import LoadedBase
-from transfergrid.trainers.jobs import CellData, TrainingJob
+from transfergrid.trainers.jobs import BatchShape, CellData, TrainingJob
 from transfergrid.trainers.sft.microbatches import LIMITS
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchShape:
-    """Examples per step that fit into memory."""
-
-    batch_size: int
-    gradient_accumulation: int
-
-    @property
-    def effective(self) -> int:
-        """Examples per optimizer step."""
-        return self.batch_size * self.gradient_accumulation
-
-    def halved(self) -> BatchShape | None:
-        """Return the next smaller shape with as many examples per optimizer step; None below one example."""
-        for size in range(self.batch_size // 2, 0, -1):
-            if self.effective % size == 0:
-                return BatchShape(batch_size=size, gradient_accumulation=self.effective // size)
-        return None
 
 
 def make_trainer(

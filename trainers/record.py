@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -13,10 +12,10 @@ from transfergrid.config.settings import GridConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from transfergrid.engine.interfaces import AdapterError
 from transfergrid.store.files import hash_files
+from transfergrid.store.json_text import JsonError, read_json
 from transfergrid.store.provenance import git_state, package_versions
 from transfergrid.trainers.base_model import LoadedBase
-from transfergrid.trainers.jobs import TrainingJob
-from transfergrid.trainers.recipe import BatchShape
+from transfergrid.trainers.jobs import BatchShape, TrainingJob
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,10 +51,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     if not folder.exists():
         return None
     try:
-        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        record = read_json(folder / RECORD_FILE, allow_nan=True)
         content_hash = hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"adapter folder {str(folder)!r} is not complete ({error}); delete it") from error
+    except (OSError, JsonError) as error:
+        reason = error.reason if isinstance(error, JsonError) else error
+        raise AdapterError(f"adapter folder {str(folder)!r} is not complete ({reason}); delete it") from error
     if not isinstance(record, dict) or not isinstance(record.get("key"), dict):
         raise AdapterError(
             f"adapter folder {str(folder)!r} has a {RECORD_FILE} that 'grid train-adapters' did not write; delete the "

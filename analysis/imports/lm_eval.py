@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -49,11 +49,7 @@ def import_lm_eval(folder: Path, run: RunFolder, *, allow_mismatch: bool = False
     if not found:
         raise UserError(f"no result below {str(folder)!r} is of a task with a language; skipped {sorted(skipped)}")
     found, remarks = _tell_models_apart(found)
-    newest: dict[tuple[str, int, str, str], Result] = {}
-    for result in sorted(found, key=lambda each: each.time):
-        _refuse_another_adapter(result, newest.get(result.key))
-        newest[result.key] = result
-    results = [newest[key] for key in sorted(newest)]
+    results = _newest(found)
     _check_metrics(results)
     without = {result.model for result in results if result.unlogged}
     items = item_rows([result for result in results if result.model not in without])
@@ -70,6 +66,15 @@ def import_lm_eval(folder: Path, run: RunFolder, *, allow_mismatch: bool = False
     if mismatches:
         remarks.append(f"{mismatches[0]}, {_results(len(mismatches))}; kept with a remark in every table")
     return _merge_reports(reports, run, tuple(remarks))
+
+
+def _newest(found: Iterable[Result]) -> list[Result]:
+    """Return the newest result of every model, seed, source and target, sorted by these."""
+    newest: dict[tuple[str, int, str, str], Result] = {}
+    for result in sorted(found, key=lambda each: each.time):
+        _refuse_another_adapter(result, newest.get(result.key))
+        newest[result.key] = result
+    return [newest[key] for key in sorted(newest)]
 
 
 class _Mismatch(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import platform
 from collections import Counter
@@ -21,6 +20,7 @@ from transfergrid.store.data_manifest import read_manifest
 from transfergrid.store.files import hash_files
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.json_text import JsonError, parse_json, read_json
+from transfergrid.store.provenance import installed_versions
 from transfergrid.store.scores import UNREADABLE, score_parts
 from transfergrid.wording import count as counted
 
@@ -59,21 +59,13 @@ def read_run_manifest(run: RunFolder, config: GridConfig | None = None) -> list[
 
 
 def _report_part(run: RunFolder) -> ManifestPart:
-    versions = {"python": platform.python_version(), **dict(_installed(ANALYSIS_PACKAGES))}
+    versions = {"python": platform.python_version(), **installed_versions(ANALYSIS_PACKAGES)}
     facts = [
         ("run folder", run.root.resolve().name),
         ("made", datetime.now(UTC).isoformat(timespec="seconds")),
         ("versions", _listed(versions)),
     ]
     return ManifestPart(title="This page", facts=facts)
-
-
-def _installed(names: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for name in names:
-        try:
-            yield name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
 
 
 def _config_part(config: GridConfig | None) -> ManifestPart:

@@ -17,7 +17,7 @@ from transfergrid.engine.interfaces import AdapterError
 from transfergrid.engine.models.decoder import peft_names, read_decoder_config
 from transfergrid.engine.models.shapes import layer_name, read_linear_shapes
 from transfergrid.grid import UserError
-from transfergrid.store.files import write_json
+from transfergrid.store.files import move_into_place, write_json
 from transfergrid.store.json_text import read_json
 
 PROBE_TOLERANCE_NATS = 1e-2
@@ -82,7 +82,7 @@ def convert_adapter(source: Path, target: Path, *, base: Path | None = None) -> 
             )
         if (source / RECORD_FILE).is_file():
             shutil.copy(source / RECORD_FILE, folder)
-        folder.replace(target)
+        move_into_place(folder, target)
     return Conversion(target, len(adapter.layers), adapter.rank, difference)
 
 

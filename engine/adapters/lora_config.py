@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+import re._parser as sre_parser  # type: ignore[import-not-found]
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ _NOT_MERGED = ("alora_invocation_tokens", "arrow_config")
 _PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga", "true", "false")
 PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "ADAPTION_PROMPT", "CPT")
 """Types of peft that change the prompt, not the weights."""
+_LONGEST_PATTERN = 10_000
+_NAME_LENGTH, _MOST_WAY_BITS = 63, 28  # four stars and some choices; 24 layers take a second at most
 SEQUENTIAL = "'grid eval --sequential' scores it if peft can merge it"
 
 
@@ -83,9 +86,8 @@ class LoraConfig:
         """Whether ``layers_to_transform`` names the layer; the first number in the name counts."""
         if not self.layers_to_transform:
             return True
-        patterns = [rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\." for pattern in self.layers_pattern]
-        for pattern in patterns or [r".*?\.[^.]*\.(?P<idx>\d+)\."]:
-            if match := re.match(pattern, module):
+        for pattern in list(map(_indexed, self.layers_pattern)) or [r".*?\.[^.]*\.(?P<idx>\d+)\."]:
+            if (match := re.match(pattern, module)) and match["idx"]:
                 return int(match["idx"]) in self.layers_to_transform
         return False
 
@@ -114,7 +116,7 @@ def read_lora_config(raw: Mapping[str, Any], name: str) -> LoraConfig:
             layers_pattern=_listed(_texts(raw, "layers_pattern", or_none=True)),
         )
         for pattern in _expressions(config):
-            re.compile(pattern)
+            _require_quick(pattern)
     except ValueError as error:
         raise AdapterError(f"adapter {name!r} has {error}") from error
     except (re.error, RecursionError) as error:
@@ -200,10 +202,55 @@ def _listed(texts: Sequence[str] | str) -> Sequence[str]:
     return ([texts] if texts else []) if isinstance(texts, str) else texts
 
 
+def _indexed(pattern: str) -> str:
+    """Return the expression that finds the number of a layer behind one of ``layers_pattern``."""
+    return rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\."
+
+
+def _ending_in(pattern: str) -> str:
+    """Return the expression that finds a layer by the end of its name (peft/utils/other.py, ``get_pattern_key``)."""
+    return rf"(.*\.)?({pattern})$"
+
+
 def _expressions(config: LoraConfig) -> list[str]:
-    """Return all regular expressions of a configuration."""
+    """Return all regular expressions that a configuration's values are matched in."""
     alone = [entry for entry in (config.target_modules, config.exclude_modules) if isinstance(entry, str)]
-    return [*alone, *config.layers_pattern, *config.rank_pattern, *config.alpha_pattern]
+    by_name = map(_ending_in, [*config.rank_pattern, *config.alpha_pattern])
+    return [*alone, *map(_indexed, config.layers_pattern), *by_name]
+
+
+def _require_quick(pattern: str) -> None:
+    """See that an expression is valid and matches or fails in a moment.
+
+    Raises:
+        ValueError: If it is too long, or has so many ways to match that Python's ``re`` may try them for ever.
+        re.error: If it is not valid.
+    """
+    if len(pattern) > _LONGEST_PATTERN or _way_bits(sre_parser.parse(pattern)) > _MOST_WAY_BITS:
+        raise ValueError(
+            f"a pattern that may take for ever to match ({pattern!r:.60}); expected names of layers, or a pattern with "
+            "at most four of '*' and '+' and none inside another"
+        )
+    re.compile(pattern)
+
+
+def _way_bits(parsed: Iterable[tuple[Any, Any]]) -> float:
+    """Return the binary logarithm of the ways in which an expression can match a name, roughly; endless is infinite."""
+    bits = 0.0
+    for kind, value in parsed:
+        name = str(kind)
+        if name.endswith("_REPEAT"):
+            least, most, body = value
+            inside = _way_bits(body)
+            bits += math.inf if inside and most > 1 else inside + math.log2(min(most - least, _NAME_LENGTH) + 1)
+        elif name == "BRANCH":
+            n_open = sum(not (branch and str(branch[0][0]) == "LITERAL") for branch in value[1])
+            bits += math.log2(n_open + 1) + max(map(_way_bits, value[1]))
+        elif isinstance(value, tuple):  # groups and looks around
+            bits += sum(_way_bits(part) for part in value if isinstance(part, sre_parser.SubPattern))
+        elif isinstance(value, sre_parser.SubPattern):
+            bits += _way_bits(value)
+    return bits
 
 
 def _names(names: Sequence[str] | str, module: str) -> bool:
@@ -214,5 +261,5 @@ def _names(names: Sequence[str] | str, module: str) -> bool:
 
 
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """Return the value of the first pattern that a layer's name ends in (peft/utils/other.py, ``get_pattern_key``)."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+    """Return the value of the first pattern that a layer's name ends in."""
+    return next((value for key, value in patterns.items() if re.match(_ending_in(key), module)), default)

@@ -15,7 +15,7 @@ from transfergrid.store.folder import RunFolder
 
 DEFAULT_PATTERN = "{task}-{language}"
 UNKNOWN_SEED = 0
-"""Training seed of foreign adapters whose names do not say one."""
+"""Training seed of adapters whose names do not say one."""
 
 _COLUMNS = ("path", "task", "language")  # of a table; these a row must fill
 _OTHER_KIND = ("path", "kind", "source", "cells")  # and these where it names a kind
@@ -43,7 +43,7 @@ class AdapterPlace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignAdapters:
+class AdapterFolder:
     """A folder of adapters and how their source cells are known."""
 
     folder: Path
@@ -68,13 +68,13 @@ def own_places(run: RunFolder, selection: Selection) -> tuple[AdapterPlace, ...]
     )
 
 
-def foreign_places(
-    foreign: ForeignAdapters, models: Sequence[str], known: Collection[Cell] = ()
+def folder_places(
+    adapters: AdapterFolder, models: Sequence[str], known: Collection[Cell] = ()
 ) -> tuple[AdapterPlace, ...]:
     """Find the adapters of a folder and name their source cells.
 
     Args:
-        foreign: The folder, and the pattern or table.
+        adapters: Their folder, and the pattern or table.
         models: Names of the models that are scored; adapters of others are left out.
         known: Cells of the configuration; a name that can be read in several ways is taken to be one of these.
 
@@ -83,7 +83,9 @@ def foreign_places(
             said which of several models they belong to.
     """
     rows = (
-        _from_pattern(foreign, models, known) if foreign.table is None else _from_table(foreign.folder, foreign.table)
+        _from_pattern(adapters, models, known)
+        if adapters.table is None
+        else _from_table(adapters.folder, adapters.table)
     )
     places: dict[tuple[str, int, str], AdapterPlace] = {}
     for path, fields in rows:
@@ -121,22 +123,22 @@ def _only_model(models: Sequence[str], path: Path) -> str:
 
 
 def _from_pattern(
-    foreign: ForeignAdapters, models: Sequence[str], known: Collection[Cell]
+    adapters: AdapterFolder, models: Sequence[str], known: Collection[Cell]
 ) -> Iterator[tuple[Path, dict[str, str]]]:
-    literals, names = _split_pattern(foreign.pattern)
+    literals, names = _split_pattern(adapters.pattern)
     n_folders = 1 + sum(literal.count("/") for literal in literals)
-    found = find_adapters(foreign.folder)
+    found = find_adapters(adapters.folder)
     for path in found:
         if not set(found).isdisjoint(path.parents):  # a checkpoint inside an adapter's folder
             continue
-        relative = path.relative_to(foreign.folder).as_posix()
+        relative = path.relative_to(adapters.folder).as_posix()
         end = "/".join(relative.split("/")[-n_folders:])
         readings = list(_read_name(end, literals, names))
         if not readings:
             is_case = any(_read_name(end.lower(), [literal.lower() for literal in literals], names))
             why = ", for names of tasks and languages are lower-case" if is_case else ""
             raise UserError(
-                f"adapter folder {relative!r} does not end in {foreign.pattern!r}{why}; give --adapter-pattern or "
+                f"adapter folder {relative!r} does not end in {adapters.pattern!r}{why}; give --adapter-pattern or "
                 "--adapter-table"
             )
         yield path, _only_reading(readings, relative, models, known)

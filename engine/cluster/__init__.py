@@ -1,1 +1,1 @@
-"""Work spread over a Ray cluster: units, workers, and the driver that gives them out."""
+"""Who does the jobs of a sweep: this process, or the workers of a Ray cluster; ``units`` says what the words mean."""

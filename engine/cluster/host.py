@@ -1,4 +1,4 @@
-"""The process of a cluster that does units of work: one base model in one thread, results as a stream."""
+"""A worker: the process of a cluster that does units; one base model in one thread, results as a stream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ModelRefusedError(UserError):
 
 
 class Probe(NamedTuple):
-    """A file by which a worker tells whether it sees the run folder."""
+    """A file that shows a worker whether it sees the run folder."""
 
     path: Path
     content: str
@@ -35,10 +35,10 @@ class Probe(NamedTuple):
 
 
 class Greeting(NamedTuple):
-    """What a worker says when it is up."""
+    """What a worker answers once its process runs."""
 
     life: str
-    """Another one after every start of its process."""
+    """Differs after every start of the worker's process."""
     sees_run: bool
 
 
@@ -50,7 +50,7 @@ class Outcome:
 
 
 class Done(Outcome):
-    """All of it is done; what failed in it was told."""
+    """Every job is finished or was reported as failed."""
 
 
 class Refused(Outcome):
@@ -58,7 +58,7 @@ class Refused(Outcome):
 
 
 class Broken(Outcome):
-    """The worker or the engine failed in a way nobody foresaw."""
+    """The worker or the engine failed unexpectedly."""
 
 
 class Fatal(Outcome):
@@ -69,10 +69,10 @@ Send = Callable[[Any], None]
 
 
 class UnitRunner(Protocol):
-    """Does units of work."""
+    """Does units in a worker; keeps the base model of the last one."""
 
     def run(self, unit: Any, send: Send) -> None:
-        """Do a unit; send what comes of it.
+        """Do a unit; send events and results.
 
         Raises:
             ModelRefusedError: If the model cannot be loaded here.
@@ -86,7 +86,7 @@ MakeRunner = Callable[[str], UnitRunner]
 
 
 class UnitHost:
-    """A worker; Ray makes an actor of it.
+    """A worker, as an actor of Ray.
 
     All work is done in one thread of its own, because engines bind themselves to the thread that loaded them, and so
     that progress is sent while it runs.
@@ -102,7 +102,7 @@ class UnitHost:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="units")
 
     def hello(self, probe: Probe) -> Greeting:
-        """Return which process this is, and whether it sees the run folder."""
+        """Return which process this is and whether it sees the run folder."""
         return Greeting(self._life, probe.is_seen())
 
     def run(self, unit: Any) -> Iterator[list[Any]]:
@@ -131,7 +131,7 @@ class UnitHost:
 
 
 def _next_batch(messages: queue.SimpleQueue[Any]) -> list[Any]:
-    """Wait for a message; take those along that come soon after it."""
+    """Wait for a message; add those that come soon after it."""
     batch = [messages.get()]
     while len(batch) < _MAX_BATCH and not isinstance(batch[-1], Outcome):
         try:

@@ -1,49 +1,39 @@
-"""Units of work given to the workers of a cluster until all are done."""
+"""Units are given to the workers of a cluster until all are done."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
 from transfergrid.engine.cluster.host import Broken, Done, Fatal, Greeting, Outcome, Probe, Refused
 from transfergrid.engine.cluster.ray_cluster import Cluster
-from transfergrid.engine.cluster.units import Job, Unit, UnitQueue
+from transfergrid.engine.cluster.units import Job, Unit, UnitQueue, Workload
 from transfergrid.grid import UserError
 
 MAX_FAILED_IN_A_ROW = 9
-"""Failed attempts with no unit finished in between, before the cluster is taken to be broken."""
+"""After so many failed attempts with no unit finished in between, the cluster counts as broken."""
 _POLL_S = 0.5
 
 
 @dataclass(slots=True)
 class UnitLoop(Generic[Job]):
-    """Gives units to workers, takes in what they send, and gives the units of dead workers to others."""
+    """Gives units to workers, takes in what they send, and gives what dead workers left to others."""
 
     cluster: Cluster
     queue: UnitQueue[Job]
     actors: dict[str, Any]
     probe: Probe
-    take_in: Callable[[Any], None]
-    """Called with everything that workers send."""
-    left: Callable[[Unit[Job]], Sequence[Job]]
-    """Jobs of a unit that are not finished."""
-    note: Callable[[str], None]
-    """Called with what a reader should know."""
-    pack: Callable[[Unit[Job], bool], Any] = lambda unit, sees_run: unit
-    """Makes of a unit what is sent to a worker; told whether that worker sees the run folder."""
-    check: Callable[[], None] = lambda: None
-    """Called now and then; raises to stop."""
+    workload: Workload[Job]
     _coming: dict[Any, str] = field(default_factory=dict)
     _running: dict[Any, tuple[str, Unit[Job]]] = field(default_factory=dict)
     _up: dict[str, Greeting] = field(default_factory=dict)
     _failed: str = "none came up"
 
     def run(self) -> None:
-        """Work until every unit is finished or given up; those are in the queue's ``given_up``.
+        """Work until every unit is finished or given up; the queue's ``given_up`` has the latter.
 
         Raises:
             UserError: If a worker met a fault that no other worker could avoid, or attempt after attempt fails.
@@ -51,7 +41,7 @@ class UnitLoop(Generic[Job]):
         for name in self.actors:
             self._greet(name)
         while self._give_out() or self._running or (self._coming and self.queue.n_waiting):
-            self.check()
+            self.workload.check()
             waiting = [*self._running, *self._coming]
             ready, _ = self.cluster.ray.wait(waiting, num_returns=1, timeout=_POLL_S, fetch_local=False)
             for reference in ready:
@@ -70,14 +60,14 @@ class UnitLoop(Generic[Job]):
         self._coming[self.actors[name].hello.options(max_task_retries=-1).remote(self.probe)] = name
 
     def _welcome(self, reference: Any) -> None:
-        """Take in a worker that is up, for the first time or again."""
+        """Let a worker whose process runs, for the first time or again, have units."""
         name = self._coming.pop(reference)
         try:
             greeting = self.cluster.ray.get(reference)
         except self.cluster.ray.exceptions.RayError as error:
             gone = f"{name} is gone for good: {_first_line(error)}"
             self._failed = self._failed if name in self._up else gone
-            self.note(gone)
+            self.workload.note(gone)
             return
         if name in self._up and self._up[name].life == greeting.life:  # the process that is being killed
             time.sleep(_POLL_S)
@@ -93,7 +83,7 @@ class UnitLoop(Generic[Job]):
         for name in self.queue.workers:
             unit = None if name in busy else self.queue.take(name)
             if unit is not None:
-                packed = self.pack(unit, self._up[name].sees_run)
+                packed = self.workload.pack(unit, self._up[name].sees_run)
                 self._running[self.actors[name].run.options(num_returns="streaming").remote(packed)] = name, unit
                 given = True
         return given
@@ -111,7 +101,7 @@ class UnitLoop(Generic[Job]):
             if isinstance(message, Outcome):
                 self._end(stream, message)
             else:
-                self.take_in(message)
+                self.workload.take_in(message)
 
     def _end(self, stream: Any, outcome: Outcome) -> None:
         name, unit = self._running.pop(stream)
@@ -119,7 +109,7 @@ class UnitLoop(Generic[Job]):
             case Done():
                 self.queue.finish(name)
             case Refused():
-                self.note(f"{name} cannot take {unit.model}: {outcome.reason}")
+                self.workload.note(f"{name} cannot take {unit.model}: {outcome.reason}")
                 self.queue.refuse(name, outcome.reason)
             case Fatal():
                 raise UserError(f"{name}: {outcome.reason}")
@@ -129,11 +119,11 @@ class UnitLoop(Generic[Job]):
 
     def _lose(self, name: str, unit: Unit[Job], reason: str) -> None:
         """Give a unit to others, and have its worker's process replaced."""
-        left = self.left(unit)
+        left = self.workload.left(unit)
         self.queue.fail(name, reason, left=left)
         self._failed = f"{name}: {reason}"
         self.queue.leave(name)
-        self.note(f"{name} failed at {unit.model}, {len(left)} of {len(unit.jobs)} job(s) are left: {reason}")
+        self.workload.note(f"{name} failed at {unit.model}, {len(left)} of {len(unit.jobs)} job(s) are left: {reason}")
         self._greet(name)
 
 
@@ -142,5 +132,5 @@ def _first_line(error: BaseException) -> str:
 
 
 def make_probe(folder: Path) -> Probe:
-    """Return a file of a run folder by which workers tell whether they see that folder."""
+    """Return a file, not yet written, that shows workers whether they see a run folder."""
     return Probe(folder.resolve() / f".probe-{os.getpid()}", os.urandom(16).hex())

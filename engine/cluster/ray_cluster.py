@@ -1,4 +1,4 @@
-"""A Ray cluster: found or started, its workers, and units of work given to them until all are done."""
+"""A Ray cluster, found or started, and the workers that it is cut into."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from transfergrid.engine.cluster.host import (
-    MakeRunner,
-    UnitHost,
-)
+from transfergrid.engine.cluster.host import MakeRunner, UnitHost
 from transfergrid.grid import UserError
 
 AUTO, LOCAL = "auto", "local"
-"""Addresses: the cluster that RAY_ADDRESS names or that runs on this machine, else a local one; always a local one."""
+"""``AUTO``: the cluster that RAY_ADDRESS names or that runs here, else a local one. ``LOCAL``: always a local one."""
 
 MAX_RESTARTS = 4
 """Times that Ray starts a worker's process again."""
@@ -27,7 +24,7 @@ _KNOCK_S = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterOptions:
-    """What a user says about the cluster."""
+    """Which cluster, and how it is cut into workers."""
 
     address: str = AUTO
     """``auto``, ``local`` or HOST:PORT."""
@@ -38,7 +35,7 @@ class ClusterOptions:
 
 
 class Node(NamedTuple):
-    """What a machine of the cluster has."""
+    """A machine of the cluster."""
 
     n_cpus: int
     n_gpus: int
@@ -55,7 +52,7 @@ class WorkerShape(NamedTuple):
 
     @property
     def threads(self) -> dict[str, str]:
-        """Environment that keeps a worker on the CPUs it reserved, from its start on; with a GPU torch decides."""
+        """Environment of a worker: as many threads as it reserved CPUs; with a GPU torch decides."""
         return {} if self.n_gpus else {"OMP_NUM_THREADS": str(self.n_cpus)}
 
 
@@ -123,7 +120,7 @@ class Cluster:
 
 @contextmanager
 def connect(options: ClusterOptions) -> Iterator[Cluster]:
-    """Connect to a cluster, or start a local one; at the end its workers are gone, however that comes.
+    """Connect to a cluster, or start a local one; in the end, after an error too, its workers are killed.
 
     Raises:
         UserError: If Ray is not installed, no cluster answers at the address, or no worker fits into it.
@@ -151,7 +148,7 @@ def _resources(ray: Any) -> list[dict[str, float]]:
 
 
 def _connect(ray: Any, address: str) -> str:
-    """Connect, and return what to."""
+    """Connect; return the name of the cluster, for messages."""
     quiet = {"log_to_driver": False, "logging_level": "error"}
     named = os.environ.get("RAY_ADDRESS", "") if address == AUTO else address
     if named.startswith("ray://"):
@@ -181,7 +178,7 @@ def _connect(ray: Any, address: str) -> str:
 
 
 def _knock(address: str) -> None:
-    """See that somebody listens at an address; Ray itself would try for minutes."""
+    """Check that something listens at an address; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=_KNOCK_S):
         pass

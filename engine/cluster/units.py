@@ -1,4 +1,9 @@
-"""Work cut into units for a cluster, and who gets the next one; knows nothing of Ray, models or time."""
+"""What there is to do, cut into units, and which worker gets the next one; knows nothing of Ray, models or time.
+
+The words of this folder: a *job* has a result of its own (an adapter to train, a source to score). A *unit* is jobs of
+one base model that a worker does one after another. A *worker* is a process that holds one base model; its *runner*
+does the units. The *driver* is the process that holds the run folder and takes in what workers send.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +11,24 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, NamedTuple, TypeVar
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from transfergrid.engine.cluster.host import MakeRunner
 
 Job = TypeVar("Job")
 
 UNITS_PER_WORKER = 4
-"""A unit costs about a worker's share over this at most, so that the last ones end at about the same time."""
+"""A worker does at least about so many units, so that the last ones end at about the same time."""
 MAX_UNIT_JOBS = 8
-"""Most jobs of a unit: what is given to somebody else when a worker dies."""
+"""Most jobs of a unit: what is given to another worker when one dies."""
 MAX_ATTEMPTS = 3
 """Times that a unit is tried before it is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit(Generic[Job]):
-    """Jobs of one model and seed that one worker does one after the other."""
+    """Jobs of one model and seed that one worker does one after another."""
 
     model: str
     jobs: tuple[Job, ...]
@@ -28,8 +36,38 @@ class Unit(Generic[Job]):
     """Expected work, in any unit that is the same for all."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload(Generic[Job]):
+    """Jobs that are left, and what an executor needs to have them done; scoring and training make one each."""
+
+    root: Path
+    """The run folder."""
+    jobs: Mapping[str, Sequence[Job]]
+    """By model, in the order in which they are to be done."""
+    do: Callable[[str, Sequence[Job]], None]
+    """Does jobs of one model in this process."""
+    seed: Callable[[Job], int | None]
+    """Training seed of a job; None: it has none."""
+    cost: Callable[[Job], float]
+    """Expected work of a job, in any unit that is the same for all jobs."""
+    make_runner: MakeRunner
+    """Makes the runner of a worker."""
+    pack: Callable[[Unit[Job], bool], Any]
+    """Makes of a unit what is sent to a worker that sees the run folder, or does not."""
+    take_in: Callable[[Any], None]
+    """Takes in whatever a runner sends; what a dead worker had not stored comes a second time."""
+    left: Callable[[Unit[Job]], Sequence[Job]]
+    """Jobs of a unit that neither are finished nor failed."""
+    give_up: Callable[[Job, str], None]
+    """Notes why no worker could do a job."""
+    note: Callable[[str], None]
+    """Tells a reader something."""
+    check: Callable[[], None] = lambda: None
+    """Called now and then; raises to stop."""
+
+
 class GivenUp(NamedTuple, Generic[Job]):
-    """A unit that nobody could finish."""
+    """A unit that no worker could finish."""
 
     unit: Unit[Job]
     reason: str
@@ -88,7 +126,7 @@ class UnitQueue(Generic[Job]):
 
     @property
     def n_waiting(self) -> int:
-        """Units that nobody works on."""
+        """Units that no worker has."""
         return sum(map(len, self._waiting.values()))
 
     @property
@@ -129,7 +167,7 @@ class UnitQueue(Generic[Job]):
         What is left of it waits for others job by job, so that a job that breaks workers takes no other along.
 
         Args:
-            worker: Who had it.
+            worker: The worker that had it.
             reason: Why it failed.
             left: Jobs of the unit that are not finished.
         """
@@ -152,7 +190,7 @@ class UnitQueue(Generic[Job]):
         self._waiting[entry.unit.model].appendleft(entry)
 
     def give_up_rest(self, reason: str) -> None:
-        """Give up all units that wait: nobody is left who could do them."""
+        """Give up all units that wait: no worker is left that could do them."""
         for model, entries in self._waiting.items():
             refusals = [text for (_, refused), text in self._refusals.items() if refused == model]
             why = refusals[-1] if refusals else reason

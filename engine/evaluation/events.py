@@ -1,4 +1,4 @@
-"""What a sweep tells while it runs; whoever shows it decides how."""
+"""What a sweep reports while it runs; the display decides how to show it."""
 
 from __future__ import annotations
 
@@ -80,4 +80,4 @@ OnEvent = Callable[[Event], None]
 
 
 def ignore_events(event: Event) -> None:
-    """Tell nobody."""
+    """Do nothing with an event."""

@@ -1,4 +1,4 @@
-"""The resolution of every delta: how many predictions change when nothing but the order of the arithmetic does.
+"""The resolution of every delta: how many predictions change when only the order of the arithmetic changes.
 
 The base is scored a second time through an adapter with B = 0, with the items the other way round and in smaller steps,
 and compared with its scores in the store.
@@ -10,7 +10,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import polars as pl
 
@@ -18,11 +18,10 @@ from transfergrid.benchmarks.metrics import METRICS, get_metric
 from transfergrid.benchmarks.spec import CHOICE_MODE
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.null import NULL_RANK, make_null_adapter
-from transfergrid.engine.interfaces import Adapter, Prepared, Scorer
+from transfergrid.engine.interfaces import Adapter, Scorer
 from transfergrid.engine.models.shapes import read_linear_shapes
-from transfergrid.engine.planning.planner import PlanLimits
-from transfergrid.engine.work.base_model import BaseModel
-from transfergrid.engine.work.targets import Target, TokenisedTarget
+from transfergrid.engine.work.base_model import ScoredBase
+from transfergrid.engine.work.cells import CellItems, TokenisedCell
 from transfergrid.grid import BASE, Cell
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.noise_floor import (
@@ -34,21 +33,7 @@ from transfergrid.store.noise_floor import (
 from transfergrid.store.score_store import FinishedCell, Origin
 
 
-@runtime_checkable
-class Replanning(Protocol):
-    """A scorer whose steps can be made smaller."""
-
-    @property
-    def limits(self) -> PlanLimits:
-        """What one step holds."""
-        ...
-
-    def prepare(self, items: Any, *, token_budget: int | None = None) -> Prepared:
-        """Plan items for steps of at most so many tokens."""
-        ...
-
-
-def has_noise_floor(run: RunFolder, base: BaseModel, targets: Iterable[Target]) -> bool:
+def has_noise_floor(run: RunFolder, base: ScoredBase, targets: Iterable[CellItems]) -> bool:
     """Whether the noise floor of all targets with choices is stored for what decides the base's numbers today."""
     _, stored = read_noise_floor_file(run, base.name)
     key = base.key(None)
@@ -57,9 +42,9 @@ def has_noise_floor(run: RunFolder, base: BaseModel, targets: Iterable[Target]) 
 
 
 def drop_stale_noise_floor(
-    run: RunFolder, base: BaseModel, targets: Iterable[Target], finished: Mapping[tuple[Origin, Cell], FinishedCell]
+    run: RunFolder, base: ScoredBase, targets: Iterable[CellItems], finished: Mapping[tuple[Origin, Cell], FinishedCell]
 ) -> int:
-    """Forget what was measured with another setup than the base's scores have, or would get today.
+    """Drop rows that were measured with another setup than that of the base's stored scores, or today's.
 
     Args:
         run: The run folder.
@@ -82,8 +67,8 @@ def drop_stale_noise_floor(
 
 def measure_noise_floor(
     run: RunFolder,
-    base: BaseModel,
-    targets: Mapping[Cell, TokenisedTarget],
+    base: ScoredBase,
+    targets: Mapping[Cell, TokenisedCell],
     scorer: Scorer,
     *,
     finished: Mapping[tuple[Origin, Cell], FinishedCell],
@@ -104,7 +89,7 @@ def measure_noise_floor(
         AdapterError: If no null adapter can be made for this base.
     """
     origin = Origin(base.name, BASE)
-    valid = _valid_keys(base, (target.target for target in targets.values()), finished)
+    valid = _valid_keys(base, (target.asked for target in targets.values()), finished)
     earlier, keys = _current(*read_noise_floor_file(run, base.name), valid)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -114,10 +99,10 @@ def measure_noise_floor(
             name=f"null-{base.name}",
         )
         for cell, target in targets.items():
-            if (origin, cell) in finished and target.target.mode == CHOICE_MODE:
+            if (origin, cell) in finished and target.asked.mode == CHOICE_MODE:
                 stored = _stored_sums(finished[origin, cell], cell)
                 rows.append(_compare(base.name, target, stored, _score_again(scorer, target, null)))
-                keys[cell.name] = base.key(None).digest(target.target.items_hash)
+                keys[cell.name] = base.key(None).digest(target.asked.items_hash)
     frame = pl.DataFrame(rows, schema=NOISE_FLOOR_SCHEMA, orient="row")
     kept = earlier.join(frame, on=["model", "target_task", "target_language"], how="anti")
     table = pl.concat([kept, frame]).sort("target_task", "target_language")
@@ -125,15 +110,12 @@ def measure_noise_floor(
     return table
 
 
-def _score_again(scorer: Scorer, target: TokenisedTarget, null: Adapter) -> dict[str, tuple[float, ...]]:
+def _score_again(scorer: Scorer, target: TokenisedCell, null: Adapter) -> dict[str, tuple[float, ...]]:
     """Return the log-likelihoods by item id."""
     items = target.scorable[::-1]
     if not items:
         return {}
-    if isinstance(scorer, Replanning):
-        prepared = scorer.prepare(items, token_budget=max(1, scorer.limits.max_step_tokens // 2))
-    else:
-        prepared = scorer.prepare(items)
+    prepared = scorer.prepare(items, halve_steps=True)
     return {items[result.index].item_id: result.loglikelihoods_nats for result in scorer.score(prepared, null)}
 
 
@@ -148,24 +130,24 @@ def _stored_sums(cell: FinishedCell, target: Cell) -> dict[str, tuple[float, ...
 
 def _compare(
     model: str,
-    target: TokenisedTarget,
+    target: TokenisedCell,
     first: Mapping[str, tuple[float, ...]],
     second: Mapping[str, tuple[float, ...]],
 ) -> tuple[Any, ...]:
     """Return one row of the table, over the items that are scored both times."""
-    items = {item.item_id: item for item in target.target.items}
+    items = {item.item_id: item for item in target.asked.items}
     both = [i for i in first if i in second and all(map(math.isfinite, second[i]))]
     flips, flips_acc = (
         [metric.pick(first[i], items[i].choices) != metric.pick(second[i], items[i].choices) for i in both]
-        for metric in (get_metric(target.target.primary_metric), METRICS["acc"])
+        for metric in (get_metric(target.asked.primary_metric), METRICS["acc"])
     )
     largest = max((abs(a - b) for i in both for a, b in zip(first[i], second[i], strict=True)), default=0.0)
-    cell = target.target.cell
+    cell = target.asked.cell
     return model, cell.task, cell.language, len(both), sum(flips), sum(flips_acc), largest
 
 
 def _valid_keys(
-    base: BaseModel, targets: Iterable[Target], finished: Mapping[tuple[Origin, Cell], FinishedCell]
+    base: ScoredBase, targets: Iterable[CellItems], finished: Mapping[tuple[Origin, Cell], FinishedCell]
 ) -> dict[str, set[str]]:
     """Return by target the keys that a noise floor may have: that of the base's stored scores, and today's."""
     valid: dict[str, set[str]] = {}

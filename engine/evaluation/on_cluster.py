@@ -1,7 +1,7 @@
-"""``grid eval --ray``: the sources of every model as units of work for the workers of a Ray cluster.
+"""Scoring by the workers of a cluster: the unit that is sent, the runner that scores it, and the part that comes back.
 
-The driver holds the run folder, the failures and the progress. Workers that see the run folder write parts into it
-themselves; the others send them.
+Workers that see the run folder write parts into it themselves; the others send them. ``engine.cluster.units`` says
+what a job, a unit, a worker and the driver are.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +20,7 @@ from transfergrid.config.file import absolute_models
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.cluster.host import ModelRefusedError, Send
-from transfergrid.engine.cluster.loop import UnitLoop, make_probe
-from transfergrid.engine.cluster.ray_cluster import Cluster, ClusterOptions, connect
-from transfergrid.engine.cluster.units import Unit, UnitQueue, group_units
+from transfergrid.engine.cluster.units import Unit, Workload
 from transfergrid.engine.evaluation.events import (
     CellFinished,
     Event,
@@ -32,21 +30,15 @@ from transfergrid.engine.evaluation.events import (
     OnEvent,
     SourceFinished,
     SourceStarted,
-    ignore_events,
 )
-from transfergrid.engine.evaluation.score_model import OpenModel, open_model, source_failure
-from transfergrid.engine.evaluation.summary import EvaluationReport
-from transfergrid.engine.evaluation.sweep import Task, evaluate
-from transfergrid.engine.interfaces import Adapter, Backend
+from transfergrid.engine.evaluation.score_model import ModelScorer, Remaining, open_model, score_model, source_failure
+from transfergrid.engine.interfaces import Adapter, ScorerMaker
 from transfergrid.engine.models.facts import read_model_facts
-from transfergrid.engine.work.base_model import BaseModel, resolve_base
-from transfergrid.engine.work.failures import Failure
-from transfergrid.engine.work.jobs import SourceJob
-from transfergrid.engine.work.request import EvalRequest
-from transfergrid.engine.work.targets import Target
+from transfergrid.engine.work.base_model import ScoredBase, resolve_base
+from transfergrid.engine.work.cells import CellItems
+from transfergrid.engine.work.source_jobs import SourceJob
 from transfergrid.grid import Cell, UserError
-from transfergrid.store.files import hash_files, write_text
-from transfergrid.store.folder import RunFolder
+from transfergrid.store.files import hash_files
 from transfergrid.store.key import changed_parts
 from transfergrid.store.score_store import CellRecord, Origin, ScoreStore
 from transfergrid.store.score_writer import PartWriter, StoreWriter
@@ -73,141 +65,87 @@ class ScoringUnit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScoringSetup:
-    """What every worker is told once."""
+    """What every worker gets when it starts."""
 
     config: GridConfig
-    backend: Backend
-    bases: Mapping[str, BaseModel]
+    maker: ScorerMaker
+    bases: Mapping[str, ScoredBase]
     max_ranks: Mapping[str, int]
-    targets: Mapping[Cell, Target]
+    targets: Mapping[Cell, CellItems]
     scores: Path
 
 
-def evaluate_on_cluster(
-    config: GridConfig,
-    run: RunFolder,
-    request: EvalRequest,
-    options: ClusterOptions,
-    *,
-    backend: Backend,
-    on_event: OnEvent = ignore_events,
-) -> EvaluationReport:
-    """Score what is asked for and is not in the store on a Ray cluster; see ``sweep.evaluate``.
-
-    Raises:
-        UserError: As ``sweep.evaluate``, and if there is no cluster that could do it.
-    """
-    if request.noise_floor:
-        raise UserError(
-            "--noise-floor is measured by one process; score with --ray, then give 'grid eval --noise-floor --source "
-            "base' without --ray"
-        )
-    wide = replace(options, gpus_per_worker=config.engine.tensor_parallel_size)
-    with connect(wide) as cluster:
-        execute = partial(score_on_cluster, cluster)
-        return evaluate(config, run, request, backend=backend, on_event=on_event, execute=execute)
-
-
-def score_on_cluster(cluster: Cluster, task: Task) -> None:
-    """Score what is left on a cluster; an ``Execute`` of the sweep once a cluster is bound.
-
-    Raises:
-        UserError: If a part cannot be stored, or attempt after attempt fails.
-    """
-    groups: dict[tuple[str, int | None], list[SourceJob]] = {}
-    for model in task.models:
-        for job in model.jobs.jobs:
-            groups.setdefault((job.origin.model, job.origin.seed), []).append(job)
-    sizes = {m.jobs.base.name: read_model_facts(m.jobs.base.folder).n_layer_parameters for m in task.models}
-    units = group_units(
-        groups, lambda job: float(sizes[job.origin.model] * len(job.targets)), n_workers=cluster.shape.n_workers
+def scoring_workload(remaining: Remaining) -> Workload[SourceJob]:
+    """Return what is left to score as an executor takes it."""
+    intake = _Intake(remaining.store, remaining.tell)
+    bases = {name: model.jobs.base for name, model in remaining.models.items()}
+    size = cache(lambda name: read_model_facts(bases[name].folder).n_layer_parameters)
+    setup = ScoringSetup(
+        config=absolute_models(remaining.config),
+        maker=remaining.maker,
+        bases=bases,
+        max_ranks={name: model.max_rank for name, model in remaining.models.items()},
+        targets=remaining.targets,
+        scores=remaining.store.folder.resolve(),
     )
-    if units:
-        _Driver(cluster, task).run(units)
+    return Workload(
+        root=remaining.run.root,
+        jobs={
+            name: model.jobs.jobs for name, model in remaining.models.items() if model.jobs.jobs or model.noise_floor
+        },
+        do=partial(score_model, remaining),
+        seed=lambda job: job.origin.seed,
+        cost=lambda job: float(size(job.origin.model) * len(job.targets)),
+        make_runner=partial(ScoringRunner, setup),
+        pack=pack_unit,
+        take_in=intake.take_in,
+        left=intake.left,
+        give_up=lambda job, reason: remaining.tell(Failed(source_failure(job.origin, reason))),
+        note=lambda message: remaining.tell(Notice(message)),
+    )
 
 
 @dataclass(slots=True)
-class _Driver:
+class _Intake:
     """Takes in what workers send."""
 
-    cluster: Cluster
-    task: Task
-    _seen: set[Any] = field(default_factory=set)
+    store: ScoreStore
+    tell: OnEvent
+    _told: set[Any] = field(default_factory=set)
     _failed: set[tuple[str, int | None, str | None, str | None]] = field(default_factory=set)
-    """Model, seed, source and target of what is told of as failed; target None: all of the source's."""
+    """Model, seed, source and target of what failed; target None: all of the source's."""
 
-    def run(self, units: list[Unit[SourceJob]]) -> None:
-        task, probe = self.task, make_probe(self.task.run.root)
-        self._note(self.cluster.describe(len(units)))
-        queue = UnitQueue(units)
-        write_text(probe.path, probe.content)
-        try:
-            actors = self.cluster.start_workers(partial(ScoringRunner, _setup(task)))
-            loop = UnitLoop(self.cluster, queue, actors, probe, self._take_in, self._left, self._note, pack_unit)
-            loop.run()
-        finally:
-            probe.path.unlink(missing_ok=True)
-            self.cluster.stop_workers()
-        for given_up in queue.given_up:
-            for job in given_up.unit.jobs:
-                task.tell(Failed(source_failure(job.origin, given_up.reason)))
-        task.store.scan()  # a worker that was taken for dead may have written a cell a second time
-
-    def _take_in(self, message: Any) -> None:
+    def take_in(self, message: Any) -> None:
         match message:
             case SentPart():
-                self.task.store.write(*message)
+                self.store.write(*message)
             case CellFinished():
                 self._tell_once((message.origin, message.record.target), message)
             case SourceFinished() | SourceStarted():
                 self._tell_once((type(message), message.origin), message)
-            case Failed():
-                self._note_failure(message.failure)
-                self.task.tell(message)
+            case Failed(failure):
+                self._failed.add((failure.model, failure.seed, failure.source, failure.target))
+                self.tell(message)
             case _:
-                self.task.tell(message)
+                self.tell(message)
 
     def _tell_once(self, key: Any, event: Event) -> None:
-        """Pass an event on unless it came before: what a dead worker had not stored is done again."""
-        if key not in self._seen:
-            self._seen.add(key)
-            self.task.tell(event)
+        """Pass an event on unless it came before: what a dead worker had not stored is scored again."""
+        if key not in self._told:
+            self._told.add(key)
+            self.tell(event)
 
-    def _note_failure(self, failure: Failure) -> None:
-        self._failed.add((failure.model, failure.seed, failure.source, failure.target))
+    def left(self, unit: Unit[SourceJob]) -> Sequence[SourceJob]:
+        """Return what of a unit is neither stored nor failed; what failed is not tried again in this sweep."""
+        finished = self.store.scan(repair=False).finished()
 
-    def _has_failed(self, origin: Origin, target: Cell) -> bool:
-        """Whether a cell, or its whole source, is told of as failed, so that nobody tries it again in this sweep."""
-        source = (origin.model, origin.seed, origin.source.name)
-        return (*source, target.name) in self._failed or (*source, None) in self._failed
+        def is_left(origin: Origin, target: Cell) -> bool:
+            source = (origin.model, origin.seed, origin.source.name)
+            failed = {(*source, target.name), (*source, None)} & self._failed
+            return (origin, target) not in finished and not failed
 
-    def _left(self, unit: Unit[SourceJob]) -> Sequence[SourceJob]:
-        """Return what of a unit is neither stored nor told of as failed."""
-        finished = self.task.store.scan(repair=False).finished()
-        left = (
-            replace(
-                job,
-                targets=tuple(
-                    t for t in job.targets if (job.origin, t) not in finished and not self._has_failed(job.origin, t)
-                ),
-            )
-            for job in unit.jobs
-        )
-        return [job for job in left if job.targets]
-
-    def _note(self, message: str) -> None:
-        self.task.tell(Notice(message))
-
-
-def _setup(task: Task) -> ScoringSetup:
-    return ScoringSetup(
-        config=absolute_models(task.config),
-        backend=task.backend,
-        bases={model.jobs.base.name: model.jobs.base for model in task.models},
-        max_ranks={model.jobs.base.name: model.max_rank for model in task.models},
-        targets=task.targets,
-        scores=task.store.folder.resolve(),
-    )
+        jobs = (replace(job, targets=tuple(t for t in job.targets if is_left(job.origin, t))) for job in unit.jobs)
+        return [job for job in jobs if job.targets]
 
 
 def pack_unit(unit: Unit[SourceJob], sees_run: bool) -> ScoringUnit:
@@ -225,12 +163,12 @@ _FILES = (CONFIG_FILE, WEIGHTS_FILE)
 
 
 class ScoringRunner:
-    """Does scoring units in a worker; holds one model."""
+    """Scores units in a worker; holds one model."""
 
     def __init__(self, setup: ScoringSetup, name: str) -> None:
         self._setup = setup
         self._name = name
-        self._model: OpenModel | None = None
+        self._model: ModelScorer | None = None
         self._send: Send = print
 
     def run(self, unit: ScoringUnit, send: Send) -> None:
@@ -254,7 +192,7 @@ class ScoringRunner:
     def _tell(self, event: Event) -> None:
         self._send(replace(event, model=f"{event.model} in {self._name}") if isinstance(event, ModelOpened) else event)
 
-    def _hold(self, name: str) -> OpenModel:
+    def _hold(self, name: str) -> ModelScorer:
         """Return the model, loaded in place of the one before where that is another."""
         if self._model is not None and self._model.base.name == name:
             return self._model
@@ -265,17 +203,17 @@ class ScoringRunner:
         try:
             base = self._local_base(setup.bases[name])
             self._model = open_model(
-                base, setup.targets, backend=setup.backend, max_rank=setup.max_ranks[name], tell=self._tell
+                base, setup.targets, maker=setup.maker, max_rank=setup.max_ranks[name], tell=self._tell
             )
         except UserError as error:
             raise ModelRefusedError(str(error)) from error
         return self._model
 
-    def _local_base(self, wanted: BaseModel) -> BaseModel:
-        """Find the base on this machine, and see that its numbers are those that the driver expects."""
+    def _local_base(self, wanted: ScoredBase) -> ScoredBase:
+        """Find the base on this machine and check that it gives the numbers that the driver expects."""
         setup = self._setup
         config = next(model for model in setup.config.models if model.name == wanted.name)
-        base = resolve_base(setup.config, config, setup.backend)
+        base = resolve_base(setup.config, config, setup.maker)
         if changes := changed_parts(wanted.shared_parts, base.shared_parts):
             raise ModelRefusedError(
                 f"here it would give other numbers than where the command runs ({'; '.join(changes)}); use the same "
@@ -284,7 +222,7 @@ class ScoringRunner:
         return base
 
     def _localise(self, job: SourceJob, files: Mapping[str, tuple[bytes, bytes]], folder: Path) -> SourceJob | None:
-        """Return a job whose adapter is on this machine; None, told of as failed, if it is not what was checked."""
+        """Return a job whose adapter is on this machine; report it and return None if its content is another."""
         if job.adapter is None:
             return job
         adapter = _place(job.adapter, files, folder)

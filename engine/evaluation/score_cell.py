@@ -13,7 +13,7 @@ from transfergrid.engine.evaluation.events import ItemsScored, OnEvent
 from transfergrid.engine.evaluation.item_scores import CellOrigin, ItemScore, is_tied, leave_unscored, score_rows
 from transfergrid.engine.evaluation.modes import NOT_FINITE, Mode, get_mode
 from transfergrid.engine.interfaces import Adapter, Prepared, Scorer
-from transfergrid.engine.work.targets import TokenisedTarget
+from transfergrid.engine.work.cells import TokenisedCell
 from transfergrid.grid import Cell
 from transfergrid.store.key import RunKey
 from transfergrid.store.score_store import CellRecord, Origin
@@ -28,7 +28,7 @@ class CellScorer:
     Every cell has its own plan, so that its numbers do not depend on which other cells are left to do.
     """
 
-    def __init__(self, scorer: Scorer, targets: Mapping[Cell, TokenisedTarget], on_event: OnEvent) -> None:
+    def __init__(self, scorer: Scorer, targets: Mapping[Cell, TokenisedCell], on_event: OnEvent) -> None:
         self._scorer = scorer
         self._targets = targets
         self._on_event = on_event
@@ -44,18 +44,18 @@ class CellScorer:
         started = time.perf_counter()
         target = self._targets[cell]
         prepared = self._prepare(cell)
-        said = {} if prepared is None else self._collect(prepared, adapter, get_mode(target.target.mode))
+        said = {} if prepared is None else self._collect(prepared, adapter, get_mode(target.asked.mode))
         item_origin = CellOrigin(
             origin=origin,
             target=cell,
-            primary_metric=target.target.primary_metric,
-            run_key=key.digest(target.target.items_hash),
+            primary_metric=target.asked.primary_metric,
+            run_key=key.digest(target.asked.items_hash),
         )
         scores = _item_scores(target, said, item_origin)
         record = CellRecord(
             target=cell.name,
             run_key=item_origin.run_key,
-            items_hash=target.target.items_hash,
+            items_hash=target.asked.items_hash,
             n_items=len(scores),
             n_unscored=sum(score.unscored_reason is not None for score in scores),
             n_to_retry=sum(score.unscored_reason == NOT_FINITE for score in scores),
@@ -73,7 +73,7 @@ class CellScorer:
         """Plan a target when it is first needed; None if no item of it can be scored."""
         target = self._targets[cell]
         if cell not in self._prepared and target.scorable:
-            self._prepared[cell] = get_mode(target.target.mode).prepare(self._scorer, target.scorable)
+            self._prepared[cell] = get_mode(target.asked.mode).prepare(self._scorer, target.scorable)
         return self._prepared.get(cell)
 
     def _collect(self, prepared: Prepared, adapter: Adapter | None, mode: Mode) -> dict[int, Any]:
@@ -95,9 +95,9 @@ class CellScorer:
         return said
 
 
-def _item_scores(target: TokenisedTarget, said: Mapping[int, Any], origin: CellOrigin) -> list[ItemScore]:
+def _item_scores(target: TokenisedCell, said: Mapping[int, Any], origin: CellOrigin) -> list[ItemScore]:
     """Return the scores of all items of a target in the target's order."""
-    items, mode = target.target.items, get_mode(target.target.mode)
+    items, mode = target.asked.items, get_mode(target.asked.mode)
     scores = {at: leave_unscored(items[at], reason) for at, reason in target.unscorable.items()}
     for index, (at, tokenised) in enumerate(zip(target.positions, target.scorable, strict=True)):
         score = mode.outcome(items[at], said[index], origin)

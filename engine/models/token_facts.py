@@ -52,9 +52,9 @@ def _may_append(folder: Path) -> bool:
         text = (folder / "tokenizer.json").read_text(encoding="utf-8")
         after = text[text.index('"post_processor"') :].partition(":")[2].lstrip()
         processor, _ = json.JSONDecoder().raw_decode(after)
-    except (OSError, ValueError):
+        return bool(config.get("add_eos_token")) or any(map(_appends, _mappings(processor)))
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):  # damaged: loading it says how
         return True
-    return bool(config.get("add_eos_token")) or any(map(_appends, _mappings(processor)))
 
 
 def _appends(processor: dict[str, Any]) -> bool:

@@ -26,11 +26,15 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # the reader of tokenizer.json raises Exception itself
-        reason = " ".join(str(error).split())
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer.decode(tokenizer(list(_PROBES))["input_ids"][0])  # a setting of the wrong kind shows only here
+        return tokenizer
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # tokenizer.json's reader raises Exception itself, and a panic in Rust is none
+        reason = "".join(letter if letter.isprintable() else " " for letter in str(error)[:300])
         raise UserError(
-            f"no usable tokenizer in model folder {str(folder)!r}: {type(error).__name__}: {reason[:300]}; fetch the "
+            f"no usable tokenizer in model folder {str(folder)!r}: {type(error).__name__}: {reason}; fetch the "
             "tokenizer's files again"
         ) from error
 

@@ -9,7 +9,7 @@ boundary. Blocks go back as soon as no chain that is still to come needs them.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -44,6 +44,10 @@ class PlanLimits:
         """Refuse limits that fit nothing."""
         if min(self.max_step_tokens, self.max_step_sequences, self.n_blocks, self.block_size) < 1:
             raise ScoringError(f"{self!r} fits no step; expected 1 or more of each")
+
+    def halved(self) -> PlanLimits:
+        """Return limits with half the tokens per step."""
+        return replace(self, max_step_tokens=max(1, self.max_step_tokens // 2))
 
 
 class Piece(NamedTuple):

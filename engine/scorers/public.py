@@ -16,18 +16,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.applied import require_effect
 from transfergrid.engine.adapters.folder import require_unchanged
 from transfergrid.engine.interfaces import Adapter, AdapterError, ItemLoglikelihoods, Prepared, TokenisedItem
 from transfergrid.engine.models.decoder import text_arguments
 from transfergrid.engine.models.facts import read_model_facts
-from transfergrid.engine.scorers.fake import FakePrepared
 from transfergrid.engine.scorers.launch import plan_engine, start_llm
-from transfergrid.engine.scorers.multi_lora import MultiLora, vllm_key_parts
 from transfergrid.engine.scorers.passes import probe_tokens
+from transfergrid.engine.scorers.prepared import WholeItems, require_own
 from transfergrid.engine.scorers.vllm import close_llm
+from transfergrid.engine.scorers.vllm_way import check_served, vllm_key_parts
 from transfergrid.engine.workers.version import set_vllm_environment
 from transfergrid.grid import UserError
 
@@ -53,7 +52,7 @@ class Public:
         Raises:
             AdapterError: If it is missing, broken, not served, or of another base.
         """
-        return MultiLora(self.config).check_adapter(folder, model_folder, name=name)
+        return check_served(folder, model_folder, name=name)
 
     def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> PublicScorer:
         """Start the engine."""
@@ -100,8 +99,8 @@ class PublicScorer:
         self._base_probe: npt.NDArray[np.float32] | None = None
         self._proven: dict[str, Any] = {}
 
-    def prepare(self, items: Sequence[TokenisedItem]) -> FakePrepared:
-        """Keep the items; there is nothing to plan.
+    def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> WholeItems:
+        """Keep the items; there is nothing to plan and no step to halve.
 
         Raises:
             UserError: If an item is longer than the engine was started for.
@@ -114,7 +113,7 @@ class PublicScorer:
                     f"item {item.item_id!r} has {n_tokens} tokens, the engine was started for {room}; raise "
                     "engine.max_model_len"
                 )
-        return FakePrepared(tuple(items))
+        return WholeItems(tuple(items))
 
     def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, in order.
@@ -123,9 +122,7 @@ class PublicScorer:
             ScoringError: If the items were prepared by another kind of scorer.
             AdapterError: If the adapter changed since it was checked, cannot be loaded, or changes no score of a probe.
         """
-        if not isinstance(prepared, FakePrepared):
-            raise ScoringError(f"items prepared by another scorer ({type(prepared).__name__}); prepare them with this")
-        return self._score_pass(prepared.items, adapter)
+        return self._score_pass(require_own(prepared, WholeItems).items, adapter)
 
     def prefetch(self, adapter: Adapter) -> None:
         """Do nothing: the public interface loads an adapter with its first request."""

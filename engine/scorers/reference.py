@@ -1,4 +1,4 @@
-"""Transformers and peft, float32, one sequence at a time: slow, and right beyond doubt.
+"""Transformers and peft, float32, one sequence at a time: slow, and simple enough to trust.
 
 Every (item, choice) is one forward pass over context and continuation without padding, cache or sharing, so nothing
 that makes the engine fast is in here.
@@ -6,26 +6,25 @@ that makes the engine fast is in here.
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.folder import require_unchanged
 from transfergrid.engine.interfaces import Adapter, AdapterError, ItemLoglikelihoods, Prepared, TokenisedItem
 from transfergrid.engine.models.shapes import read_linear_shapes
-from transfergrid.engine.scorers.fake import FakePrepared
+from transfergrid.engine.scorers.prepared import WholeItems, require_own
+from transfergrid.store.provenance import installed_version
 
 
 class Reference:
-    """Makes scorers of transformers and peft."""
+    """Makes scorers on transformers and peft."""
 
     def key_parts(self) -> Mapping[str, Any]:
         """Return transformers, its version and the way."""
-        return {"name": "transformers", "version": importlib.metadata.version("transformers"), "way": "reference"}
+        return {"name": "transformers", "version": installed_version("transformers"), "way": "reference"}
 
     def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
         """Check that an adapter is one that every engine takes, so that peft leaves no weight of it out.
@@ -54,11 +53,12 @@ class ReferenceScorer:
 
         self._torch = torch
         self._model: Any = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32).eval()
-        self._loaded: set[str] = set()
+        self._loaded: list[str] = []
+        """Content hashes of the adapters in memory, in the order in which they were loaded."""
 
-    def prepare(self, items: Sequence[TokenisedItem]) -> FakePrepared:
-        """Keep the items; there is nothing to plan."""
-        return FakePrepared(tuple(items))
+    def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> WholeItems:
+        """Keep the items; there is nothing to plan and no step to halve."""
+        return WholeItems(tuple(items))
 
     def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, in order.
@@ -67,9 +67,7 @@ class ReferenceScorer:
             ScoringError: If the items were prepared by another kind of scorer.
             AdapterError: If peft cannot load the adapter for this model.
         """
-        if not isinstance(prepared, FakePrepared):
-            raise ScoringError(f"items prepared by another scorer ({type(prepared).__name__}); prepare them with this")
-        for index, item in enumerate(prepared.items):
+        for index, item in enumerate(require_own(prepared, WholeItems).items):
             self._switch_to(adapter)
             sums = (self._sum(item.context, continuation) for continuation in item.continuations)
             yield ItemLoglikelihoods(index, tuple(sums))
@@ -99,15 +97,22 @@ class ReferenceScorer:
                 self._model = PeftModel.from_pretrained(self._model, str(adapter.path), adapter.content_hash).eval()
         except (OSError, ValueError, RuntimeError) as error:
             raise AdapterError(f"peft cannot load adapter {adapter.name!r} for this model: {error}") from error
-        require_unchanged(adapter)
-        self._loaded.add(adapter.content_hash)
+        try:
+            require_unchanged(adapter)
+        except AdapterError:
+            self._model = self._model.unload()  # without any adapter
+            self._loaded.clear()
+            raise
+        self._loaded.append(adapter.content_hash)
 
     def _switch_to(self, adapter: Adapter | None) -> None:
-        """Make the adapter, or none, the one that is applied."""
+        """Make the adapter, or none, the one that is applied; those loaded before it were scored and are deleted."""
         if adapter is not None:
             self._load(adapter)
             self._model.base_model.enable_adapter_layers()
             self._model.set_adapter(adapter.content_hash)
+            while self._loaded[0] != adapter.content_hash:
+                self._model.delete_adapter(self._loaded.pop(0))
         elif self._loaded:
             self._model.base_model.disable_adapter_layers()
 

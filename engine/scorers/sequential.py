@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.merge import check_mergeable, merge_adapter
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
 from transfergrid.engine.models.device import engine_device_type, resolve_dtype
 from transfergrid.engine.scorers.launch import start_vllm
-from transfergrid.engine.scorers.multi_lora import vllm_key_parts
 from transfergrid.engine.scorers.passes import PreparedSteps
+from transfergrid.engine.scorers.prepared import require_own
 from transfergrid.engine.scorers.vllm import VllmScorer
+from transfergrid.engine.scorers.vllm_way import vllm_key_parts
 
 
 @dataclass(frozen=True, slots=True)
 class Sequential:
-    """Backend that merges every adapter and starts vLLM on the result."""
+    """Merges every adapter and starts vLLM on the result."""
 
     config: EngineConfig
 
@@ -70,7 +70,7 @@ class SequentialPrepared:
 
 @dataclass(slots=True)
 class SequentialScorer:
-    """Scores under one merged adapter at a time; implements ``protocol.Scorer``."""
+    """Scores under one merged adapter at a time; implements ``interfaces.Scorer``."""
 
     model_folder: Path
     config: EngineConfig
@@ -79,8 +79,8 @@ class SequentialScorer:
     _merged: str | None = field(default=None, init=False)
     """Content hash of the adapter in the running engine; None is the base."""
 
-    def prepare(self, items: Sequence[TokenisedItem]) -> SequentialPrepared:
-        """Plan the items of a batch of cells once."""
+    def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> SequentialPrepared:
+        """Plan the items of a batch of cells once; steps are never halved, as every adapter's engine plans anew."""
         engine = self._engine or self._start(self.model_folder, None)
         return SequentialPrepared(tuple(items), engine.prepare(items))
 
@@ -91,12 +91,11 @@ class SequentialScorer:
             ScoringError: If the items were prepared by another kind of scorer.
             AdapterError: If the adapter cannot be merged.
         """
-        if not isinstance(prepared, SequentialPrepared):
-            raise ScoringError(f"items prepared by another scorer ({type(prepared).__name__}); prepare them with this")
+        own = require_own(prepared, SequentialPrepared)
         engine = self._engine_of(adapter)
-        if prepared.steps.plan.limits != engine.limits:
-            prepared.steps = engine.prepare(prepared.items)
-        return engine.score(prepared.steps)
+        if own.steps.plan.limits != engine.limits:
+            own.steps = engine.prepare(own.items)
+        return engine.score(own.steps)
 
     def prefetch(self, adapter: Adapter) -> None:
         """Do nothing: two merged models would not fit into memory."""

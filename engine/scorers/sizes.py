@@ -75,16 +75,11 @@ def choose_sizes(
     # a step's largest activations: gate, up, their product and the residuals, and float32 logits of a chunk of rows
     step_bytes = 16 * width * facts.hidden_size
     budget = config.token_budget or min(STEP_TOKENS[device], max(0, free // 2) // (step_bytes + 2 * token_bytes))
-    kv_bytes = int(config.kv_cache_gib * GIB) if config.kv_cache_gib else _kv_bytes(budget, max_model_len, token_bytes)
-    if not config.kv_cache_gib:
-        kv_bytes = min(kv_bytes, max(0, free // 2))
+    room = min(_kv_bytes(budget, max_model_len, token_bytes), max(0, free // 2))
+    kv_bytes = int(config.kv_cache_gib * GIB) if config.kv_cache_gib else room
     block = BLOCK_TOKENS[device]
     if budget < MIN_STEP_TOKENS or kv_bytes < token_bytes * (max_model_len + 2 * block):
-        more = ", raise engine.gpu_memory_utilization" if device == "cuda" and config.gpu_memory_utilization < 1 else ""
-        raise UserError(
-            f"the model does not fit: {memory_bytes / GIB:.1f} GiB do not hold its weights, a step and the keys and "
-            f"values of {max_model_len} tokens; lower engine.max_model_len or max_loras{more}, or use a smaller model"
-        )
+        raise _too_large(memory_bytes, max_model_len, can_raise=device == "cuda" and config.gpu_memory_utilization < 1)
     return EngineSizes(
         max_loras=max_loras,
         max_cpu_loras=max_loras + 2,
@@ -93,6 +88,15 @@ def choose_sizes(
         max_model_len=max_model_len,
         block_size=block,
         kv_cache_bytes=kv_bytes,
+    )
+
+
+def _too_large(memory_bytes: int, max_model_len: int, *, can_raise: bool) -> UserError:
+    """Return the error of a model that does not fit; ``can_raise``: a GPU has memory that is not used yet."""
+    more = ", raise engine.gpu_memory_utilization" if can_raise else ""
+    return UserError(
+        f"the model does not fit: {memory_bytes / GIB:.1f} GiB do not hold its weights, a step and the keys and "
+        f"values of {max_model_len} tokens; lower engine.max_model_len or max_loras{more}, or use a smaller model"
     )
 
 

@@ -6,13 +6,11 @@ import gc
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.adapters.applied import require_effect, require_modules
 from transfergrid.engine.adapters.folder import require_unchanged
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
@@ -20,11 +18,12 @@ from transfergrid.engine.planning.answers import first_answer
 from transfergrid.engine.planning.packing import N_IN_FLIGHT, AdapterReference
 from transfergrid.engine.planning.planner import PlanLimits
 from transfergrid.engine.scorers.passes import PreparedSteps, prepare_steps, probe_step
+from transfergrid.engine.scorers.prepared import require_own
 from transfergrid.engine.scorers.sizes import EngineSizes
 
 
 class VllmScorer:
-    """Scores prepared items under the base or any adapter; implements ``protocol.Scorer``.
+    """Scores prepared items under the base or any adapter; implements ``interfaces.Scorer``.
 
     Made by ``start_vllm``. One pass runs at a time: starting another ends the one before.
     """
@@ -44,18 +43,18 @@ class VllmScorer:
         """What one step and the KV cache hold."""
         return self._limits
 
-    def prepare(self, items: Sequence[TokenisedItem], *, token_budget: int | None = None) -> PreparedSteps:
+    def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> PreparedSteps:
         """Plan the items of a batch of cells once; the result serves every adapter.
 
         Args:
             items: In the order in which results are wanted.
-            token_budget: Most tokens of one step where that is to be less than the engine takes.
+            halve_steps: Make steps of half as many tokens, so that the same sums run in another order.
 
         Raises:
             UserError: If an item is longer than the engine was started for.
             ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
         """
-        limits = self._limits if token_budget is None else replace(self._limits, max_step_tokens=token_budget)
+        limits = self._limits.halved() if halve_steps else self._limits
         return prepare_steps(items, limits, max_model_len=self.sizes.max_model_len)
 
     def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
@@ -66,10 +65,9 @@ class VllmScorer:
             AdapterError: If the adapter changed since it was checked, is not applied as saved, or changes no score of a
                 probe.
         """
-        if not isinstance(prepared, PreparedSteps):
-            raise ScoringError(f"items prepared by another scorer ({type(prepared).__name__}); prepare them with this")
+        own = require_own(prepared, PreparedSteps)
         self._pass += 1
-        return self._score_pass(prepared, adapter, self._pass)
+        return self._score_pass(own, adapter, self._pass)
 
     def prefetch(self, adapter: Adapter) -> None:
         """Start to load the adapter that is scored next; returns at once."""

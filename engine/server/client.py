@@ -1,19 +1,17 @@
-"""HTTP to ``grid serve``: key, retries with back-off, and a sentence for everything that can go wrong."""
+"""HTTP to ``grid serve``: the key, and a sentence for everything that can go wrong."""
 
 from __future__ import annotations
 
 import json
-import random
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 
 from transfergrid.engine.interfaces import AdapterError, EngineLostError
+from transfergrid.engine.server.retries import RetryPolicy, TransientError
 from transfergrid.engine.server.wire import (
     ADAPTER_PATH,
     API_VERSION,
@@ -32,58 +30,17 @@ from transfergrid.engine.server.wire import (
 from transfergrid.engine.workers.version import SUPPORTED_VLLM
 from transfergrid.grid import UserError
 
-Result = TypeVar("Result")
-
 TRANSIENT_STATUSES = (429, 502, 503, 504)
 _TIMEOUT = httpx.Timeout(120.0, connect=5.0)  # a server that works on a pass sends something every few seconds
 _LIMITS = httpx.Limits(max_connections=2)  # one pass, and one adapter being loaded ahead
 
 
-class TransientError(Exception):
-    """A failure that may be over when the request is sent again."""
-
-
 class MissingAdapterError(Exception):
-    """The server does not hold the adapter, or no longer."""
+    """The server does not hold the adapter, or not any more."""
 
 
 class ServerChangedError(Exception):
-    """Another start of the server than the one that was planned for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
-    """How often and after which pauses a request is sent again."""
-
-    attempts: int = 8
-    first_pause_s: float = 0.25
-    longest_pause_s: float = 5.0
-    sleep: Callable[[float], None] = time.sleep
-
-    def run(self, action: Callable[[], Result]) -> Result:
-        """Return the result of an action, tried again after every transient failure.
-
-        Raises:
-            TransientError: The last one, when all attempts failed.
-        """
-        n_failures = 0
-        while True:
-            try:
-                return action()
-            except TransientError as error:
-                n_failures += 1
-                self.pause(n_failures, error)
-
-    def pause(self, n_failures: int, error: Exception) -> None:
-        """Wait before the next attempt: twice as long after every failure, up to the longest pause.
-
-        Raises:
-            Exception: The failure, if it was the last attempt's.
-        """
-        if n_failures >= self.attempts:
-            raise error
-        pause_s = min(self.longest_pause_s, self.first_pause_s * 2 ** (n_failures - 1))
-        self.sleep(pause_s * random.uniform(0.75, 1.25))  # several clients do not come back at once
+    """The server was started again after the steps were planned."""
 
 
 class ServerClient:
@@ -93,7 +50,7 @@ class ServerClient:
         """Prepare a client; sends nothing yet.
 
         Raises:
-            UserError: If the URL is none of a server.
+            UserError: If the URL is not one of a server.
         """
         self.url = _checked_url(url)
         self._has_key = api_key is not None
@@ -237,7 +194,7 @@ class ServerClient:
             )
 
     def _refused(self, answer: httpx.Response) -> None:
-        """Raise what a pass that was not taken means."""
+        """Raise the error of a pass that the server did not take."""
         self._check_access(answer)
         if answer.status_code == 404:
             raise MissingAdapterError(_message(answer))

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.engine.adapters.folder import read_adapter
+from transfergrid.engine.adapters.lora_config import read_lora_config
 from transfergrid.engine.interfaces import AdapterError
 from transfergrid.engine.models.device import engine_device_type
 from transfergrid.engine.planning.answers import first_answer
@@ -133,7 +136,8 @@ class GuardMiddleware:
     async def _checked_body(self, request: Request) -> bytes:
         """Return the body of a request that vLLM answers; JSON that its parser would stumble over is refused."""
         if request.scope["path"] == LOAD_PATH:
-            return confine_body(await _read(request, MAX_LOAD_BYTES), Path(self._setup.adapter_root))
+            body = await _read(request, MAX_LOAD_BYTES)
+            return await run_in_threadpool(confine_body, body, Path(self._setup.adapter_root))
         body = await _read(request, MAX_BODY_BYTES)
         if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
             _parsed(body)
@@ -202,10 +206,11 @@ class GuardMiddleware:
 
 
 def confine_body(body: bytes, root: Path) -> bytes:
-    """Return a request to load an adapter with its path resolved.
+    """Return a request to load an adapter with its path resolved; reads the adapter's files.
 
     Raises:
-        RefusalError: If the body is no such request, or the adapter does not lie under the root.
+        RefusalError: If the body is no such request, the adapter does not lie under the root, or it is damaged, holds
+            NaN or infinity (which would spoil the answers to others), or is of a kind that vLLM does not serve.
     """
     fields = _parsed(body)
     if not isinstance(fields, dict) or not isinstance(fields.get("lora_path"), str):
@@ -214,6 +219,11 @@ def confine_body(body: bytes, root: Path) -> bytes:
         folder = confine(fields["lora_path"], root)
     except AdapterError as error:
         raise RefusalError(403, str(error)) from error
+    try:
+        name = str(fields.get("lora_name"))
+        read_lora_config(read_adapter(folder, name).config, name)
+    except AdapterError as error:
+        raise RefusalError(400, str(error)) from error
     return json.dumps({**fields, "lora_path": str(folder)}).encode()
 
 

@@ -43,7 +43,7 @@ class Passes:
         return self.n_waiting >= MAX_WAITING
 
     async def run(self, engine: Any, steps: Sequence[bytes], adapter: AdapterReference | None) -> AsyncIterator[bytes]:
-        """Yield one frame per step, and heartbeats while there is none; ends early if nobody reads on.
+        """Yield one frame per step, and heartbeats while there is none; ends early when the client stops reading.
 
         Args:
             engine: vLLM's ``EngineClient``.

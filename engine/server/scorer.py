@@ -10,7 +10,6 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.adapters.applied import require_effect, require_modules
 from transfergrid.engine.interfaces import (
     Adapter,
@@ -22,14 +21,16 @@ from transfergrid.engine.interfaces import (
 )
 from transfergrid.engine.planning.planner import PlanLimits
 from transfergrid.engine.scorers.passes import PreparedSteps, prepare_steps, probe_step
-from transfergrid.engine.server.client import MissingAdapterError, ServerChangedError, ServerClient, TransientError
+from transfergrid.engine.scorers.prepared import require_own
+from transfergrid.engine.server.client import MissingAdapterError, ServerChangedError, ServerClient
+from transfergrid.engine.server.retries import TransientError
 from transfergrid.engine.server.wire import ServerFacts
 
 Logprobs = npt.NDArray[np.float32]
 
 
 class ServerScorer:
-    """Scores prepared items through a server; implements ``protocol.Scorer``.
+    """Scores prepared items through a server; implements ``interfaces.Scorer``.
 
     A pass is one request. A request that breaks off is sent again; items that were given already are not given twice.
     """
@@ -50,14 +51,15 @@ class ServerScorer:
         """What one step and the server's KV cache hold."""
         return self._limits
 
-    def prepare(self, items: Sequence[TokenisedItem]) -> PreparedSteps:
-        """Plan the items of a batch of cells once; the result serves every adapter.
+    def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> PreparedSteps:
+        """Plan the items of a batch of cells once, perhaps in steps of half as many tokens.
 
         Raises:
             UserError: If an item is longer than the server was started for.
             ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
         """
-        return prepare_steps(items, self._limits, max_model_len=self._facts.max_model_len)
+        limits = self._limits.halved() if halve_steps else self._limits
+        return prepare_steps(items, limits, max_model_len=self._facts.max_model_len)
 
     def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, as soon as it is done, in no fixed order; None scores the base.
@@ -67,9 +69,7 @@ class ServerScorer:
             AdapterError: If the server cannot load the adapter, or does not apply it as saved.
             EngineLostError: If the server is gone, or was started again otherwise.
         """
-        if not isinstance(prepared, PreparedSteps):
-            raise ScoringError(f"items prepared by another scorer ({type(prepared).__name__}); prepare them with this")
-        return self._score_pass(prepared, adapter)
+        return self._score_pass(require_own(prepared, PreparedSteps), adapter)
 
     def prefetch(self, adapter: Adapter) -> None:
         """Start to load the adapter that is scored next; returns at once."""

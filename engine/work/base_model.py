@@ -10,7 +10,7 @@ from typing import Any
 
 from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.engine.adapters.folder import RECORD_FILE
-from transfergrid.engine.interfaces import Adapter, AdapterError, Backend
+from transfergrid.engine.interfaces import Adapter, AdapterError, ScorerMaker
 from transfergrid.engine.models.device import engine_device_type, resolve_dtype
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.models.resolve import model_revision, resolve_model
@@ -36,8 +36,8 @@ _NO_ADAPTER: Mapping[str, Any] = {"content": None}
 
 
 @dataclass(frozen=True, slots=True)
-class BaseModel:
-    """A resolved base model and the part of its keys that all its sources share."""
+class ScoredBase:
+    """A base model that is scored: where it lies, and the part of its keys that all its sources share."""
 
     config: ModelConfig
     folder: Path
@@ -55,13 +55,15 @@ class BaseModel:
         return RunKey({**self.shared_parts, "adapter": content})
 
 
-def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend, index: FileIndex | None = None) -> BaseModel:
+def resolve_base(
+    config: GridConfig, model: ModelConfig, maker: ScorerMaker, index: FileIndex | None = None
+) -> ScoredBase:
     """Find a base model and work out what of it and of the configuration decides its numbers.
 
     Args:
         config: The configuration.
         model: One of its models.
-        backend: The engine that scores it.
+        maker: The engine that scores it.
         index: What is known of models that have not changed; None reads every byte.
 
     Raises:
@@ -87,9 +89,9 @@ def resolve_base(config: GridConfig, model: ModelConfig, backend: Backend, index
             "template_arguments": dict(tokenisation.template_arguments) if tokenisation.chat_template else None,
         },
         "limits": {"max_length": tokenisation.max_length, "truncation": tokenisation.truncation},
-        "engine": dict(backend.key_parts()),
+        "engine": dict(maker.key_parts()),
     }
-    return BaseModel(model, folder, tokenisation, shared)
+    return ScoredBase(model, folder, tokenisation, shared)
 
 
 def _revision(folder: Path, index: FileIndex | None) -> str:
@@ -112,8 +114,8 @@ def tokenisation_settings(config: GridConfig, model_folder: Path) -> Tokenisatio
     )
 
 
-def require_base(folder: Path, base: BaseModel, *, name: str) -> None:
-    """See that an adapter was trained on this very base, where a record beside its weights says on which.
+def require_base(folder: Path, base: ScoredBase, *, name: str) -> None:
+    """Check that an adapter was trained on this base, where a record beside its weights names its base.
 
     Bases of one shape take each other's adapters, and only the record tells them apart.
 
@@ -124,7 +126,7 @@ def require_base(folder: Path, base: BaseModel, *, name: str) -> None:
     if not record.is_file():
         return
     try:
-        content = read_json(record)
+        content = read_json(record, allow_nan=True)
     except JsonError as error:
         raise AdapterError(
             f"adapter {name!r}: {RECORD_FILE} in {str(folder)!r} cannot be read: {error.reason}; train it again"

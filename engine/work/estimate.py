@@ -1,4 +1,4 @@
-"""What a request comes to before anything runs: adapters, cells, requests, tokens, bytes, time. No model is loaded."""
+"""The size of a request before anything runs: adapters, cells, requests, tokens, bytes, time. No model is loaded."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from transfergrid.engine.models.shapes import LinearShapes, plan_linear_shapes
 from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.engine.planning.radix import build_chains, flatten_items
 from transfergrid.engine.work.base_model import tokenisation_settings
+from transfergrid.engine.work.cells import CellItems, TokenisedCell, load_cell, tokenise_cells
 from transfergrid.engine.work.request import EvalRequest, find_sources
-from transfergrid.engine.work.targets import Target, TokenisedTarget, load_target, tokenise_targets
 from transfergrid.grid import BASE, Cell, UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import hold_run_folder
@@ -38,7 +38,7 @@ _WEIGHT_BYTES = 4  # peft saves adapters in float32 unless told otherwise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelEstimate:
-    """What one model comes to."""
+    """The size of one model's part of a request."""
 
     model: str
     n_adapters: int
@@ -69,7 +69,7 @@ class ModelEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a request comes to."""
+    """The size of a request."""
 
     models: tuple[ModelEstimate, ...]
     unavailable: Mapping[str, str]
@@ -152,7 +152,7 @@ class _TargetCost(NamedTuple):
 
 
 def estimate(config: GridConfig, run: RunFolder, request: EvalRequest) -> Estimate:
-    """Work out what a request comes to.
+    """Work out the size of a request.
 
     Args:
         config: The configuration.
@@ -167,7 +167,7 @@ def estimate(config: GridConfig, run: RunFolder, request: EvalRequest) -> Estima
     if not has_data(config, run.data):
         with hold_run_folder(run.root, "grid plan"):
             materialise(config, run.data)
-    targets = [load_target(config, run.data, cell) for cell in selection.targets]
+    targets = [load_cell(config, run.data, cell) for cell in selection.targets]
     parts = ScoreStore(run.scores).scan(repair=False).parts
     models, unavailable = [], {}
     for model in selection.models:
@@ -185,11 +185,11 @@ def _estimate_model(
     selection: Selection,
     places: Sequence[AdapterPlace],
     *,
-    targets: Iterable[Target],
+    targets: Iterable[CellItems],
     parts: Sequence[Part],
 ) -> ModelEstimate:
     folder = resolve_model(model.path, model.revision, with_weights=False)
-    tokenised = tokenise_targets(targets, load_tokenizer(folder), tokenisation_settings(config, folder))
+    tokenised = tokenise_cells(targets, load_tokenizer(folder), tokenisation_settings(config, folder))
     costs = {cell: _target_cost(target) for cell, target in tokenised.items()}
     origins = [Origin(model.name, BASE)] if selection.has_base else []
     origins += [Origin(model.name, place.source) for place in places]
@@ -218,12 +218,12 @@ def _estimate_model(
     )
 
 
-def _target_cost(target: TokenisedTarget) -> _TargetCost:
+def _target_cost(target: TokenisedCell) -> _TargetCost:
     if not target.scorable:
-        return _TargetCost(len(target.target.items), target.counts.n_requests, 0, 0)
+        return _TargetCost(len(target.asked.items), target.counts.n_requests, 0, 0)
     requests = flatten_items(target.scorable)
     return _TargetCost(
-        n_items=len(target.target.items),
+        n_items=len(target.asked.items),
         n_requests=target.counts.n_requests,
         n_repeated_tokens=int(requests.path_lengths.sum()),
         n_unique_tokens=build_chains(requests).n_tokens,

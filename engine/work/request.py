@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from transfergrid.config.selection import Narrowing, Selection, select
 from transfergrid.config.settings import GridConfig
-from transfergrid.engine.adapters.places import AdapterPlace, ForeignAdapters, foreign_places, own_places
+from transfergrid.engine.adapters.places import AdapterFolder, AdapterPlace, folder_places, own_places
+from transfergrid.engine.interfaces import ScorerMaker
 from transfergrid.store.folder import RunFolder
 
 
@@ -15,12 +17,31 @@ class EvalRequest:
     """What ``grid eval`` is asked for."""
 
     narrowing: Narrowing = field(default_factory=Narrowing)
-    foreign: ForeignAdapters | None = None
+    adapters: AdapterFolder | None = None
     """Adapters from elsewhere in place of the run's own."""
     force: bool = False
     """Score again what is finished."""
     noise_floor: bool = False
-    """Score the base a second time, another way round, and count the flips."""
+    """Score the base a second time in another order, and count the predictions that flip."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """The way to score that is asked for."""
+
+    name: str = "vllm"
+    """A name in ``evaluation.engines.ENGINES``."""
+    server_url: str | None = None
+    """Where the engine ``server`` listens."""
+    api_key: str | None = field(default=None, repr=False)
+
+
+class ChosenEngine(NamedTuple):
+    """A maker of scorers, with the configuration as it computes and the part of the request that it can do."""
+
+    maker: ScorerMaker
+    config: GridConfig
+    request: EvalRequest
 
 
 def find_sources(
@@ -32,13 +53,13 @@ def find_sources(
         UserError: If a name is not part of the grid, or adapters from elsewhere cannot be told apart.
     """
     narrowing = request.narrowing
-    if request.foreign is None:
+    if request.adapters is None:
         selection = select(config, narrowing)
         return selection, own_places(run, selection)
     models = narrowing.models or tuple(model.name for model in config.models)
-    places = foreign_places(request.foreign, models, config.grid.cells)
+    places = folder_places(request.adapters, models, config.grid.cells)
     sources = tuple(dict.fromkeys(place.source.without_seed for place in places))
     seeds = tuple(dict.fromkeys(place.seed for place in places))
-    selection = select(config.model_copy(update={"seeds": seeds}), narrowing, foreign=sources)
+    selection = select(config.model_copy(update={"seeds": seeds}), narrowing, sources=sources)
     kept = (p for p in places if p.source.without_seed in selection.sources and p.seed in selection.seeds)
     return selection, tuple(kept)

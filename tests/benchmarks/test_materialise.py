@@ -54,6 +54,17 @@ def test_rows_arrive_in_the_run_folder_with_a_manifest(source: Path, tmp_path: P
     assert items[0].context.startswith("Why q3?\nA. a of q3\n")
 
 
+@pytest.mark.parametrize("change", [{"counts": {"global_mmlu": {"train": 2}}}, {"datasets": {"hellaswag": "x/y"}}])
+def test_a_manifest_that_lacks_counts_or_a_revision_is_refused(
+    change: dict[str, Any], source: Path, tmp_path: Path
+) -> None:
+    materialise(_config(source), folder := tmp_path / "data")
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **change}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"manifest\.json' cannot be read: it is not a manifest of items; remove it"):
+        read_manifest(folder)
+
+
 def test_a_manifest_is_shown_as_it_is_whatever_the_names() -> None:
     counts = {"task[/b]": {"train": 1, "test": 1}}
     manifest = DataManifest("", "folder[/x]", {}, counts, dropped={}, remarks=[], languages=["de"], hashes={})

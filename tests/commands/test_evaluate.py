@@ -1,4 +1,4 @@
-"""``grid eval`` and ``grid plan`` as a user meets them, on a backend without a model."""
+"""``grid eval`` and ``grid plan`` as a user meets them, on a maker without a model."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.engine.sweeps import SEED, FakeBackend, add_adapters, copy_adapter, small_config, stored_rows
+from tests.engine.sweeps import SEED, FakeMaker, add_adapters, copy_adapter, small_config, stored_rows, write_config
 from transfergrid.cli import main
 from transfergrid.config.settings import EngineConfig
-from transfergrid.engine.scorers import multi_lora as backends
-from transfergrid.engine.scorers import registry, sequential
+from transfergrid.engine.evaluation import engines
+from transfergrid.engine.scorers import multi_lora, sequential
+from transfergrid.engine.work.request import ChosenEngine, EngineOptions, EvalRequest
 from transfergrid.grid import Cell, UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import hold_run_folder
@@ -31,25 +32,18 @@ ROOT = Path(__file__).parent.parent.parent
 def run(tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path: Path) -> RunFolder:
     """A run folder with adapters, and ``grid.yaml`` beside it."""
     config = small_config(tiny_llama)
-    text = {
-        "models": [{"path": str(tiny_llama), "name": "tiny"}],
-        "tasks": list(config.tasks),
-        "languages": list(config.languages),
-        "seeds": [SEED],
-        "data": {"max_test_items": 3, "max_train_items": 4},
-    }
-    (tmp_path / "grid.yaml").write_text(json.dumps(text), encoding="utf-8")
+    write_config(tiny_llama, tmp_path / "grid.yaml")
     folder = RunFolder(tmp_path / "run")
     add_adapters(config, folder, tiny_adapters[0])
     return folder
 
 
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> FakeBackend:
+def maker(monkeypatch: pytest.MonkeyPatch) -> FakeMaker:
     """Takes the place of both ways."""
-    fake = FakeBackend()
-    monkeypatch.setattr(backends, "MultiLora", lambda config: fake)
-    monkeypatch.setattr(sequential, "Sequential", lambda config: FakeBackend(way="sequential"))
+    fake = FakeMaker()
+    monkeypatch.setattr(multi_lora, "MultiLora", lambda config: fake)
+    monkeypatch.setattr(sequential, "Sequential", lambda config: FakeMaker(way="sequential"))
     return fake
 
 
@@ -59,7 +53,7 @@ def grid(run: RunFolder, *arguments: str) -> Result:
     return CliRunner().invoke(main, [command, "--config", str(config), "--run", str(run.root), *options])
 
 
-def test_eval_scores_the_grid_and_exits_with_0(run: RunFolder, backend: FakeBackend) -> None:
+def test_eval_scores_the_grid_and_exits_with_0(run: RunFolder, maker: FakeMaker) -> None:
     result = grid(run, "eval", "--multi-lora")
     assert result.exit_code == 0, result.output
     assert "Baseline of tiny, score in %" in result.output
@@ -67,14 +61,14 @@ def test_eval_scores_the_grid_and_exits_with_0(run: RunFolder, backend: FakeBack
     assert "20 of 20 cells are in the store" in result.output
 
 
-def test_eval_exits_with_1_and_names_what_failed(run: RunFolder, backend: FakeBackend) -> None:
+def test_eval_exits_with_1_and_names_what_failed(run: RunFolder, maker: FakeMaker) -> None:
     shutil.rmtree(run.adapter("tiny", SEED, Cell("arc_challenge", "de")))
     result = grid(run, "eval")
     assert result.exit_code == 1
     assert "failed: tiny s17 arc_challenge-de: no adapter of that name in" in result.output
 
 
-def test_eval_prints_json_alone_on_standard_output(run: RunFolder, backend: FakeBackend) -> None:
+def test_eval_prints_json_alone_on_standard_output(run: RunFolder, maker: FakeMaker) -> None:
     result = grid(run, "eval", "--json", "--source", "base", "--target", "arc_challenge-de")
     found = json.loads(result.stdout)
     assert (found["is_complete"], found["n_cells"], found["n_items"]) == (True, 1, 3)
@@ -82,27 +76,27 @@ def test_eval_prints_json_alone_on_standard_output(run: RunFolder, backend: Fake
     assert "tiny.base: 1 of 1 sources" in result.stderr
 
 
-def test_eval_refuses_another_setup_in_one_sentence(run: RunFolder, backend: FakeBackend) -> None:
+def test_eval_refuses_another_setup_in_one_sentence(run: RunFolder, maker: FakeMaker) -> None:
     grid(run, "eval", "--source", "base")
-    backend.version = "2"
+    maker.version = "2"
     result = grid(run, "eval", "--source", "base")
     assert result.exit_code == 1
     assert result.stderr.startswith("grid: 4 finished cell(s)")
     assert grid(run, "eval", "--source", "base", "--force").exit_code == 0
 
 
-def test_eval_the_sequential_way(run: RunFolder, backend: FakeBackend) -> None:
+def test_eval_the_sequential_way(run: RunFolder, maker: FakeMaker) -> None:
     assert grid(run, "eval", "--sequential", "--source", "base").exit_code == 0
-    assert backend.opened == []
+    assert maker.opened == []
 
 
-def test_eval_measures_the_noise_floor(run: RunFolder, backend: FakeBackend) -> None:
+def test_eval_measures_the_noise_floor(run: RunFolder, maker: FakeMaker) -> None:
     assert grid(run, "eval", "--noise-floor", "--source", "base").exit_code == 0
     assert (run.noise_floor / "tiny.parquet").is_file()
 
 
 def test_eval_of_adapters_from_elsewhere(
-    run: RunFolder, backend: FakeBackend, tiny_adapters: tuple[Path, ...], tmp_path: Path
+    run: RunFolder, maker: FakeMaker, tiny_adapters: tuple[Path, ...], tmp_path: Path
 ) -> None:
     theirs = tmp_path / "theirs"
     copy_adapter(tiny_adapters[0], theirs / "xnli_sw_3", note="theirs")
@@ -114,7 +108,7 @@ def test_eval_of_adapters_from_elsewhere(
 
 @pytest.mark.parametrize("command", ["plan", "eval"])
 def test_names_of_adapters_from_elsewhere_without_their_folder_are_refused(
-    run: RunFolder, backend: FakeBackend, tmp_path: Path, command: str
+    run: RunFolder, maker: FakeMaker, tmp_path: Path, command: str
 ) -> None:
     table = tmp_path / "cells.csv"
     table.write_text("path,task,language\na,xnli,sw\n", encoding="utf-8")
@@ -122,15 +116,15 @@ def test_names_of_adapters_from_elsewhere_without_their_folder_are_refused(
         result = grid(run, command, *options)
         assert result.exit_code == 1
         assert f"{options[0]} {options[1]!r} is about adapters from elsewhere; give --adapters too" in result.stderr
-    assert backend.opened == []
+    assert maker.opened == []
 
 
 @pytest.mark.parametrize("command", [["plan"], ["eval", "--dry-run"]])
-def test_plan_and_dry_run_score_nothing(run: RunFolder, backend: FakeBackend, command: list[str]) -> None:
+def test_plan_and_dry_run_score_nothing(run: RunFolder, maker: FakeMaker, command: list[str]) -> None:
     result = grid(run, *command)
     assert result.exit_code == 0, result.output
     assert "requests (item x choice)" in result.output
-    assert backend.opened == []
+    assert maker.opened == []
     assert not run.scores.exists()
     found = json.loads(grid(run, *command, "--json", "--source", "base").stdout)
     assert found["models"][0]["n_cells"] == 4
@@ -145,7 +139,7 @@ def test_plan_exits_with_1_without_the_model(run: RunFolder, tmp_path: Path) -> 
     assert "nowhere: model folder" in result.output
 
 
-def test_a_second_eval_says_who_holds_the_run(run: RunFolder, backend: FakeBackend) -> None:
+def test_a_second_eval_says_who_holds_the_run(run: RunFolder, maker: FakeMaker) -> None:
     with hold_run_folder(run.root, "grid eval"):
         result = grid(run, "eval")
     assert result.exit_code == 1
@@ -155,12 +149,13 @@ def test_a_second_eval_says_who_holds_the_run(run: RunFolder, backend: FakeBacke
 def test_ctrl_c_ends_with_a_message_and_keeps_what_is_finished(run: RunFolder, tmp_path: Path) -> None:
     script = (
         "import sys, time\n"
-        "from tests.engine.sweeps import FakeBackend\n"
-        "from transfergrid.engine.scorers import fake, multi_lora\n"
+        "from tests.engine.sweeps import FakeMaker\n"
+        "from transfergrid.engine.scorers import multi_lora\n"
+        "from tests.engine import fake_scorer as fake\n"
         "def slow(item, choice, adapter):\n"
         "    time.sleep(0.02 if adapter is None else 0.5)\n"
         "    return fake.hashed_loglikelihood(item, choice, adapter)\n"
-        "multi_lora.MultiLora = lambda config: FakeBackend(slow)\n"
+        "multi_lora.MultiLora = lambda config: FakeMaker(slow)\n"
         "from transfergrid.cli import main\n"
         "main(sys.argv[1:])\n"
     )
@@ -184,8 +179,8 @@ def test_ctrl_c_ends_with_a_message_and_keeps_what_is_finished(run: RunFolder, t
 
 
 def test_one_more_engine_is_one_more_entry_of_the_registry(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = FakeBackend(way="fake")
-    monkeypatch.setitem(registry.ENGINES, "fake", lambda config: registry.ChosenEngine(fake, config))
+    fake = FakeMaker(way="fake")
+    monkeypatch.setitem(engines.ENGINES, "fake", lambda config, request, _: ChosenEngine(fake, config, request))
     options = ["eval", "--config", str(run.root.parent / "grid.yaml"), "--run", str(run.root), "--json"]
     done = CliRunner().invoke(main, [*options, "--engine", "fake"])
     assert done.exit_code == 0, done.output
@@ -199,6 +194,8 @@ def test_one_more_engine_is_one_more_entry_of_the_registry(run: RunFolder, monke
         (["--engine", "vlm"], "unknown engine 'vlm'; did you mean 'vllm'?; expected one of"),
         (["--engine", "vllm", "--sequential"], "--sequential and --engine vllm are two ways to score"),
         (["--engine", "vllm", "--server", "http://x"], "leave out --sequential and --engine"),
+        (["--engine", "server"], "give its address with --server URL"),
+        (["--server", "http://x", "--ray"], "give one of the two"),
     ],
 )
 def test_an_engine_that_cannot_be_meant_is_refused(options: list[str], reason: str, run: RunFolder) -> None:
@@ -222,4 +219,4 @@ def test_the_reference_scores_as_a_user_s_choice(run: RunFolder) -> None:
 def test_the_reference_refuses_another_number_format(engine: dict[str, str], tiny_llama: Path) -> None:
     config = small_config(tiny_llama, engine=EngineConfig(**engine))
     with pytest.raises(UserError, match="--engine reference computes in float32"):
-        registry.choose_engine("reference", config)
+        engines.choose_engine(config, EvalRequest(), EngineOptions("reference"))

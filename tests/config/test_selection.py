@@ -49,9 +49,9 @@ def test_named_sources_leave_the_base_out(config: GridConfig) -> None:
 
 def test_foreign_cells_take_the_place_of_the_grids_sources(config: GridConfig) -> None:
     cells = (Cell("xnli", "sw"), Cell("arc_challenge", "de"))
-    assert select(config, Narrowing(), foreign=[Source.of(cell) for cell in cells]).source_cells == cells
+    assert select(config, Narrowing(), sources=[Source.of(cell) for cell in cells]).source_cells == cells
     assert (
-        select(config, Narrowing(languages=("de",)), foreign=[Source.of(cell) for cell in cells]).source_cells
+        select(config, Narrowing(languages=("de",)), sources=[Source.of(cell) for cell in cells]).source_cells
         == cells[1:]
     )
 

@@ -1,30 +1,33 @@
-"""Processes that sweep and are killed at random moments: ``python -m tests.engine.kill_sweeps JOB``.
+"""Evaluations that are killed at random moments: ``python -m tests.engine.kill_sweeps JOB``; see ``tests.kills``.
 
-JOB is a JSON file: model, whole (a run folder with adapters), n_kills, seed. This process only starts and kills; each sweep is a process of its own.
-The tokenizer is one token per character and the model's configuration was read before the first start, so that no sweep has to import
-torch or transformers: the time to be killed in is the sweep's own.
+JOB is JSON: model, whole (a run folder with adapters), n_kills. The tokenizer is one token per character and the
+model's configuration was read before the first start, so that no sweep has to import torch or transformers: the time
+to be killed in is the sweep's own.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import random
-import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tests.engine.sweeps import FakeBackend, small_config
+from tests.engine.fake_scorer import hashed_loglikelihood
+from tests.engine.sweeps import FakeMaker, small_config
+from tests.kills import kill_rounds
 from transfergrid.config.settings import EngineConfig, PromptConfig
 from transfergrid.engine.evaluation import score_model as model_scoring
 from transfergrid.engine.evaluation import sweep
 from transfergrid.engine.interfaces import Adapter, TokenisedItem
 from transfergrid.engine.models.facts import read_model_facts
-from transfergrid.engine.scorers.fake import hashed_loglikelihood
+from transfergrid.grid import UserError
+from transfergrid.store import file_index
 from transfergrid.store.folder import RunFolder
+from transfergrid.store.lock import HOLDER_FILE
 from transfergrid.store.score_writer import StoreWriter
 
 LANGUAGES = ("de", "en", "hi")
@@ -50,59 +53,61 @@ def slow_loglikelihood(item: TokenisedItem, choice: int, adapter: Adapter | None
 
 
 def sweep_once(model: Path, run: Path) -> None:
-    """Sweep with a slow fake scorer and parts that are written every few milliseconds."""
+    """Sweep with a slow fake scorer, parts that are written every few milliseconds, and an index that keeps them at once."""
     model_scoring.load_tokenizer = lambda folder: CharacterTokenizer()  # type: ignore[attr-defined]
     StoreWriter.__init__.__kwdefaults__["flush_after_s"] = 0.005
+    file_index._SETTLED_NS = 0
     config = small_config(
         model,
         languages=LANGUAGES,
         engine=EngineConfig(dtype="float32", max_model_len=100_000),
         prompts=PromptConfig(eval_chat_template=False),
     )
-    report = sweep.evaluate(config, RunFolder(run), sweep.EvalRequest(), backend=FakeBackend(slow_loglikelihood))
+    report = sweep.evaluate(config, RunFolder(run), sweep.EvalRequest(), maker=FakeMaker(slow_loglikelihood))
     os._exit(0 if report.is_complete else 1)
 
 
-def start(model: Path, run: Path) -> int:
-    """Start a sweep in a process of its own and return its id."""
-    process = os.fork()
-    if process == 0:
-        sweep_once(model, run)
-    return process
+def require_refusal(model: Path, run: Path, process: int) -> None:
+    """See that a sweep is refused while another process sweeps the same run folder."""
+    while not (run / HOLDER_FILE).exists():
+        time.sleep(0.001)
+    try:
+        sweep.evaluate(small_config(model), RunFolder(run), sweep.EvalRequest(), maker=FakeMaker())
+    except UserError as error:
+        if f"is in use by 'grid eval', process {process}" in str(error):
+            return
+        raise
+    raise RuntimeError("two sweeps in one run folder")
 
 
-def kill_until_done(model: Path, run: Path, chance: random.Random, longest_s: float) -> list[int]:
-    """Kill sweeps on one run folder until one is done before its time comes; return the parts after each kill."""
-    parts: list[int] = []
-    while True:
-        process = start(model, run)
-        time.sleep(chance.uniform(0.0, longest_s))
-        os.kill(process, signal.SIGKILL)
-        _, status = os.waitpid(process, 0)
-        if not os.WIFSIGNALED(status):
-            if os.WEXITSTATUS(status):
-                raise RuntimeError(f"a sweep ended with status {os.WEXITSTATUS(status)} after {len(parts)} kills")
-            return parts
-        parts.append(len(list((run / "scores").glob("*.parquet"))))
-
-
-def main(job: Path) -> None:
-    """Sweep once in peace, then kill sweeps on fresh run folders; print the parts after each kill as JSON."""
-    settings = json.loads(job.read_text(encoding="utf-8"))
-    model, whole = Path(settings["model"]), Path(settings["whole"])
-    read_model_facts(model)
-    started = time.monotonic()
-    os.waitpid(start(model, whole), 0)
-    wall_s = time.monotonic() - started
-    chance = random.Random(settings["seed"])
-    rounds: list[list[int]] = []
-    while sum(map(len, rounds)) < settings["n_kills"]:
-        run = whole.parent / f"killed-{len(rounds)}"
+def fresh_runs(whole: Path) -> Iterator[Path]:
+    """Yield new run folders with the same adapters."""
+    for number in count():
+        run = whole.parent / f"killed-{number}"
         run.mkdir()
         (run / "adapters").symlink_to(whole / "adapters")
-        rounds.append(kill_until_done(model, run, chance, 0.7 * wall_s))
+        yield run
+
+
+def main(model: str, whole: str, n_kills: int) -> None:
+    """Sweep once beside a sweep that is refused, then kill sweeps on fresh run folders; print the kills as JSON."""
+    read_model_facts(Path(model))
+    started = time.monotonic()
+    if (process := os.fork()) == 0:
+        sweep_once(Path(model), Path(whole))
+    require_refusal(Path(model), Path(whole), process)
+    os.waitpid(process, 0)
+    wall_s = time.monotonic() - started
+    rounds = kill_rounds(
+        fresh_runs(Path(whole)),
+        lambda run: sweep_once(Path(model), run),
+        "scores/*.parquet",
+        n_kills=n_kills,
+        n_whole=7 * 6,  # a part has one cell or more
+        wall_s=wall_s,
+    )
     print(json.dumps(rounds))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(**json.loads(sys.argv[1]))

@@ -1,7 +1,8 @@
-"""A small run on bundled items and a backend without a model, for tests of the sweep."""
+"""A small run on bundled items and a maker without a model, for tests of the sweep."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,12 +13,16 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import load_file, save_file
 
+from tests.engine.fake_scorer import FakeScorer, ScoreFunction, hashed_loglikelihood
+from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import DataConfig, GridConfig, ModelConfig
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
+from transfergrid.engine.evaluation.summary import EvaluationReport
+from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.interfaces import Adapter
 from transfergrid.engine.models.shapes import read_linear_shapes
-from transfergrid.engine.scorers.fake import FakeScorer, ScoreFunction, hashed_loglikelihood
+from transfergrid.engine.work.request import EvalRequest
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.scores import scan_scores
 
@@ -27,7 +32,7 @@ SEED = 17
 
 
 @dataclass
-class FakeBackend:
+class FakeMaker:
     """Makes fake scorers and counts them."""
 
     function: ScoreFunction = hashed_loglikelihood
@@ -56,6 +61,24 @@ def small_config(model: Path, **changes: Any) -> GridConfig:
         "data": DataConfig(max_test_items=3, max_train_items=4),
     }
     return GridConfig(**{**settings, **changes})
+
+
+def sweep(config: GridConfig, run: RunFolder, maker: FakeMaker | None = None, **request: Any) -> EvaluationReport:
+    """Score with a fake maker unless another is given; ``request`` holds fields of ``EvalRequest``."""
+    narrowing = Narrowing(**request.pop("narrowing", {}))
+    return evaluate(config, run, EvalRequest(narrowing=narrowing, **request), maker=maker or FakeMaker())
+
+
+def write_config(model: Path, path: Path, **sections: Any) -> None:
+    """Write the file of ``small_config``, with more sections."""
+    settings = {
+        "models": [{"path": str(model), "name": "tiny"}],
+        "tasks": TASKS,
+        "languages": LANGUAGES,
+        "seeds": [SEED],
+        "data": {"max_test_items": 3, "max_train_items": 4},
+    }
+    path.write_text(json.dumps({**settings, **sections}), encoding="utf-8")
 
 
 def add_adapters(config: GridConfig, run: RunFolder, template: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,15 @@ def test_a_change_of_the_same_size_with_its_old_time_is_seen(reader: Reader) -> 
     reader.path.write_text("new", encoding="utf-8")
     os.utime(reader.path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert look_up(reader) == "new"
+
+
+@pytest.mark.parametrize("hours", [-1000, 1000])
+def test_times_of_a_clock_that_is_wrong_hide_no_change(hours: int, reader: Reader) -> None:
+    when = time.time() + 3600 * hours
+    for text in ("old", "new"):
+        reader.path.write_text(text, encoding="utf-8")
+        os.utime(reader.path, (when, when))
+        assert look_up(reader) == text
 
 
 def test_a_file_that_was_just_written_is_read_again(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,14 @@ import polars as pl
 import pytest
 
 from transfergrid.grid import UserError
-from transfergrid.store.files import WriteError, csv_text, telling_of_the_disk, write_atomically, write_text
+from transfergrid.store.files import (
+    WriteError,
+    csv_text,
+    move_into_place,
+    telling_of_the_disk,
+    write_atomically,
+    write_text,
+)
 
 
 def test_a_file_where_a_folder_is_needed_is_a_failure_of_the_user(tmp_path: Path) -> None:
@@ -83,3 +90,12 @@ def test_text_that_a_spreadsheet_would_run_gets_an_apostrophe() -> None:
         None,
     ]
     assert pl.read_csv(found.encode())["delta_pp"].to_list() == [-1.5] * 9
+
+
+def test_a_folder_moves_into_place_with_its_files_and_makes_the_folders_above(tmp_path: Path) -> None:
+    folder = tmp_path / "building"
+    folder.mkdir()
+    (folder / "a").write_text("1", encoding="utf-8")
+    move_into_place(folder, tmp_path / "new" / "place")
+    assert (tmp_path / "new" / "place" / "a").read_text(encoding="utf-8") == "1"
+    assert not folder.exists()

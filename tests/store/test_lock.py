@@ -47,6 +47,16 @@ def test_a_killed_process_lets_go_of_the_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_a_killed_process_whose_child_lives_on_for_a_moment_lets_go_too(tmp_path: Path) -> None:
+    hold = HOLD.replace("print(", "import os; os.fork() or (time.sleep(0.3), os._exit(0)); print(")
+    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        process.kill()
+        with hold_run_folder(tmp_path, "grid eval"):
+            pass
+
+
 def test_a_holder_that_has_not_said_who_it_is_yet_is_still_refused(tmp_path: Path) -> None:
     process = hold_elsewhere(tmp_path)
     (tmp_path / HOLDER_FILE).unlink()

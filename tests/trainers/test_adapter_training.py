@@ -15,8 +15,7 @@ from transfergrid.grid import TASKS, UserError
 from transfergrid.trainers import adapter_training
 from transfergrid.trainers.base_model import LoadedBase, load_base
 from transfergrid.trainers.events import BatchHalved, EpochDone, StepDone
-from transfergrid.trainers.jobs import TrainingJob
-from transfergrid.trainers.recipe import BatchShape
+from transfergrid.trainers.jobs import BatchShape, TrainingJob
 from transfergrid.trainers.sft import IGNORED
 
 pytestmark = pytest.mark.engine

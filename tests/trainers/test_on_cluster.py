@@ -18,12 +18,13 @@ import pytest
 from tests.trainers.ray_runners import DeadlyRunner
 from tests.trainers.small_grid import everything
 from transfergrid.config.settings import GridConfig
+from transfergrid.engine.cluster import driver
+from transfergrid.engine.cluster.driver import do_on_cluster as train_on_cluster
 from transfergrid.engine.cluster.ray_cluster import Cluster, ClusterOptions, connect
 from transfergrid.store.files import hash_files
 from transfergrid.store.folder import RunFolder
 from transfergrid.trainers import on_cluster as ray_training
 from transfergrid.trainers.events import AdapterFinished
-from transfergrid.trainers.on_cluster import train_on_cluster
 from transfergrid.trainers.sweep import SweepSummary, train_adapters
 
 pytestmark = pytest.mark.engine
@@ -68,7 +69,7 @@ def test_a_worker_that_is_killed_changes_no_bit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if not sees_run:  # the driver writes no probe, so that no worker finds it
-        monkeypatch.setattr(ray_training, "write_text", lambda path, text: None)
+        monkeypatch.setattr(driver, "write_text", lambda path, text: None)
     monkeypatch.setattr(ray_training, "TrainingRunner", DeadlyRunner)
     marker.unlink(missing_ok=True)
     run, seen = RunFolder(tmp_path), list[Any]()
@@ -86,10 +87,10 @@ import sys
 from pathlib import Path
 from tests.trainers.ray_runners import DeadlyRunner
 from tests.trainers.small_grid import everything, make_config
-from transfergrid.engine.cluster import ClusterOptions
-from transfergrid.grid import RunFolder
+from transfergrid.engine.cluster.ray_cluster import ClusterOptions
+from transfergrid.store.folder import RunFolder
 from transfergrid.trainers.events import StepDone
-from transfergrid.trainers.ray_training import train_adapters_on_cluster
+from transfergrid.trainers.sweep import train_adapters_on_cluster
 
 config = make_config(Path(sys.argv[1]), epochs=10000)
 def tell(event):

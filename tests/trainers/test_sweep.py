@@ -91,7 +91,7 @@ def test_equal_sweeps_leave_equal_adapters(config: GridConfig, finished: RunFold
 def test_dry_run_lists_every_adapter_and_its_state(
     config: GridConfig, finished: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transfergrid.trainers.sweep.load_base", None)  # nothing is loaded
+    monkeypatch.setattr("transfergrid.trainers.train_one.load_base", None)  # nothing is loaded
     plan = plan_training(config, finished, everything(config))
     assert [(row[0], row[1], row[2], row[5]) for row in plan.jobs] == [
         ("tiny s17 arc_challenge-en", 5, 4, "finished"),
@@ -182,10 +182,17 @@ def test_a_tracker_that_is_not_there_is_named_before_the_first_job(
     ("damage", "message"),
     [
         (lambda folder: (folder / "training.json").unlink(), r"is not complete .*; delete it"),
-        (lambda folder: (folder / "training.json").write_text("[]"), r"training\.json that is none of .*; delete the"),
+        (
+            lambda folder: (folder / "training.json").write_text("[" * 200_000),
+            r"is not complete \(it is nested deeper than 100 brackets\); delete it",
+        ),
+        (
+            lambda folder: (folder / "training.json").write_text("[]"),
+            r"training\.json that .* did not write; delete the",
+        ),
         (
             lambda folder: edit_json(folder / "training.json", key=None),
-            r"training\.json that is none of .*; delete the",
+            r"training\.json that .* did not write; delete the",
         ),
         (lambda folder: edit_json(folder / "adapter_config.json", r=8), "was changed after its training"),
     ],

@@ -98,9 +98,9 @@ KILLED_SWEEP = """
 import os, signal, sys
 from pathlib import Path
 import yaml
-from transfergrid.config import GridConfig
-from transfergrid.grid import RunFolder
-from transfergrid.engine.selection import Narrowing, select
+from transfergrid.config.selection import Narrowing, select
+from transfergrid.config.settings import GridConfig
+from transfergrid.store.folder import RunFolder
 from transfergrid.trainers import adapter_folder
 from transfergrid.trainers.sweep import train_adapters
 

@@ -5,7 +5,7 @@ import pytest
 
 from tests.analysis.report.runs import random_deltas
 from tests.analysis.synthetic import MODELS, cells, item_rows, published_table, write_run
-from tests.engine.sweeps import FakeBackend, add_adapters, small_config
+from tests.engine.sweeps import FakeMaker, add_adapters, small_config
 from transfergrid.analysis.imports.donors import import_donors
 from transfergrid.analysis.report.origins import ManifestPart, read_run_manifest
 from transfergrid.config.settings import GridConfig
@@ -39,7 +39,7 @@ def scored(tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path_factory: 
     config = small_config(tiny_llama)
     run = RunFolder(tmp_path_factory.mktemp("manifest") / "run")
     add_adapters(config, run, tiny_adapters[0])
-    evaluate(config, run, EvalRequest(), backend=FakeBackend())
+    evaluate(config, run, EvalRequest(), maker=FakeMaker())
     folder = run.adapter("tiny", 17, config.grid.cells[0])
     (folder / "training.json").write_text(json.dumps(RECORD), encoding="utf-8")
     (folder.parent / "global_mmlu-de" / "training.json").write_text("{", encoding="utf-8")

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from transfergrid.engine.adapters.lora_config import read_lora_config
+from transfergrid.engine.interfaces import AdapterError
+
+CONFIG: dict[str, Any] = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj"]}
 
 MODULES = [
     f"{prefix}layers.{layer}.{end}"
@@ -55,3 +58,43 @@ def test_layers_ranks_and_scales_are_pefts(changes: dict[str, Any]) -> None:
 def test_all_linear_takes_every_layer() -> None:
     raw = {"peft_type": "LORA", "r": 8, "lora_alpha": 24, "target_modules": "all-linear"}
     assert all(map(read_lora_config(raw, "a").is_target, MODULES))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"(.*)*x",
+        r"((\w|\.)+)+x",
+        "(a?){50}a{50}",
+        r"(.|\w)*x",
+        r".*.*.*.*.*x",
+        r"(?=(.*)*x)a",
+        "x" * 10_001,
+        "(?:" * 90 + ")?" * 90,
+    ],
+)
+@pytest.mark.parametrize("key", ["target_modules", "exclude_modules", "layers_pattern", "rank_pattern"])
+def test_a_pattern_that_may_take_for_ever_is_refused(pattern: str, key: str) -> None:
+    value = {pattern: 8} if key == "rank_pattern" else pattern
+    with pytest.raises(
+        AdapterError, match=r"'mine' has a pattern that may take for ever to match .*; expected names of"
+    ):
+        read_lora_config({**CONFIG, key: value}, "mine")
+
+
+def test_patterns_as_libraries_write_them_are_read() -> None:
+    # of the kind that fine-tuning libraries write for models of text and images
+    parts, layers = (
+        "(?:self_attn|attention|attn|mlp|feed_forward|ffn|dense)",
+        "(?:k_proj|v_proj|q_proj|out_proj|fc1|fc2)",
+    )
+    pattern = rf"(?:.*?(?:language|text).*?{parts}.*?{layers}.*?)|(?:\bmodel\.layers\.[\d]{{1,}}\.{parts}\.{layers})"
+    config = read_lora_config({**CONFIG, "target_modules": pattern}, "mine")
+    assert config.is_target("model.layers.10.self_attn.q_proj")
+    assert config.is_target("model.language_model.layers.10.self_attn.q_proj")
+    assert not config.is_target("model.layers.10.self_attn.o_proj")
+
+
+def test_a_pattern_that_matches_without_the_number_of_a_layer_chooses_none() -> None:
+    config = read_lora_config({**CONFIG, "layers_to_transform": [0], "layers_pattern": "model|x"}, "mine")
+    assert not config.is_target("model.layers.0.self_attn.q_proj")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.sweeps import FakeBackend, copy_adapter, small_config, stored_rows
+from tests.engine.sweeps import FakeMaker, copy_adapter, small_config, stored_rows
 from transfergrid.config.selection import Narrowing
 from transfergrid.engine.adapters.folder import CONFIG_FILE, find_adapters
-from transfergrid.engine.adapters.places import AdapterPlace, ForeignAdapters, foreign_places
+from transfergrid.engine.adapters.places import AdapterFolder, AdapterPlace, folder_places
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.interfaces import AdapterError
 from transfergrid.engine.work.request import EvalRequest
@@ -43,7 +43,7 @@ def test_a_pattern_tells_the_source_cell(
     tmp_path: Path, name: str, pattern: str, expected: tuple[str, int, Cell]
 ) -> None:
     add(tmp_path, name)
-    places = foreign_places(ForeignAdapters(folder=tmp_path, pattern=pattern), ["tiny"])
+    places = folder_places(AdapterFolder(folder=tmp_path, pattern=pattern), ["tiny"])
     assert places == (place_of(*expected, tmp_path / name),)
 
 
@@ -60,7 +60,7 @@ def test_a_name_with_several_readings_is_taken_for_the_cell_of_the_configuration
 ) -> None:
     add(tmp_path, name)
     known = (DE, Cell("arc_challenge", "pt_br"), Cell("xnli_fr", "de"))
-    places = foreign_places(ForeignAdapters(folder=tmp_path, pattern=pattern), ["tiny"], known)
+    places = folder_places(AdapterFolder(folder=tmp_path, pattern=pattern), ["tiny"], known)
     assert places == (place_of(*expected, tmp_path / name),)
 
 
@@ -74,34 +74,34 @@ def test_a_name_with_several_readings_that_the_configuration_does_not_decide_is_
         r"and not exactly one of these is a cell of the configuration; say which it is with --adapter-table"
     )
     with pytest.raises(UserError, match=message):
-        foreign_places(ForeignAdapters(folder=tmp_path, pattern="{task}_{language}"), ["tiny"], known)
+        folder_places(AdapterFolder(folder=tmp_path, pattern="{task}_{language}"), ["tiny"], known)
 
 
 def test_the_configuration_decides_how_names_are_read_in_a_sweep(
     tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path: Path
 ) -> None:
     copy_adapter(tiny_adapters[0], tmp_path / "theirs" / "tiny_arc_challenge_de", note="theirs")
-    foreign = ForeignAdapters(folder=tmp_path / "theirs", pattern="{model}_{task}_{language}")
+    theirs = AdapterFolder(folder=tmp_path / "theirs", pattern="{model}_{task}_{language}")
     run = RunFolder(tmp_path / "run")
-    assert evaluate(small_config(tiny_llama), run, EvalRequest(foreign=foreign), backend=FakeBackend()).is_complete
+    assert evaluate(small_config(tiny_llama), run, EvalRequest(adapters=theirs), maker=FakeMaker()).is_complete
     assert set(stored_rows(run)["source_task"]) == {None, "arc_challenge"}
 
 
 def test_checkpoints_inside_an_adapter_are_left_out(tmp_path: Path) -> None:
     add(tmp_path, "arc_challenge-de", "arc_challenge-de/checkpoint-38")
-    assert len(foreign_places(ForeignAdapters(folder=tmp_path), ["tiny"])) == 1
+    assert len(folder_places(AdapterFolder(folder=tmp_path), ["tiny"])) == 1
 
 
 def test_adapters_of_models_that_are_not_scored_are_left_out(tmp_path: Path) -> None:
     add(tmp_path, "tiny/arc_challenge-de", "other/arc_challenge-de")
-    foreign = ForeignAdapters(folder=tmp_path, pattern="{model}/{task}-{language}")
-    assert [place.model for place in foreign_places(foreign, ["tiny"])] == ["tiny"]
+    theirs = AdapterFolder(folder=tmp_path, pattern="{model}/{task}-{language}")
+    assert [place.model for place in folder_places(theirs, ["tiny"])] == ["tiny"]
 
 
 def test_a_table_tells_the_source_cell(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("path,task,language,seed\na/b,arc_challenge,de,42\nc,xnli,sw,\n", encoding="utf-8")
-    places = foreign_places(ForeignAdapters(folder=tmp_path, table=table), ["tiny"])
+    places = folder_places(AdapterFolder(folder=tmp_path, table=table), ["tiny"])
     assert places == (
         AdapterPlace("tiny", Source.of(DE, 42), tmp_path / "a" / "b"),
         AdapterPlace("tiny", Source.of(Cell("xnli", "sw"), 0), tmp_path / "c"),
@@ -120,7 +120,7 @@ def test_a_table_tells_the_source_cell(tmp_path: Path) -> None:
 def test_a_pattern_that_does_not_fit_is_refused(tmp_path: Path, pattern: str, message: str) -> None:
     add(tmp_path, "arc_challenge-de")
     with pytest.raises(UserError, match=message):
-        foreign_places(ForeignAdapters(folder=tmp_path, pattern=pattern), ["tiny"])
+        folder_places(AdapterFolder(folder=tmp_path, pattern=pattern), ["tiny"])
 
 
 def test_capitals_in_a_folders_name_are_said_to_be_the_reason(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_capitals_in_a_folders_name_are_said_to_be_the_reason(tmp_path: Path) ->
     with pytest.raises(
         UserError, match=r"'ARC_Challenge-DE' does not end in .*, for names of tasks .* are lower-case; give"
     ):
-        foreign_places(ForeignAdapters(folder=tmp_path), ["tiny"])
+        folder_places(AdapterFolder(folder=tmp_path), ["tiny"])
 
 
 def test_links_to_folders_are_followed_and_loops_are_not(tmp_path: Path) -> None:
@@ -155,13 +155,13 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
 def test_two_adapters_of_one_cell_are_refused(tmp_path: Path) -> None:
     add(tmp_path, "a/arc_challenge-de", "b/arc_challenge-de")
     with pytest.raises(UserError, match="are both arc_challenge-de s0 of 'tiny'; tell them apart"):
-        foreign_places(ForeignAdapters(folder=tmp_path), ["tiny"])
+        folder_places(AdapterFolder(folder=tmp_path), ["tiny"])
 
 
 def test_several_models_need_to_be_told_apart(tmp_path: Path) -> None:
     add(tmp_path, "arc_challenge-de")
     with pytest.raises(UserError, match=r"could belong to any of the models \['a', 'b'\]; name one with --model"):
-        foreign_places(ForeignAdapters(folder=tmp_path), ["a", "b"])
+        folder_places(AdapterFolder(folder=tmp_path), ["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, text: str | None
     if text is not None:
         table.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
-        foreign_places(ForeignAdapters(folder=tmp_path, table=table), ["tiny"])
+        folder_places(AdapterFolder(folder=tmp_path, table=table), ["tiny"])
 
 
 def test_foreign_adapters_are_scored_beside_the_base(
@@ -193,10 +193,10 @@ def test_foreign_adapters_are_scored_beside_the_base(
 ) -> None:
     copy_adapter(tiny_adapters[0], tmp_path / "theirs" / "s3" / "xnli-sw", note="theirs")
     run = RunFolder(tmp_path / "run")
-    foreign = ForeignAdapters(folder=tmp_path / "theirs", pattern="s{seed}/{task}-{language}")
-    report = evaluate(small_config(tiny_llama), run, EvalRequest(foreign=foreign), backend=FakeBackend())
+    theirs = AdapterFolder(folder=tmp_path / "theirs", pattern="s{seed}/{task}-{language}")
+    report = evaluate(small_config(tiny_llama), run, EvalRequest(adapters=theirs), maker=FakeMaker())
     assert report.is_complete
     found = stored_rows(run).select("seed", "source_task", "source_language").unique().sort("seed")
     assert found.rows() == [(None, None, None), (3, "xnli", "sw")]
-    only = EvalRequest(foreign=foreign, narrowing=Narrowing(sources=("base",)))
-    assert evaluate(small_config(tiny_llama), run, only, backend=FakeBackend()).n_cells == 4
+    only = EvalRequest(adapters=theirs, narrowing=Narrowing(sources=("base",)))
+    assert evaluate(small_config(tiny_llama), run, only, maker=FakeMaker()).n_cells == 4

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from tests.engine.sweeps import SEED, FakeBackend, add_adapters, small_config, stored_rows
+from tests.engine.sweeps import SEED, FakeMaker, add_adapters, small_config, stored_rows
 from transfergrid.analysis.analyze import analyze
 from transfergrid.benchmarks.items import Item
 from transfergrid.config.settings import GridConfig
@@ -16,12 +16,12 @@ from transfergrid.engine.evaluation.item_scores import CellOrigin, ItemScore, le
 from transfergrid.engine.evaluation.modes import MODES
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.interfaces import Adapter, Prepared, Scorer, TokenisedItem
+from transfergrid.engine.work.cells import load_cell
 from transfergrid.engine.work.request import EvalRequest
-from transfergrid.engine.work.targets import load_target
 from transfergrid.grid import Cell, UserError
 from transfergrid.store.folder import RunFolder
 
-ROWS = '{"qid": "%s%d", "question": "%s %d?", "options": ["yes", "no", "perhaps"], "answer": %d}\n'
+ROWS = '{"qid": "%s%d", "question": "%s %s %d?", "options": ["yes", "no", "perhaps"], "answer": %d}\n'
 TASK = """
 name: said
 id: qid
@@ -59,7 +59,7 @@ def config(tiny_llama: Path, tmp_path: Path) -> GridConfig:
         for split in ("train", "test"):
             path = tmp_path / "rows" / language / f"{split}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("".join(ROWS % (split, k, language, k, k % 3) for k in range(3)), encoding="utf-8")
+            path.write_text("".join(ROWS % (split, k, language, split, k, k % 3) for k in range(3)), encoding="utf-8")
     task = tmp_path / "said.yaml"
     task.write_text(TASK, encoding="utf-8")
     return small_config(tiny_llama, tasks=("said",), custom_tasks={"said": task})
@@ -71,8 +71,8 @@ def test_what_a_model_says_is_stored_and_its_value_reaches_the_tables(
     monkeypatch.setitem(MODES, "greedy", Greedy())
     run = RunFolder(tmp_path / "run")
     add_adapters(config, run, tiny_adapters[0])
-    backend = FakeBackend()
-    evaluate(config, run, EvalRequest(), backend=backend)
+    maker = FakeMaker()
+    evaluate(config, run, EvalRequest(), maker=maker)
     rows = stored_rows(run)
     said = rows.filter(pl.col("unscored_reason").is_null())
     assert (rows.height, said.height) == (18, 12)
@@ -89,8 +89,8 @@ def test_what_a_model_says_is_stored_and_its_value_reaches_the_tables(
         source, target = row["source"], row["target_language"]
         assert row["delta_pp"] == pytest.approx(100 * (means[source, target] - means["base", target]))
         assert (row["seed"], row["n_items"], row["n_unscored"]) == (SEED, 2, 1)
-    evaluate(config, run, EvalRequest(noise_floor=True), backend=backend)
-    assert len(backend.opened) == 1  # all is in the store, and a noise floor is measured of choices only
+    evaluate(config, run, EvalRequest(noise_floor=True), maker=maker)
+    assert len(maker.opened) == 1  # all is in the store, and a noise floor is measured of choices only
 
 
 def test_another_mode_makes_another_key(
@@ -99,15 +99,15 @@ def test_another_mode_makes_another_key(
     monkeypatch.setitem(MODES, "greedy", Greedy())
     run, cell = RunFolder(tmp_path / "run"), Cell("said", "de")
     add_adapters(config, run, tiny_adapters[0])
-    evaluate(config, run, EvalRequest(), backend=FakeBackend())
-    greedy = load_target(config, run.data, cell).items_hash
+    evaluate(config, run, EvalRequest(), maker=FakeMaker())
+    greedy = load_cell(config, run.data, cell).items_hash
     (tmp_path / "said.yaml").write_text(TASK.replace("greedy", "choice"), encoding="utf-8")
     choice = small_config(Path(config.models[0].path), tasks=("said",), custom_tasks=config.custom_tasks)
-    assert load_target(choice, run.data, cell).items_hash != greedy
+    assert load_cell(choice, run.data, cell).items_hash != greedy
 
 
 def test_an_unknown_mode_is_refused_before_a_model_is_loaded(config: GridConfig, tmp_path: Path) -> None:
-    backend = FakeBackend()
+    maker = FakeMaker()
     with pytest.raises(UserError, match=r"unknown mode 'greedy' of a task's format; expected one of \['choice'\]"):
-        evaluate(config, RunFolder(tmp_path / "run"), EvalRequest(), backend=backend)
-    assert backend.opened == []
+        evaluate(config, RunFolder(tmp_path / "run"), EvalRequest(), maker=maker)
+    assert maker.opened == []

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.engine.fake_scorer import FakeScorer
 from tests.engine.tokenizers import gemma_style
 from transfergrid.benchmarks.items import Item
 from transfergrid.engine.evaluation.score_cell import CellScorer
 from transfergrid.engine.models.tokenizer import TokenisationSettings
-from transfergrid.engine.scorers.fake import FakeScorer
-from transfergrid.engine.work.targets import Target, tokenise_targets
+from transfergrid.engine.work.cells import CellItems, tokenise_cells
 from transfergrid.grid import BASE, Cell
 from transfergrid.store.counts import sum_counts
 from transfergrid.store.key import RunKey
@@ -25,7 +25,7 @@ def test_a_cell_counts_what_happened_to_its_items_and_the_store_keeps_it(tmp_pat
     ]
     items.append(Item(item_id="cut", context="b" * 70, choices=(" a", " b"), gold=0, delimiter=""))
     settings = TokenisationSettings(max_length=64, truncation="left")
-    targets = tokenise_targets([Target(_CELL, tuple(items), "acc", "hash")], gemma_style(), settings)
+    targets = tokenise_cells([CellItems(_CELL, tuple(items), "acc", "hash")], gemma_style(), settings)
     scorer = FakeScorer(function=lambda item, choice, adapter: -1.0 if item.item_id == "plain" else -1.0 - choice)
     origin, key = Origin("tiny", BASE), RunKey({})
     scored = CellScorer(scorer, targets, lambda event: None).score(origin, None, key, _CELL)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from tests.engine.fake_scorer import FakeScorer
 from transfergrid.engine.evaluation import selftest
 from transfergrid.engine.evaluation.selftest import SelftestReport, WayResult, largest_difference, run_selftest
-from transfergrid.engine.scorers.fake import FakeScorer
 from transfergrid.engine.workers.version import require_tested, selftest_record
 
 RIGHT = WayResult(name="planned", dtype="float32", base_difference=1e-4, adapter_difference=2e-4, effect=3.0)

@@ -1,4 +1,4 @@
-"""The sweep on a backend without a model: what runs, what is kept, what is refused, what is listed as failed."""
+"""The sweep on a maker without a model: what runs, what is kept, what is refused, what is listed as failed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.engine.sweeps import SEED, FakeBackend, add_adapters, copy_adapter, small_config, stored_rows
-from transfergrid.config.selection import Narrowing
+from tests.engine.sweeps import SEED, FakeMaker, copy_adapter, stored_rows, sweep
 from transfergrid.config.settings import EngineConfig, GridConfig, PromptConfig
 from transfergrid.engine.evaluation.events import CellFinished, Event, Notice, SourceStarted, SweepStarted
-from transfergrid.engine.evaluation.summary import EvaluationReport
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.work import base_model
 from transfergrid.engine.work.request import EvalRequest
@@ -23,23 +21,6 @@ from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import INDEX_FILE, ScoreStore
 
 ARC_DE = Cell("arc_challenge", "de")
-
-
-@pytest.fixture
-def config(tiny_llama: Path) -> GridConfig:
-    return small_config(tiny_llama)
-
-
-@pytest.fixture
-def run(config: GridConfig, tiny_adapters: tuple[Path, ...], tmp_path: Path) -> RunFolder:
-    folder = RunFolder(tmp_path / "run")
-    add_adapters(config, folder, tiny_adapters[0])
-    return folder
-
-
-def sweep(config: GridConfig, run: RunFolder, backend: FakeBackend | None = None, **request: Any) -> EvaluationReport:
-    narrowing = Narrowing(**request.pop("narrowing", {}))
-    return evaluate(config, run, EvalRequest(narrowing=narrowing, **request), backend=backend or FakeBackend())
 
 
 def count_calls(patch: pytest.MonkeyPatch, owner: Any, name: str) -> list[Any]:
@@ -62,7 +43,7 @@ def test_a_finished_run_is_scanned_once_and_nothing_settled_is_read_again(
     sweep(config, run)
     scans = count_calls(monkeypatch, ScoreStore, "scan")
     footers = count_calls(monkeypatch, score_store, "_read_footer")
-    adapters = count_calls(monkeypatch, FakeBackend, "check_adapter")
+    adapters = count_calls(monkeypatch, FakeMaker, "check_adapter")
     models = count_calls(monkeypatch, base_model, "model_revision")
     assert sweep(config, run).is_complete
     assert (len(scans), len(footers), len(adapters), len(models)) == (1, 5, 0, 0)
@@ -83,33 +64,33 @@ def test_an_adapter_of_other_content_is_seen_though_its_check_was_kept(
         sweep(config, run)
 
 
-def events_of(config: GridConfig, run: RunFolder, backend: FakeBackend | None = None, **request: Any) -> list[Event]:
+def events_of(config: GridConfig, run: RunFolder, maker: FakeMaker | None = None, **request: Any) -> list[Event]:
     seen: list[Event] = []
-    evaluate(config, run, EvalRequest(**request), backend=backend or FakeBackend(), on_event=seen.append)
+    evaluate(config, run, EvalRequest(**request), maker=maker or FakeMaker(), on_event=seen.append)
     return seen
 
 
 def test_the_whole_grid_is_scored_once(config: GridConfig, run: RunFolder) -> None:
-    backend = FakeBackend()
-    report = sweep(config, run, backend)
+    maker = FakeMaker()
+    report = sweep(config, run, maker)
     assert report.is_complete
     assert (report.n_finished, report.totals.n_cells, report.totals.n_items) == (20, 20, 60)
     rows = stored_rows(run)
     assert rows.height == 60
     assert rows.select(pl.struct(rows.columns[:7]).n_unique()).item() == 60
     assert rows["unscored_reason"].null_count() == 60
-    assert backend.opened[0].is_closed
-    again = sweep(config, run, backend)
+    assert maker.opened[0].is_closed
+    again = sweep(config, run, maker)
     assert again.is_complete
     assert again.totals.n_cells == 0
-    assert len(backend.opened) == 1
+    assert len(maker.opened) == 1
     assert stored_rows(run).equals(rows)
 
 
 def test_the_base_comes_first_and_the_next_adapter_is_loaded_ahead(config: GridConfig, run: RunFolder) -> None:
-    backend = FakeBackend()
-    sweep(config, run, backend)
-    scorer = backend.opened[0]
+    maker = FakeMaker()
+    sweep(config, run, maker)
+    scorer = maker.opened[0]
     order = list(dict.fromkeys(scorer.scored))
     assert order[0] is None
     assert order[1:] == scorer.prefetched
@@ -162,7 +143,7 @@ def test_progress_counts_what_is_left(config: GridConfig, run: RunFolder) -> Non
 def test_another_setup_is_never_mixed_and_the_part_that_changed_is_named(config: GridConfig, run: RunFolder) -> None:
     sweep(config, run)
     with pytest.raises(UserError, match=r"20 finished cell\(s\).*engine.version: '1' -> '2'; give --force"):
-        sweep(config, run, FakeBackend(version="2"))
+        sweep(config, run, FakeMaker(version="2"))
     other = config.model_copy(update={"prompts": PromptConfig(eval_chat_template=False)})
     with pytest.raises(UserError, match=r"prompts\.chat_template: True -> False"):
         sweep(other, run)
@@ -201,8 +182,8 @@ def test_a_retrained_adapter_is_refused_until_forced(
 def test_force_does_not_reach_beyond_what_is_asked(config: GridConfig, run: RunFolder) -> None:
     sweep(config, run)
     with pytest.raises(UserError, match="some of them were not asked for, so --force leaves them"):
-        sweep(config, run, FakeBackend(version="2"), force=True, narrowing={"sources": ("base",)})
-    assert sweep(config, run, FakeBackend(version="2"), force=True).totals.n_cells == 20
+        sweep(config, run, FakeMaker(version="2"), force=True, narrowing={"sources": ("base",)})
+    assert sweep(config, run, FakeMaker(version="2"), force=True).totals.n_cells == 20
     assert stored_rows(run).height == 60
 
 
@@ -215,14 +196,14 @@ def test_many_changes_are_cut_short(config: GridConfig, run: RunFolder) -> None:
         }
     )
     with pytest.raises(UserError, match=r"and [0-9]+ more; give --force"):
-        sweep(other, run, FakeBackend(version="2"))
+        sweep(other, run, FakeMaker(version="2"))
 
 
 def test_cells_of_the_other_way_are_kept_and_said_so(config: GridConfig, run: RunFolder) -> None:
-    sweep(config, run, FakeBackend(way="sequential"), narrowing={"sources": ("arc_challenge-de",)})
+    sweep(config, run, FakeMaker(way="sequential"), narrowing={"sources": ("arc_challenge-de",)})
     seen = events_of(config, run)
     notices = [event.message for event in seen if isinstance(event, Notice)]
-    assert notices == ["4 cell(s) were not scored multi-lora and are kept; --force scores them again"]
+    assert notices == ["4 cell(s) were scored in another way than 'multi-lora' and are kept; --force scores them again"]
     assert stored_rows(run)["run_key"].n_unique() == 20
 
 

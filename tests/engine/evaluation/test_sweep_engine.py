@@ -43,7 +43,7 @@ def run(config: GridConfig, tiny_adapters: tuple[Path, ...], tmp_path_factory: p
     folder = RunFolder(tmp_path_factory.mktemp("grid"))
     for number, cell in enumerate(config.grid.cells):
         vary_adapter(tiny_adapters[1 + number % 2], folder.adapter("tiny", SEED, cell), seed=number)
-    report = evaluate(config, folder, EvalRequest(noise_floor=True), backend=MultiLora(config.engine))
+    report = evaluate(config, folder, EvalRequest(noise_floor=True), maker=MultiLora(config.engine))
     assert report.is_complete, report.as_json()["failures"]
     return folder
 
@@ -69,7 +69,7 @@ def test_what_is_scored_again_has_the_same_bits(config: GridConfig, run: RunFold
     before = stored_rows(run)
     narrowing = Narrowing(sources=CHECKED, targets=("hellaswag-hi", "truthfulqa-en"))
     request = EvalRequest(narrowing=narrowing, force=True)
-    report = evaluate(config, run, request, backend=MultiLora(config.engine))
+    report = evaluate(config, run, request, maker=MultiLora(config.engine))
     assert report.totals.n_cells == 6
     assert stored_rows(run).equals(before)
 
@@ -79,7 +79,7 @@ def test_merged_adapters_score_as_served_ones(config: GridConfig, run: RunFolder
     merged.root.mkdir()
     merged.adapters.symlink_to(run.adapters)
     narrowing = Narrowing(sources=CHECKED, targets=("arc_challenge-de", "global_mmlu-zh"))
-    report = evaluate(config, merged, EvalRequest(narrowing=narrowing), backend=Sequential(config.engine))
+    report = evaluate(config, merged, EvalRequest(narrowing=narrowing), maker=Sequential(config.engine))
     assert report.is_complete, report.as_json()["failures"]
     found = stored_rows(merged)
     assert found.height == 6
@@ -92,18 +92,18 @@ def test_merged_adapters_score_as_served_ones(config: GridConfig, run: RunFolder
 def test_stored_scores_are_those_of_transformers_and_peft(config: GridConfig, run: RunFolder) -> None:
     from transfergrid.engine.models.tokenizer import load_tokenizer
     from transfergrid.engine.work.base_model import tokenisation_settings
-    from transfergrid.engine.work.targets import load_target, tokenise_targets
+    from transfergrid.engine.work.cells import load_cell, tokenise_cells
 
     model = Path(config.models[0].path)
     cell = Cell("arc_challenge", "hi")
     settings = tokenisation_settings(config, model)
-    target = tokenise_targets([load_target(config, run.data, cell)], load_tokenizer(model), settings)[cell]
+    target = tokenise_cells([load_cell(config, run.data, cell)], load_tokenizer(model), settings)[cell]
     scorer = ReferenceScorer(model)
     prepared = scorer.prepare(target.scorable)
-    backend = MultiLora(config.engine)
+    maker = MultiLora(config.engine)
     for source in CHECKED[1:]:
         trained = Cell.parse(source)
-        adapter = backend.check_adapter(run.adapter("tiny", SEED, trained), model, name=source)
+        adapter = maker.check_adapter(run.adapter("tiny", SEED, trained), model, name=source)
         expected = next(iter(scorer.score(prepared, adapter))).loglikelihoods_nats
         row = stored_rows(run).filter(
             pl.col("source_task") == trained.task,

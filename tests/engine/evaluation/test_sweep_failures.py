@@ -12,18 +12,17 @@ from typing import Any
 import polars as pl
 import pytest
 
-from tests.engine.sweeps import SEED, FakeBackend, add_adapters, copy_adapter, small_config, stored_rows
+from tests.engine.fake_scorer import FakeScorer, hashed_loglikelihood
+from tests.engine.sweeps import SEED, FakeMaker, add_adapters, copy_adapter, stored_rows, sweep
 from tests.models import edit_json
 from transfergrid.benchmarks.metrics import ScoringError
-from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import EngineConfig, GridConfig, ModelConfig
 from transfergrid.engine.adapters.folder import WEIGHTS_FILE
 from transfergrid.engine.evaluation.events import CellFinished, Event, Failed
 from transfergrid.engine.evaluation.modes import NOT_FINITE
-from transfergrid.engine.evaluation.summary import EvaluationReport
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
-from transfergrid.engine.scorers.fake import FakePrepared, FakeScorer, hashed_loglikelihood
+from transfergrid.engine.scorers.prepared import WholeItems
 from transfergrid.engine.work.failures import FailureLog, read_failures
 from transfergrid.engine.work.request import EvalRequest
 from transfergrid.grid import Cell, UserError
@@ -39,26 +38,9 @@ ALL_TARGETS = [
 ]
 
 
-@pytest.fixture
-def config(tiny_llama: Path) -> GridConfig:
-    return small_config(tiny_llama)
-
-
-@pytest.fixture
-def run(config: GridConfig, tiny_adapters: tuple[Path, ...], tmp_path: Path) -> RunFolder:
-    folder = RunFolder(tmp_path / "run")
-    add_adapters(config, folder, tiny_adapters[0])
-    return folder
-
-
-def sweep(config: GridConfig, run: RunFolder, backend: FakeBackend | None = None, **request: Any) -> EvaluationReport:
-    narrowing = Narrowing(**request.pop("narrowing", {}))
-    return evaluate(config, run, EvalRequest(narrowing=narrowing, **request), backend=backend or FakeBackend())
-
-
-def events_of(config: GridConfig, run: RunFolder, backend: FakeBackend | None = None, **request: Any) -> list[Event]:
+def events_of(config: GridConfig, run: RunFolder, maker: FakeMaker | None = None, **request: Any) -> list[Event]:
     seen: list[Event] = []
-    evaluate(config, run, EvalRequest(**request), backend=backend or FakeBackend(), on_event=seen.append)
+    evaluate(config, run, EvalRequest(**request), maker=maker or FakeMaker(), on_event=seen.append)
     return seen
 
 
@@ -156,7 +138,7 @@ def test_a_log_likelihood_that_is_not_finite_is_null_with_a_reason_and_tried_aga
 
     sweep(config, run, narrowing={"sources": ("base",)})
     item_id = stored_rows(run).filter(pl.col("target_task") == "global_mmlu")["item_id"][0]
-    report = sweep(config, run, FakeBackend(one_nan))
+    report = sweep(config, run, FakeMaker(one_nan))
     assert not report.is_complete
     assert report.n_finished == 20
     unscored = stored_rows(run).filter(pl.col("unscored_reason").is_not_null())
@@ -175,11 +157,11 @@ def test_an_item_that_is_too_long_is_null_with_a_reason_and_not_tried_again(conf
     long = rows.filter(pl.col("unscored_reason").is_not_null())
     assert long["unscored_reason"].str.contains("more than fit into").all()
     assert long["pred"].null_count() == long.height
-    backend = FakeBackend()
-    report = sweep(config.model_copy(update={"engine": EngineConfig(max_model_len=260)}), run, backend)
+    maker = FakeMaker()
+    report = sweep(config.model_copy(update={"engine": EngineConfig(max_model_len=260)}), run, maker)
     assert not report.is_complete
     assert report.totals.n_cells == 0
-    assert backend.opened == []
+    assert maker.opened == []
 
 
 def sweep_short(config: GridConfig, run: RunFolder) -> pl.DataFrame:
@@ -213,7 +195,7 @@ class BrokenScorer(FakeScorer):
         if isinstance(fault, Exception):
             raise fault
         results = list(super().score(prepared, adapter))
-        assert isinstance(prepared, FakePrepared)
+        assert isinstance(prepared, WholeItems)
         if fault == "left out":
             results = results[:-1]
         elif fault == "twice":
@@ -221,7 +203,7 @@ class BrokenScorer(FakeScorer):
         yield from results
 
 
-class BrokenBackend(FakeBackend):
+class BrokenMaker(FakeMaker):
     """Makes scorers that break."""
 
     def __init__(self, **faults: Exception | str) -> None:
@@ -248,7 +230,7 @@ class BrokenBackend(FakeBackend):
 def test_what_breaks_while_scoring_is_listed_and_tried_again(
     config: GridConfig, run: RunFolder, fault: Exception | str, what: list[str], reason: str
 ) -> None:
-    report = sweep(config, run, BrokenBackend(**{"arc_challenge-de": fault}))
+    report = sweep(config, run, BrokenMaker(**{"arc_challenge-de": fault}))
     assert [failure.what for failure in report.failures] == what
     assert all(reason in failure.reason for failure in report.failures)
     assert report.n_finished == 16
@@ -256,20 +238,20 @@ def test_what_breaks_while_scoring_is_listed_and_tried_again(
 
 
 def test_a_broken_engine_is_not_taken_for_broken_adapters(config: GridConfig, run: RunFolder) -> None:
-    backend = BrokenBackend(arc=RuntimeError("engine died"), global_mmlu=RuntimeError("engine died"))
+    maker = BrokenMaker(arc=RuntimeError("engine died"), global_mmlu=RuntimeError("engine died"))
     with pytest.raises(RuntimeError, match="engine died"):
-        sweep(config, run, backend)
+        sweep(config, run, maker)
     assert len(read_failures(run.scores)) == 2
-    assert backend.opened[0].is_closed
+    assert maker.opened[0].is_closed
     assert stored_rows(run).height == 12  # the base was finished and is kept
 
 
 def test_a_base_that_cannot_be_scored_stops_the_sweep(config: GridConfig, run: RunFolder) -> None:
     with pytest.raises(RuntimeError, match="engine died"):
-        sweep(config, run, BrokenBackend(base=RuntimeError("engine died")))
+        sweep(config, run, BrokenMaker(base=RuntimeError("engine died")))
 
 
-class UnloadableBackend(FakeBackend):
+class UnloadableMaker(FakeMaker):
     """Cannot load the model in a folder called ``plain``."""
 
     def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> FakeScorer:
@@ -284,11 +266,11 @@ def test_a_model_that_cannot_be_loaded_does_not_sink_the_others(
     shutil.copytree(tiny_llama, tmp_path / "plain")
     plain = ModelConfig(path=str(tmp_path / "plain"), name="plain")
     both = config.model_copy(update={"models": (plain, *config.models)})
-    report = sweep(both, run, UnloadableBackend(), narrowing={"sources": ("base",)})
+    report = sweep(both, run, UnloadableMaker(), narrowing={"sources": ("base",)})
     assert [(f.what, f.reason) for f in report.failures] == [("plain", "ValueError: architecture not supported")]
     assert (report.n_finished, report.n_cells) == (4, 8)
     with pytest.raises(ValueError, match="architecture not supported"):
-        sweep(both, run, UnloadableBackend(), narrowing={"models": ("plain",)})
+        sweep(both, run, UnloadableMaker(), narrowing={"models": ("plain",)})
 
 
 def test_an_interrupt_keeps_what_is_finished(config: GridConfig, run: RunFolder) -> None:
@@ -296,10 +278,10 @@ def test_an_interrupt_keeps_what_is_finished(config: GridConfig, run: RunFolder)
         if isinstance(event, CellFinished) and event.origin.source.name == "arc_challenge-en":
             raise KeyboardInterrupt
 
-    backend = FakeBackend()
+    maker = FakeMaker()
     with pytest.raises(KeyboardInterrupt):
-        evaluate(config, run, EvalRequest(), backend=backend, on_event=interrupt)
-    assert backend.opened[0].is_closed
+        evaluate(config, run, EvalRequest(), maker=maker, on_event=interrupt)
+    assert maker.opened[0].is_closed
     assert stored_rows(run).height == 27  # 2 sources x 4 cells and one cell more, 3 items each
     assert sweep(config, run).totals.n_cells == 11
 

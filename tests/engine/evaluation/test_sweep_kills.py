@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 from polars.testing import assert_frame_equal
 
 from tests.engine.kill_sweeps import LANGUAGES
 from tests.engine.sweeps import add_adapters, small_config, stored_rows
+from tests.kills import assert_kept, run_killer
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.score_store import ScoreStore
+from transfergrid.store.score_store import INDEX_FILE, ScoreStore
 
-ROOT = Path(__file__).parents[3]
-N_KILLS = 24
-
-
-def run_killer(tmp_path: Path, **job: Any) -> list[list[int]]:
-    path = tmp_path / "job.json"
-    path.write_text(json.dumps(job), encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.kill_sweeps", str(path)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    rounds: list[list[int]] = json.loads(done.stdout)
-    return rounds
+N_KILLS = 30
+"""Kills by SIGKILL and SIGTERM that fall while finished parts are on the disk and cells are left."""
 
 
 def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(
@@ -41,13 +21,17 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(
 ) -> None:
     whole = RunFolder(tmp_path / "whole")
     add_adapters(small_config(tiny_llama, languages=LANGUAGES), whole, tiny_adapters[0])
-    rounds = run_killer(tmp_path, model=str(tiny_llama), whole=str(whole.root), n_kills=N_KILLS, seed=1)
+    rounds = run_killer("tests.engine.kill_sweeps", model=str(tiny_llama), whole=str(whole.root), n_kills=N_KILLS)
     expected = stored_rows(whole)
     assert expected.height == 7 * 6 * 3
     assert sum(map(len, rounds)) >= N_KILLS
-    assert len({parts for kills in rounds for parts in kills}) > 3, "all kills came before or after the scoring"
-    for number in range(len(rounds)):
+    assert len({len(kill) for kills in rounds for kill in kills}) > 3, "all kills found as much finished"
+    for number, kills in enumerate(rounds):
         run = RunFolder(tmp_path / f"killed-{number}")
+        assert_kept(kills, run.root)
         assert_frame_equal(stored_rows(run), expected, check_exact=True)
-        assert ScoreStore(run.scores).scan().set_aside == ()
+        told = ScoreStore(run.scores).scan()
+        assert told.set_aside == ()
         assert list(run.scores.glob(".*")) == []
+        (run.scores / INDEX_FILE).unlink()
+        assert ScoreStore(run.scores).scan() == told, "the index says something else than the parts"

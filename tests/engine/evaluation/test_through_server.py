@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.engine.fake_server import LIMITS, FakeServer, serve_fake
-from tests.engine.sweeps import SEED, add_adapters, small_config, stored_rows
+from tests.engine.sweeps import add_adapters, small_config, stored_rows, write_config
 from transfergrid.cli import main
 from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import EngineConfig, ModelConfig
@@ -20,9 +19,10 @@ from transfergrid.engine.evaluation.through_server import connect
 from transfergrid.engine.interfaces import EngineLostError
 from transfergrid.engine.models.resolve import model_revision
 from transfergrid.engine.scorers.multi_lora import MultiLora
-from transfergrid.engine.server.client import RetryPolicy
+from transfergrid.engine.server.maker import Server
+from transfergrid.engine.server.retries import RetryPolicy
 from transfergrid.engine.work.base_model import resolve_base
-from transfergrid.engine.work.request import EvalRequest
+from transfergrid.engine.work.request import EngineOptions, EvalRequest
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
 
@@ -45,15 +45,7 @@ def run(tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path: Path) -> Ru
     config = small_config(tiny_llama)
     folder = RunFolder(tmp_path / "run")
     add_adapters(config, folder, tiny_adapters[0])
-    text = {
-        "models": [{"path": str(tiny_llama), "name": "tiny"}],
-        "tasks": list(config.tasks),
-        "languages": list(config.languages),
-        "seeds": [SEED],
-        "data": {"max_test_items": 3, "max_train_items": 4},
-        "engine": {"dtype": "float32", "max_model_len": 2000},
-    }
-    (tmp_path / "grid.yaml").write_text(json.dumps(text), encoding="utf-8")
+    write_config(tiny_llama, tmp_path / "grid.yaml", engine={"dtype": "float32", "max_model_len": 2000})
     return folder
 
 
@@ -69,6 +61,10 @@ def server(run: RunFolder, setup: dict[str, Any]) -> Iterator[FakeServer]:
         yield server
 
 
+def through(server: FakeServer) -> EngineOptions:
+    return EngineOptions("server", server.url)
+
+
 def grid_eval(run: RunFolder, url: str, *options: str) -> Result:
     config = run.root.parent / "grid.yaml"
     command = ["eval", "--config", str(config), "--run", str(run.root), "--server", url, *options]
@@ -77,15 +73,15 @@ def grid_eval(run: RunFolder, url: str, *options: str) -> Result:
 
 def test_the_key_is_that_of_an_engine_here_with_the_servers_settings(server: FakeServer, tiny_llama: Path) -> None:
     config = small_config(tiny_llama)
-    found = connect(config, EvalRequest(), server.url, api_key=None)
+    found = connect(config, EvalRequest(), through(server))
     assert found.request.narrowing.models == ("tiny",)
     engine = EngineConfig(dtype="float32", vllm_args={"seed": 3})
     here = resolve_base(config.model_copy(update={"engine": engine}), config.models[0], MultiLora(engine))
-    there = resolve_base(found.backend.config, config.models[0], found.backend)
+    there = resolve_base(found.config, config.models[0], found.maker)
     assert there.key(None) == here.key(None)
-    facts = replace(found.backend.facts, vllm_version="0.33.0", dtype="bfloat16")
-    other = replace(found.backend, facts=facts)
-    assert resolve_base(other.config, config.models[0], other).key(None) != here.key(None)
+    assert isinstance(found.maker, Server)
+    other = replace(found.maker, facts=replace(found.maker.facts, vllm_version="0.33.0"))
+    assert resolve_base(found.config, config.models[0], other).key(None) != here.key(None)
 
 
 @pytest.mark.parametrize(
@@ -106,14 +102,14 @@ def test_a_server_that_does_not_fit_is_refused(
     changes: dict[str, Any], request_changes: dict[str, Any], message: str, server: FakeServer, tiny_llama: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
-        connect(small_config(tiny_llama, **changes), EvalRequest(**request_changes), server.url, api_key=None)
+        connect(small_config(tiny_llama, **changes), EvalRequest(**request_changes), through(server))
 
 
 def test_the_servers_model_is_taken_out_of_several(server: FakeServer, tiny_llama: Path) -> None:
     both = (ModelConfig(path=str(tiny_llama), name="tiny"), ModelConfig(path="org/b"))
     for asked in ((), ("tiny", "tiny")):
         request = EvalRequest(narrowing=Narrowing(models=asked))
-        found = connect(small_config(tiny_llama, models=both), request, server.url, api_key=None)
+        found = connect(small_config(tiny_llama, models=both), request, through(server))
         assert found.request.narrowing.models == ("tiny",)
 
 
@@ -122,17 +118,18 @@ def test_other_weights_of_the_same_name_are_refused(run: RunFolder, tiny_llama: 
         serve_fake(run.adapters, revision="e" * 64) as other,
         pytest.raises(UserError, match=r"model 'tiny' has revision '.{12}' here and 'eeeeeeeeeeee' at http"),
     ):
-        connect(small_config(tiny_llama), EvalRequest(), other.url, api_key=None)
+        connect(small_config(tiny_llama), EvalRequest(), through(other))
 
 
 def test_items_and_adapters_too_large_for_the_server_are_refused(server: FakeServer, tiny_llama: Path) -> None:
-    backend = connect(small_config(tiny_llama), EvalRequest(), server.url, api_key=None).backend
+    maker = connect(small_config(tiny_llama), EvalRequest(), through(server)).maker
     with pytest.raises(UserError, match=r"the items need 2001 tokens, .* takes 2000; start 'grid serve' with"):
-        backend.open(tiny_llama, longest_tokens=2001, max_rank=8)
+        maker.open(tiny_llama, longest_tokens=2001, max_rank=8)
     with pytest.raises(UserError, match=r"the adapters have rank 16, .* takes 8; start 'grid serve' again"):
-        backend.open(tiny_llama, longest_tokens=100, max_rank=16)
-    backend.open(tiny_llama, longest_tokens=2000, max_rank=8).close()
-    other = replace(backend, facts=replace(backend.facts, model="other"))
+        maker.open(tiny_llama, longest_tokens=100, max_rank=16)
+    maker.open(tiny_llama, longest_tokens=2000, max_rank=8).close()
+    assert isinstance(maker, Server)
+    other = replace(maker, facts=replace(maker.facts, model="other"))
     with pytest.raises(EngineLostError, match="was started again with other settings; try again"):
         other.open(tiny_llama, longest_tokens=100, max_rank=8)
 

@@ -133,7 +133,7 @@ def test_another_process_looks_at_the_devices(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(devices, "_LOOK", "print('[[\"H200\", [9, 0], 3, 4]]')")
     assert cuda_devices() == [CudaDevice("H200", (9, 0), 3, 4)]
     monkeypatch.setattr(devices, "_LOOK", "raise RuntimeError('driver too old')")
-    with pytest.raises(UserError, match="cannot be asked: RuntimeError: driver too old; see that 'nvidia-smi'"):
+    with pytest.raises(UserError, match="cannot be asked: RuntimeError: driver too old; check that 'nvidia-smi'"):
         cuda_devices()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.models import make_tiny_tokenizer
 from transfergrid.benchmarks.items import Item
 from transfergrid.engine.interfaces import TokenisedItem
 from transfergrid.engine.models.token_facts import token_facts
-from transfergrid.engine.models.tokenizer import TokenisationSettings, appended_tokens, encode_items
+from transfergrid.engine.models.tokenizer import TokenisationSettings, appended_tokens, encode_items, load_tokenizer
 from transfergrid.engine.planning.tokenisation import Unscorable, tokenise_items
 from transfergrid.grid import UserError
 from transfergrid.trainers.examples import ExampleSettings, build_examples
@@ -51,6 +52,32 @@ def test_appended_tokens_are_part_of_the_run_key_and_of_no_other(tmp_path: Path)
     assert token_facts(tmp_path, PLAIN) == {}
     append(tokenizer, tokenizer.eos_token).save_pretrained(tmp_path)
     assert token_facts(tmp_path, PLAIN) == {"appended": [tokenizer.eos_token_id]}
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "value", "message"),
+    [
+        ("tokenizer.json", ["version"], "\x1b[31mred\n", r"Unknown tokenizer version ' \[31mred '"),
+        ("tokenizer.json", ["post_processor", "single", 0, "SpecialToken", "id"], "x", "PanicException"),
+        ("tokenizer_config.json", ["model_max_length"], {"a": 1}, "TypeError: '>' not supported between"),
+        ("tokenizer_config.json", ["x"], "@deep@", "RecursionError"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_loaded_or_used_is_told_in_one_sentence(
+    name: str, path: list[Any], value: Any, message: str, tmp_path: Path
+) -> None:
+    make_tiny_tokenizer(tmp_path)
+    content = json.loads((tmp_path / name).read_text(encoding="utf-8"))
+    inside = content
+    for key in path[:-1]:
+        inside = inside[key]
+    inside[path[-1]] = value
+    text = json.dumps(content).replace('"@deep@"', "[" * 100_000)
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=rf"no usable tokenizer in model folder .*{message}.*; fetch") as refused:
+        token_facts(tmp_path, PLAIN)
+        load_tokenizer(tmp_path)
+    assert str(refused.value).isprintable()
 
 
 def test_an_item_whose_choice_would_lose_a_token_to_its_context_is_refused() -> None:

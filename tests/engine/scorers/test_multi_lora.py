@@ -17,8 +17,9 @@ from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.adapters.merge import check_mergeable, merge_adapter
 from transfergrid.engine.interfaces import AdapterError
-from transfergrid.engine.scorers.multi_lora import MultiLora, vllm_key_parts
+from transfergrid.engine.scorers.multi_lora import MultiLora
 from transfergrid.engine.scorers.sequential import Sequential
+from transfergrid.engine.scorers.vllm_way import vllm_key_parts
 from transfergrid.engine.workers.version import vllm_version
 from transfergrid.grid import UserError
 
@@ -33,7 +34,7 @@ def test_the_two_ways_differ_in_their_way_alone() -> None:
 
 def test_a_device_other_than_the_cpu_is_part_of_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cpu = vllm_key_parts("multi-lora", EngineConfig())
-    monkeypatch.setattr("transfergrid.engine.scorers.multi_lora.engine_device_type", lambda: "cuda")
+    monkeypatch.setattr("transfergrid.engine.scorers.vllm_way.engine_device_type", lambda: "cuda")
     assert vllm_key_parts("multi-lora", EngineConfig()) == {**on_cpu, "device": "cuda"}
     assert vllm_key_parts("multi-lora", EngineConfig(), device="cpu") == on_cpu  # a server's, not this machine's
 
@@ -66,14 +67,14 @@ def test_adapters_of_a_base_with_experts_are_refused_on_the_cpu(
 ) -> None:
     base = shutil.copytree(tiny_llama, tmp_path / "experts")
     edit_json(base / "config.json", num_local_experts=4)
-    backend = MultiLora(EngineConfig())
-    monkeypatch.setattr("transfergrid.engine.scorers.multi_lora.engine_device_type", lambda: "cpu")
+    maker = MultiLora(EngineConfig())
+    monkeypatch.setattr("transfergrid.engine.scorers.vllm_way.engine_device_type", lambda: "cpu")
     with pytest.raises(
         AdapterError, match=r"'a' is of a base with experts, .* on a GPU only; 'grid eval --sequential'"
     ):
-        backend.check_adapter(folder, base, name="a")
-    monkeypatch.setattr("transfergrid.engine.scorers.multi_lora.engine_device_type", lambda: "cuda")
-    assert backend.check_adapter(folder, base, name="a").rank == 8
+        maker.check_adapter(folder, base, name="a")
+    monkeypatch.setattr("transfergrid.engine.scorers.vllm_way.engine_device_type", lambda: "cuda")
+    assert maker.check_adapter(folder, base, name="a").rank == 8
 
 
 @pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])

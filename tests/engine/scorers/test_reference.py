@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def test_adapters_are_swapped_in_and_out(tiny_llama: Path, tiny_adapters: tuple[
         expected = slow_sums(merged)
         assert np.abs(expected - base).max() > 0.1
         np.testing.assert_allclose(sums(scorer, adapter), expected, atol=1e-3)
+        assert list(scorer._model.peft_config) == [adapter.content_hash]  # those that were scored are gone
     np.testing.assert_array_equal(sums(scorer), base)
 
 
@@ -81,6 +83,17 @@ def test_an_adapter_that_peft_cannot_load_is_refused_by_name(tiny_llama: Path, t
     scorer = ReferenceScorer(tiny_llama)
     with pytest.raises(AdapterError, match=r"peft cannot load adapter 'broken' for this model"):
         scorer.prefetch(as_adapter(tmp_path, "broken"))
+
+
+def test_an_adapter_that_changed_leaves_nothing_behind(tiny_llama: Path, tiny_adapters: tuple[Path, ...]) -> None:
+    scorer = ReferenceScorer(tiny_llama)
+    base = sums(scorer)
+    first, second = (as_adapter(folder, "a") for folder in tiny_adapters[:2])
+    for changed in (replace(first, content_hash="0" * 64), replace(second, content_hash="1" * 64)):
+        with pytest.raises(AdapterError, match="changed"):
+            sums(scorer, changed)
+        np.testing.assert_array_equal(sums(scorer), base)
+        np.testing.assert_array_equal(sums(scorer, second), sums(ReferenceScorer(tiny_llama), second))
 
 
 def test_items_of_another_scorer_are_refused(tiny_llama: Path) -> None:

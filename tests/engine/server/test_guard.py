@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from tests.engine.fake_server import FakeServer, serve_fake
+from tests.models import edit_json
 from transfergrid.engine.interfaces import AdapterError
 from transfergrid.engine.server import guard as server_guard
 from transfergrid.engine.server import passes as server_passes
@@ -83,6 +86,25 @@ def test_another_body_is_refused(body: bytes, status: int, message: str, folder:
     with pytest.raises(RefusalError, match=message) as refused:
         confine_body(body, folder)
     assert refused.value.status == status
+
+
+def test_an_adapter_that_would_spoil_the_answers_to_others_is_not_loaded(server: FakeServer, folder: Path) -> None:
+    def refusal() -> tuple[int, str]:
+        body = {"lora_name": "mine", "lora_path": "inside"}
+        answer = httpx.post(f"{server.url}/v1/load_lora_adapter", json=body)
+        return answer.status_code, answer.json()["error"]["message"]
+
+    file = folder / "inside" / "adapter_model.safetensors"
+    weights = load_file(file)
+    key = next(iter(weights))
+    save_file({**weights, key: weights[key] * np.float32("nan")}, file)
+    status, message = refusal()
+    assert (status, f"'{key}' holds NaN or infinity" in message) == (400, True), message
+    save_file(weights, file)
+    edit_json(folder / "inside" / "adapter_config.json", init_lora_weights="pissa")
+    status, message = refusal()
+    assert (status, "which changes the base's weights" in message) == (400, True), message
+    assert server.loaded == {}
 
 
 def test_the_server_loads_from_its_folder_only(server: FakeServer, folder: Path) -> None:

@@ -18,7 +18,8 @@ from transfergrid.engine.interfaces import Adapter, AdapterError, EngineLostErro
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.planning.planner import PlanLimits
 from transfergrid.engine.scorers.passes import prepare_steps
-from transfergrid.engine.server.client import RetryPolicy, ServerClient, TransientError
+from transfergrid.engine.server.client import ServerClient
+from transfergrid.engine.server.retries import RetryPolicy, TransientError
 from transfergrid.engine.server.scorer import ServerScorer
 from transfergrid.grid import UserError
 
@@ -82,6 +83,7 @@ def test_a_pass_gives_what_the_engine_gives_and_runs_while_the_scheduler_rests(
     prepared = scorer.prepare(items)
     assert server.engine.calls == ["pause wait", *["step"] * len(prepared.packed), "clear", "resume"]
     assert len(prepared.packed) > 3
+    assert len(scorer.prepare(items, halve_steps=True).packed) > len(prepared.packed)
 
 
 @pytest.mark.parametrize("faults", [[503], [502, 429], ["drop"], ["cut"], ["cut", 503, "cut"]], ids=str)

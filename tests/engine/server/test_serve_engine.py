@@ -235,7 +235,7 @@ def embedded_rows(folder: Path, tiny_llama: Path) -> pl.DataFrame:
     here = RunFolder(folder / "here")
     here.root.mkdir()
     here.adapters.symlink_to(RunFolder(folder / "run").adapters)
-    report = evaluate(config, here, EvalRequest(), backend=MultiLora(config.engine))
+    report = evaluate(config, here, EvalRequest(), maker=MultiLora(config.engine))
     assert report.is_complete
     return stored_rows(here)
 

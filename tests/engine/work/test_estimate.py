@@ -1,4 +1,4 @@
-"""What a request comes to, before anything runs."""
+"""The size of a request, before anything runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.engine.sweeps import FakeBackend, add_adapters, copy_adapter, small_config
+from tests.engine.sweeps import FakeMaker, add_adapters, copy_adapter, small_config
 from tests.hub import use_local_hub
 from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import EngineConfig, GridConfig, LoraConfig, ModelConfig
@@ -21,9 +21,9 @@ from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.engine.planning.planner import PlanLimits, plan_items
 from transfergrid.engine.work.base_model import tokenisation_settings
+from transfergrid.engine.work.cells import load_cell, tokenise_cells
 from transfergrid.engine.work.estimate import Estimate, ModelEstimate, adapter_bytes, estimate
 from transfergrid.engine.work.request import EvalRequest
-from transfergrid.engine.work.targets import load_target, tokenise_targets
 from transfergrid.store.folder import RunFolder
 from transfergrid.wording import format_bytes
 
@@ -48,7 +48,7 @@ def test_a_fresh_run_counts_everything(config: GridConfig, run: RunFolder) -> No
     assert (found.n_adapters, found.n_adapters_to_train) == (4, 4)
     assert (found.n_cells, found.n_finished, found.n_items) == (20, 0, 60)
     assert found.n_requests == 5 * sum(
-        len(item.choices) for cell in config.grid.cells for item in load_target(config, run.data, cell).items
+        len(item.choices) for cell in config.grid.cells for item in load_cell(config, run.data, cell).items
     )
     assert found.expected_s is None
     assert not run.scores.exists()
@@ -57,8 +57,8 @@ def test_a_fresh_run_counts_everything(config: GridConfig, run: RunFolder) -> No
 def test_tokens_are_what_the_planner_computes(config: GridConfig, run: RunFolder) -> None:
     found = only(estimate(config, run, EvalRequest(narrowing=Narrowing(sources=("base",)))))
     folder = Path(config.models[0].path)
-    targets = [load_target(config, run.data, cell) for cell in config.grid.cells]
-    tokenised = tokenise_targets(targets, load_tokenizer(folder), tokenisation_settings(config, folder))
+    targets = [load_cell(config, run.data, cell) for cell in config.grid.cells]
+    tokenised = tokenise_cells(targets, load_tokenizer(folder), tokenisation_settings(config, folder))
     limits = PlanLimits(max_step_tokens=512, max_step_sequences=64, n_blocks=1024, block_size=16)
     plans = [plan_items(target.scorable, limits) for target in tokenised.values()]
     assert found.n_unique_tokens == sum(plan.n_computed_tokens for plan in plans)
@@ -70,7 +70,7 @@ def test_what_is_done_is_left_out_and_gives_the_rate(
 ) -> None:
     add_adapters(config, run, tiny_adapters[0])
     narrowing = Narrowing(sources=("base", "arc_challenge-de"))
-    evaluate(config, run, EvalRequest(narrowing=narrowing), backend=FakeBackend())
+    evaluate(config, run, EvalRequest(narrowing=narrowing), maker=FakeMaker())
     found = only(estimate(config, run, EvalRequest()))
     assert (found.n_adapters_to_train, found.n_finished, found.n_items) == (0, 8, 36)
     assert found.expected_s is not None
@@ -171,12 +171,12 @@ def test_what_is_named_twice_is_counted_once(config: GridConfig, run: RunFolder)
 def test_foreign_adapters_need_no_training(
     config: GridConfig, run: RunFolder, tiny_adapters: tuple[Path, ...], tmp_path: Path
 ) -> None:
-    from transfergrid.engine.adapters.places import ForeignAdapters
+    from transfergrid.engine.adapters.places import AdapterFolder
 
     copy_adapter(tiny_adapters[0], tmp_path / "theirs" / "xnli-sw", note="theirs")
-    found = only(estimate(config, run, EvalRequest(foreign=ForeignAdapters(folder=tmp_path / "theirs"))))
+    found = only(estimate(config, run, EvalRequest(adapters=AdapterFolder(folder=tmp_path / "theirs"))))
     assert (found.n_adapters, found.n_adapters_to_train, found.n_cells) == (1, 0, 8)
     twice = EvalRequest(
-        narrowing=Narrowing(models=("tiny", "tiny")), foreign=ForeignAdapters(folder=tmp_path / "theirs")
+        narrowing=Narrowing(models=("tiny", "tiny")), adapters=AdapterFolder(folder=tmp_path / "theirs")
     )
     assert only(estimate(config, run, twice)) == found

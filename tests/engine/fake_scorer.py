@@ -8,31 +8,10 @@ from dataclasses import dataclass, field
 
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
+from transfergrid.engine.scorers.prepared import WholeItems, require_own
 
 ScoreFunction = Callable[[TokenisedItem, int, Adapter | None], float]
 """Item, index of the choice and adapter to a log-likelihood in nats."""
-
-
-@dataclass(frozen=True, slots=True)
-class FakePrepared:
-    """Items kept as they came."""
-
-    items: tuple[TokenisedItem, ...]
-
-    @property
-    def n_items(self) -> int:
-        """Number of items."""
-        return len(self.items)
-
-    @property
-    def n_computed_tokens(self) -> int:
-        """Same as the repeated tokens: nothing is shared."""
-        return self.n_repeated_tokens
-
-    @property
-    def n_repeated_tokens(self) -> int:
-        """Tokens of every context with every choice."""
-        return sum(len(item.context) + len(tokens) - 1 for item in self.items for tokens in item.continuations)
 
 
 def hashed_loglikelihood(item: TokenisedItem, choice: int, adapter: Adapter | None) -> float:
@@ -47,7 +26,7 @@ def hashed_loglikelihood(item: TokenisedItem, choice: int, adapter: Adapter | No
 class FakeScorer:
     """Scores by a function; the same items and adapter give the same numbers in every process.
 
-    It yields items in reverse order, which the protocol allows, so that nothing above comes to rely on an order.
+    It yields items in reverse order, which the interface allows, so that nothing above comes to rely on an order.
     """
 
     function: ScoreFunction = hashed_loglikelihood
@@ -57,9 +36,9 @@ class FakeScorer:
     """Names of the adapters that were asked for in advance, in order."""
     is_closed: bool = False
 
-    def prepare(self, items: Sequence[TokenisedItem]) -> FakePrepared:
+    def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> WholeItems:
         """Keep the items."""
-        return FakePrepared(tuple(items))
+        return WholeItems(tuple(items))
 
     def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once.
@@ -69,11 +48,10 @@ class FakeScorer:
         """
         if self.is_closed:
             raise ScoringError("this scorer is closed; make a new one")
-        if not isinstance(prepared, FakePrepared):
-            raise ScoringError(f"items prepared by another scorer ({type(prepared).__name__}); prepare them with this")
+        own = require_own(prepared, WholeItems)
         self.scored.append(None if adapter is None else adapter.name)
-        for index in reversed(range(prepared.n_items)):
-            item = prepared.items[index]
+        for index in reversed(range(own.n_items)):
+            item = own.items[index]
             choices = range(len(item.continuations))
             yield ItemLoglikelihoods(index, tuple(self.function(item, choice, adapter) for choice in choices))
 

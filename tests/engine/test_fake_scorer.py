@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.fake_scorer import FakeScorer
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.interfaces import Adapter, Scorer, TokenisedItem
 from transfergrid.engine.planning.planner import PlanLimits, plan_items
-from transfergrid.engine.scorers.fake import FakeScorer
 
 ITEMS = [
     TokenisedItem(item_id="a", context=(1, 2, 3), continuations=((4, 5), (6,))),

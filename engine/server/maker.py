@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transfergrid.config.settings import GridConfig
+from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.interfaces import Adapter, EngineLostError
-from transfergrid.engine.scorers.multi_lora import MultiLora, vllm_key_parts
+from transfergrid.engine.scorers.vllm_way import check_served, vllm_key_parts
 from transfergrid.engine.server.client import ServerClient
 from transfergrid.engine.server.scorer import ServerScorer
 from transfergrid.engine.server.wire import ServerFacts
@@ -18,19 +18,19 @@ from transfergrid.grid import UserError
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Backend whose engine is a running ``grid serve``."""
+    """Makes scorers whose engine is a running ``grid serve``."""
 
     url: str
     api_key: str | None
     facts: ServerFacts
     """What the server said it is when it was first asked."""
-    config: GridConfig
+    config: EngineConfig
     """With the server's settings in place of what the configuration leaves open."""
 
     def key_parts(self) -> Mapping[str, Any]:
         """Return the server's vLLM; the way is that of one engine here, whose numbers these are."""
         facts = self.facts
-        return vllm_key_parts("multi-lora", self.config.engine, version=facts.vllm_version, device=facts.device)
+        return vllm_key_parts("multi-lora", self.config, version=facts.vllm_version, device=facts.device)
 
     def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
         """Check that vLLM serves an adapter and that it fits the base.
@@ -38,7 +38,7 @@ class Server:
         Raises:
             AdapterError: If it is missing, broken, not served, or of another base.
         """
-        return MultiLora(self.config.engine).check_adapter(folder, model_folder, name=name)
+        return check_served(folder, model_folder, name=name)
 
     def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> ServerScorer:
         """Meet the server again.

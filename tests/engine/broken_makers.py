@@ -7,9 +7,9 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.engine.sweeps import FakeBackend
+from tests.engine.fake_scorer import FakeScorer, hashed_loglikelihood
+from tests.engine.sweeps import FakeMaker
 from transfergrid.engine.interfaces import Adapter, Scorer, TokenisedItem
-from transfergrid.engine.scorers.fake import FakeScorer, hashed_loglikelihood
 from transfergrid.engine.scorers.multi_lora import MultiLora
 from transfergrid.grid import UserError
 
@@ -30,7 +30,7 @@ class DeadlyFunction:
 
 
 @dataclass
-class UnloadableBackend(FakeBackend):
+class UnloadableMaker(FakeMaker):
     """Loads a model nowhere but in the process that made it."""
 
     def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> FakeScorer:
@@ -38,7 +38,7 @@ class UnloadableBackend(FakeBackend):
 
 
 @dataclass
-class BrokenBackend(FakeBackend):
+class BrokenMaker(FakeMaker):
     """An engine that breaks as soon as it starts."""
 
     def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> FakeScorer:

@@ -11,8 +11,8 @@ from typing import Any
 from transfergrid.config.selection import Selection
 from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.adapters.places import AdapterPlace
-from transfergrid.engine.interfaces import Adapter, AdapterError, Backend
-from transfergrid.engine.work.base_model import BaseModel, require_base
+from transfergrid.engine.interfaces import Adapter, AdapterError, ScorerMaker
+from transfergrid.engine.work.base_model import ScoredBase, require_base
 from transfergrid.engine.work.failures import Failure
 from transfergrid.grid import BASE, Cell, UserError
 from transfergrid.store.file_index import FileIndex
@@ -37,7 +37,7 @@ class SourceJob:
 class ModelJobs:
     """All sources of one base model, the base first."""
 
-    base: BaseModel
+    base: ScoredBase
     jobs: tuple[SourceJob, ...]
 
     @property
@@ -57,10 +57,10 @@ class ModelJobs:
 
 
 def find_jobs(
-    base: BaseModel,
+    base: ScoredBase,
     places: Sequence[AdapterPlace],
     selection: Selection,
-    backend: Backend,
+    maker: ScorerMaker,
     *,
     index: FileIndex,
 ) -> tuple[ModelJobs, tuple[Failure, ...]]:
@@ -70,7 +70,7 @@ def find_jobs(
         base: The model.
         places: Where its adapters should be.
         selection: What is asked for.
-        backend: The engine that is to take them.
+        maker: The engine that is to take them.
         index: What is known of adapters that have not changed.
 
     Returns:
@@ -90,7 +90,7 @@ def find_jobs(
                     f"no adapter of that name in {str(place.path.parent)!r}; 'grid train-adapters' trains it"
                 )
             require_base(place.path, base, name=f"{name}-s{place.seed}")
-            adapter = _check(place, base, backend, index)
+            adapter = _check(place, base, maker, index)
         except (UserError, OSError) as error:  # a name too long, a folder that may not be entered
             failures.append(Failure(model=base.name, seed=place.seed, source=name, reason=str(error)))
         else:
@@ -99,12 +99,12 @@ def find_jobs(
     return ModelJobs(base, tuple(jobs)), tuple(failures)
 
 
-def _check(place: AdapterPlace, base: BaseModel, backend: Backend, index: FileIndex) -> Adapter:
+def _check(place: AdapterPlace, base: ScoredBase, maker: ScorerMaker, index: FileIndex) -> Adapter:
     """Check an adapter, or take what an earlier check of the same files by the same code found."""
     name = f"{place.source.name}-s{place.seed}"
 
     def check() -> dict[str, Any]:
-        fields = asdict(backend.check_adapter(place.path, base.folder, name=name))
+        fields = asdict(maker.check_adapter(place.path, base.folder, name=name))
         del fields["path"]
         return {key: sorted(value) if isinstance(value, frozenset) else value for key, value in fields.items()}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.sweeps import SEED, FakeBackend, add_adapters, small_config
+from tests.engine.sweeps import SEED, FakeMaker, add_adapters, small_config
 from transfergrid.config.settings import TARGET_MODULES, GridConfig, ModelConfig
 from transfergrid.engine.adapters.folder import RECORD_FILE
 from transfergrid.engine.evaluation.sweep import evaluate
@@ -53,7 +53,7 @@ def test_an_adapter_of_another_base_of_the_same_shape_is_listed_and_the_rest_goe
     theirs, ours = trained_revision(other_base), trained_revision(Path(config.models[0].path))
     write_record(run.adapter("tiny", SEED, DE), {"base": {"revision": theirs}})
     write_record(run.adapter("tiny", SEED, EN), {"base": {"revision": ours}})
-    report = evaluate(config, run, EvalRequest(), backend=FakeBackend())
+    report = evaluate(config, run, EvalRequest(), maker=FakeMaker())
     (failure,) = report.failures
     assert failure.what == "tiny s17 arc_challenge-de"
     assert f"was trained on revision {theirs!r} of its base, and 'tiny' is {ours!r}; score it with" in failure.reason
@@ -62,7 +62,7 @@ def test_an_adapter_of_another_base_of_the_same_shape_is_listed_and_the_rest_goe
 
 @pytest.mark.parametrize("content", [{}, {"base": "llama"}, {"base": {"path": "x"}}, ["steps"]])
 def test_a_record_that_names_no_revision_says_nothing(config: GridConfig, tmp_path: Path, content: object) -> None:
-    base = resolve_base(config, config.models[0], FakeBackend())
+    base = resolve_base(config, config.models[0], FakeMaker())
     require_base(tmp_path, base, name="x")
     write_record(tmp_path, content)
     require_base(tmp_path, base, name="x")
@@ -70,6 +70,6 @@ def test_a_record_that_names_no_revision_says_nothing(config: GridConfig, tmp_pa
 
 def test_a_record_that_cannot_be_read_is_refused(config: GridConfig, tmp_path: Path) -> None:
     (tmp_path / RECORD_FILE).write_text("{", encoding="utf-8")
-    base = resolve_base(config, config.models[0], FakeBackend())
+    base = resolve_base(config, config.models[0], FakeMaker())
     with pytest.raises(AdapterError, match=r"adapter 'x': training\.json in .* cannot be read: .*; train it again"):
         require_base(tmp_path, base, name="x")

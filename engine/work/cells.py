@@ -20,7 +20,7 @@ from transfergrid.store.files import hash_json
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class CellItems:
     """One target cell as it is asked, the same for all models."""
 
     cell: Cell
@@ -32,10 +32,10 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenisedTarget:
+class TokenisedCell:
     """One target cell as one model reads it."""
 
-    target: Target
+    asked: CellItems
     scorable: tuple[TokenisedItem, ...]
     positions: tuple[int, ...]
     """Position of each scorable item among the target's items."""
@@ -49,7 +49,7 @@ class TokenisedTarget:
         return max((len(item.context) + max(map(len, item.continuations)) - 1 for item in self.scorable), default=0)
 
 
-def load_target(config: GridConfig, data_folder: Path, cell: Cell) -> Target:
+def load_cell(config: GridConfig, data_folder: Path, cell: Cell) -> CellItems:
     """Load the test items of a cell in the format that is scored.
 
     Raises:
@@ -61,12 +61,12 @@ def load_target(config: GridConfig, data_folder: Path, cell: Cell) -> Target:
     metric, mode = task.formats[name].primary_metric, task.formats[name].mode
     content = [[item.item_id, item.context, item.choices, item.gold, item.delimiter] for item in items]
     decisive = [metric, content] if mode == CHOICE_MODE else [metric, content, mode]
-    return Target(cell, tuple(items), metric, hash_json(decisive), mode)
+    return CellItems(cell, tuple(items), metric, hash_json(decisive), mode)
 
 
-def tokenise_targets(
-    targets: Iterable[Target], tokenizer: Any, settings: TokenisationSettings
-) -> dict[Cell, TokenisedTarget]:
+def tokenise_cells(
+    targets: Iterable[CellItems], tokenizer: Any, settings: TokenisationSettings
+) -> dict[Cell, TokenisedCell]:
     """Tokenise target cells for one model.
 
     Raises:
@@ -75,10 +75,10 @@ def tokenise_targets(
     return {target.cell: _split(target, tokenise_items(tokenizer, target.items, settings)) for target in targets}
 
 
-def _split(target: Target, tokenised: TokenisedItems) -> TokenisedTarget:
+def _split(target: CellItems, tokenised: TokenisedItems) -> TokenisedCell:
     scorable = {at: result for at, result in enumerate(tokenised.results) if isinstance(result, TokenisedItem)}
-    return TokenisedTarget(
-        target=target,
+    return TokenisedCell(
+        asked=target,
         scorable=tuple(scorable.values()),
         positions=tuple(scorable),
         unscorable={at: r.reason for at, r in enumerate(tokenised.results) if isinstance(r, Unscorable)},
