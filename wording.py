@@ -1,4 +1,4 @@
-"""Numbers as words for readers that several views share."""
+"""Numbers, durations, sizes and hints as text, shared by several views."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ MEASURED = """
 import sys, time
 start = time.perf_counter()
 from transfergrid.analysis.analyze import analyze
-from transfergrid.grid import RunFolder
+from transfergrid.store.folder import RunFolder
 from pathlib import Path
 from rich.console import Console
 report = analyze(RunFolder(Path(sys.argv[1])), on_progress=lambda name: print(

@@ -170,7 +170,7 @@ def _remarks(skipped: set[str], n_replaced: int) -> list[str]:
 
 
 def _unlogged_remarks(results: Sequence[Result]) -> Iterator[str]:
-    """Say of every model with some samples why it came in without them."""
+    """Yield why a model with some samples came in without them."""
     for model in sorted({result.model for result in results if result.samples}):
         lacking = [result for result in results if result.model == model and result.unlogged]
         if lacking:

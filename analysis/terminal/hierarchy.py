@@ -15,7 +15,7 @@ from transfergrid.analysis.tables.roles import ROLES, UNIT_REGIMES
 
 _PLURALS = {"language": "languages", "language_family": "language families", "task": "tasks", "cell": "cells"}
 _ENDS = 5
-"""Of a ranking longer than `_LONG`, so many from each end are shown."""
+"""Units shown from each end of a ranking that is longer than `_LONG`."""
 _LONG = 15
 _BAR_WIDTH = 14
 

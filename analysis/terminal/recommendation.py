@@ -1,8 +1,8 @@
 """Which source cells help a target, by a shrunken estimate with its interval and its risk.
 
-The deltas of all (source, target) pairs, averaged over the chosen models, are noisy; `pair_noise` says how noisy and
-which noise the sources of a target share, `shrinkage` draws every delta towards what its source and target do
-elsewhere, the more the noisier it is.
+The deltas of all (source, target) pairs, averaged over the chosen models, are noisy. `pair_noise` measures the noise
+and which part of it the sources of a target share; `shrinkage` draws every delta towards what its source and target do
+elsewhere; the noisier the delta, the further.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def _render(found: Recommendation, n_rows: int = 12) -> RenderableType:
 
 
 def _verdict(found: Recommendation) -> list[str]:
-    """Say what a table does not show by itself: that nothing in it deserves the name of a recommendation."""
+    """Return a warning if nothing in the table can be recommended, which the table alone does not show."""
     if found.avoid:
         return [f"no source has a probability of harm above {level(HIGH_HARM)}"] if found.table.is_empty() else []
     chances = found.table["p_help"].drop_nulls()

@@ -1,4 +1,4 @@
-"""What a person reads first, and any table, for a terminal of 80 to 100 columns."""
+"""The summary of a run for a terminal of 80 to 100 columns."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _significance(regimes: pl.DataFrame) -> str:
 
 
 def _noise_floor(transfer: pl.DataFrame) -> list[str]:
-    """Say how many of the base's answers hang on rounding; nothing where that was not measured."""
+    """Return how many of the base's answers depend on rounding; nothing if that was not measured."""
     floor = noise_floor(transfer)
     if floor is None:
         return []
