@@ -18,6 +18,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
+def listed(names: Sequence[str], limit: int) -> str:
+    """Return the first names and how many more there are: ``a, b and 3 more``."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
 def closest_hint(value: Any, accepted: Sequence[str]) -> str:
     """Return ``; did you mean 'x'?`` for the accepted word nearest to a value, or nothing."""
     begun = [word for word in accepted if len(str(value)) > 1 and word.startswith(str(value))]

@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-from rich import box
 from rich.console import Group as RichGroup
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from transfergrid.analysis.records import ALL_TRANSFER, Transfer, in_regime
@@ -26,6 +24,7 @@ from transfergrid.analysis.tables.recommendation import (
     with_unestimated,
 )
 from transfergrid.analysis.tables.remarks import remark_lines, with_remark
+from transfergrid.analysis.terminal.plain_table import plain_table
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import Cell
@@ -106,9 +105,7 @@ def _render(found: Recommendation, n_rows: int = 12) -> RenderableType:
     order = "probably harmful, worst first" if found.avoid else "best first"
     whose = found.models[0] if len(found.models) == 1 else f"{len(found.models)} models"
     title = Text(f"Sources for {found.target.name} ({whose}), {order}")
-    table = Table(
-        box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0)
-    )
+    table = plain_table(title)
     for name in (
         "source",
         "regime",
