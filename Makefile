@@ -1,4 +1,4 @@
-# make test | fuzz | check | quickstart | bench: each sets up .venv by itself the first time.
+# make test | check | fuzz | coverage | bench | quickstart: each sets up .venv by itself the first time.
 PYTHON ?= python3
 VENV ?= .venv
 # Second place to look for torch's CPU build, used only when pip's configured index does not have it.
@@ -31,7 +31,7 @@ check: $(STAMP)
 	cd .build/mypy && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p transfergrid.benchmarks -p transfergrid.engine \
 	  -p transfergrid.trainers -p transfergrid.analysis -p transfergrid.commands -p transfergrid.config -p transfergrid.store -m transfergrid.cli -m transfergrid.grid -m transfergrid.wording -m transfergrid.interrupts
 
-# The report's tests need a browser: root on Debian or Ubuntu gets one, anybody else is told and those tests skip.
+# The report's tests need a browser. Root on Debian or Ubuntu gets one; for others a message is printed and those tests skip.
 browser:
 	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null 2>&1 \
 	  || { command -v apt-get >/dev/null && test "$$(id -u)" = 0 \
@@ -41,7 +41,7 @@ browser:
 test: $(STAMP) browser
 	$(BIN)/python -m pytest -m "not gpu"
 
-# Any bytes in any file from outside give a value or one sentence; prints how many inputs were tried and held.
+# Tries damaged contents on every reader of files from outside; prints how many inputs were tried and held.
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.fuzz --seconds 600
 

@@ -71,8 +71,8 @@ def main() -> None:
       grid recommend        sources that help one target cell
       grid import           results from elsewhere, to analyze like a run's own
       grid serve            keep a model running for 'grid eval --server'
-      grid convert-adapter  an adapter of another form, as peft's
-      grid doctor           what of this machine serves training and scoring
+      grid convert-adapter  write an adapter of another format in peft's
+      grid doctor           check this machine for training and scoring
     """
 
 

@@ -1,7 +1,4 @@
-"""What there is to do: cells, sources, regimes and where a run keeps their files.
-
-Lowest layer of the project; it imports nothing of the rest.
-"""
+"""Cells, sources, regimes and `UserError`: the lowest layer, which imports nothing of the rest."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ _LANGUAGE_PATTERN = re.compile(r"[a-z]{2,3}(_[a-z0-9]{2,8})?")
 
 
 class UserError(Exception):
-    """A failure its reader can fix: one sentence, shown without a traceback, exit status 1."""
+    """A failure that the user can fix: one sentence, shown without a traceback, exit status 1."""
 
 
 class Regime(StrEnum):
@@ -104,7 +101,7 @@ def regime_of(source: Cell, target: Cell) -> Regime:
 
 
 def no_regime(cells: Sequence[Cell], target: Cell) -> None:
-    """Return the regime of a source that was trained on nothing: none."""
+    """Return None: the base model was trained on no cell."""
 
 
 def regime_of_one(cells: Sequence[Cell], target: Cell) -> str:
@@ -120,12 +117,12 @@ def regime_of_several(cells: Sequence[Cell], target: Cell) -> str:
     return next(regime for regime in TRANSFER_REGIMES if regime in found)
 
 
-KINDS: dict[str, Callable[[Sequence[Cell], Cell], str | None]] = {"base": no_regime, "cell": regime_of_one}
-"""Kinds of sources, each with the rule that gives the regime of its cells and a target; None: it has no regime."""
+KINDS: dict[str, Callable[[Sequence[Cell], Cell], str | None]] = {BASE_KIND: no_regime, CELL_KIND: regime_of_one}
+"""Kinds of sources, each with its rule for the regime of its cells and a target; None: no regime."""
 
 
 def regime_by_kind(kind: str, cells: Sequence[Cell], target: Cell) -> str | None:
-    """Return the relation of a source to a target; None: the base has none.
+    """Return the relation of a source to a target; None for the base.
 
     Raises:
         UserError: If the kind is unknown.
@@ -152,7 +149,7 @@ class Source:
     seed: int | None = None
     """Training seed; None: the base, or a source that is not tied to one seed."""
     variant: str = ""
-    """What tells it from another source of the same kind and cells, such as the rank; empty: the usual one."""
+    """Difference from another source of the same kind and cells, such as the rank; empty: the usual one."""
 
     def __post_init__(self) -> None:
         """Refuse names that would not survive file systems, and cells' names for anything but their adapters."""

@@ -1,4 +1,4 @@
-"""Numbers as words for readers that several views share."""
+"""Numbers, durations, sizes and hints as text, shared by several views."""
 
 from __future__ import annotations
 
@@ -16,6 +16,11 @@ def level(share: float) -> str:
 def count(number: int, noun: str) -> str:
     """Return a number with its noun: ``1 model``, ``9 models``."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def listed(names: Sequence[str], limit: int) -> str:
+    """Return the first names and how many more there are: ``a, b and 3 more``."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def closest_hint(value: Any, accepted: Sequence[str]) -> str:

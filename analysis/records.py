@@ -58,7 +58,7 @@ class Transfer:
     items: tuple[ItemBlock, ...]
     """Item-wise differences, one block per target task; none for imported aggregates."""
     unscored_models: tuple[str, ...] = ()
-    """Models of the configuration of which the store has nothing, though it has others."""
+    """Models of the configuration without any score, where the store has scores of others."""
     other_kinds: pl.DataFrame = field(default_factory=pl.DataFrame)
     """Rows of other kinds of sources, in the columns of ``rows``; no table of single-cell sources takes them."""
 

@@ -1,1 +1,1 @@
-"""What is asked: items, tasks, prompt formats, sources of rows and alignment checks."""
+"""Tasks and items: prompt formats, metrics, sources of rows and alignment checks."""

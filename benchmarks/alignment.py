@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from transfergrid.benchmarks.rows import Split
 from transfergrid.benchmarks.tasks import Question, Task
+from transfergrid.wording import listed
 
 SHOWN_IDS = 5
 """How many ids a message names before it counts the rest."""
@@ -20,9 +21,7 @@ Questions = Mapping[str, Mapping[str, Question]]
 
 def name_ids(ids: Iterable[str]) -> str:
     """Return the first ids, sorted, and how many more there are."""
-    ordered = sorted(ids)
-    more = f" and {len(ordered) - SHOWN_IDS} more" if len(ordered) > SHOWN_IDS else ""
-    return ", ".join(map(repr, ordered[:SHOWN_IDS])) + more
+    return listed([repr(item_id) for item_id in sorted(ids)], SHOWN_IDS)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Golds that are numbers: whether they count from 0 or from 1, told by all rows of a task together."""
+"""Golds that are numbers: all rows of a task together show whether they count from 0 or from 1."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def materialise(config: GridConfig, folder: Path, *, on_cell: Callable[[str, str
 def _read_task(
     task: Task, languages: tuple[str, ...], source: RowSource, on_cell: Callable[[str, str], None] | None
 ) -> tuple[Splits, TaskCheck]:
-    """Return a task's questions, and what is wrong or worth saying of single rows."""
+    """Return a task's questions, and the faults and remarks of single rows."""
     rows = {}
     for language in languages:
         if on_cell is not None:
@@ -183,7 +183,7 @@ def has_data(config: GridConfig, folder: Path) -> bool:
 def ensure_data(config: GridConfig, folder: Path) -> DataManifest:
     """Return the manifest of a run's data, materialising it first if it is missing or was made for another request.
 
-    The caller holds the run folder, or has asked ``has_data``.
+    The caller holds the lock of the run folder, or has called ``has_data``.
     """
     manifest = read_manifest(folder)
     return manifest if manifest is not None and has_data(config, folder) else materialise(config, folder)

@@ -77,9 +77,9 @@ class Metric:
     length: Callable[[str], int] | None = None
     """Measures a choice; its log-likelihood is divided by this before choices are compared. None: not divided."""
     value: Callable[[Sequence[float], int], float] = is_right
-    """What is compared, shape [C], and the index of the gold choice to the item's value in 0..1."""
+    """Takes the compared values, shape [C], and the index of the gold choice; returns the item's value in 0..1."""
     is_graded: bool = False
-    """Whether values lie between 0 and 1 too, so that tables of right and wrong items and McNemar's test leave it."""
+    """Whether values lie between 0 and 1 too; counts of right items and McNemar's test then leave the metric out."""
     higher_is_better: bool = True
     """Whether a higher value is better; a delta is always positive where the adapter helps."""
 

@@ -1,7 +1,7 @@
-"""Templates of people we do not know: Jinja's sandbox, with bounds on time, memory and output.
+"""Templates from unknown authors: Jinja's sandbox, with bounds on time, memory and output.
 
-Jinja's own sandbox keeps a template away from Python's insides, but lets it compute for ever and fill the memory. Here
-every loop step, call, filter, operator and literal asks a budget first, and nothing may grow past a limit.
+Jinja's own sandbox keeps a template away from Python's internals, but lets it run for ever and fill the memory. Here
+every loop step, call, filter, operator and literal takes from a budget first, and no value may grow past a limit.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def budget() -> Iterator[None]:
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Jinja's immutable sandbox whose templates ask the budget at every step."""
+    """Jinja's immutable sandbox whose templates take from the budget at every step."""
 
     intercepted_binops = frozenset(("+", "*", "**", "%"))
     _longest_source = 0
@@ -85,7 +85,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         self.take_filters(self.filters)
 
     def take_filters(self, filters: Mapping[str, Callable[..., Any]]) -> None:
-        """Have these filters, each with a bounded result, and none that gives another text every time."""
+        """Set the filters, each with a bounded result, without those whose result is random."""
         kept = {name: each for name, each in filters.items() if name != _NONDETERMINISTIC}
         self.filters = {name: self._guarded(name, each) for name, each in kept.items()}
         self.filters |= {"_each": self._each, "_bounded": _bounded}
@@ -135,7 +135,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 class _Bounding(NodeTransformer):
-    """Puts loops under the budget, and literals and joined texts under the limits."""
+    """Bounds loops by the budget, and literals and joined texts by the limits."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:  # noqa: N802  # named by Jinja
         self.generic_visit(node)

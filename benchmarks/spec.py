@@ -45,7 +45,7 @@ class FormatSpec(_Spec):
     continuations: Literal["choices", "letters"] = "choices"
     """What is scored: the options' texts, or their letters A, B, ..."""
     mode: str = CHOICE_MODE
-    """How the model is asked, one of the engine's modes."""
+    """How the model is asked: a name in the engine's `MODES`."""
     primary_metric: str = "acc"
     """The metric that is the score of a cell, one of `METRICS`; acc and acc_norm are computed too."""
     supervise: Literal["continuation", "text"] = "continuation"

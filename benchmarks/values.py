@@ -1,4 +1,4 @@
-"""Values of rows that are not quite the text they stand for."""
+"""Remarks on values of rows that are not text, or look like missing values."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from transfergrid.benchmarks.tasks import Row, Task
 
 _READS_AS_MISSING = ("nan", "NaN", "NAN", "NaT", "<NA>", "None", "null", "NULL", "inf", "Infinity")
-"""What programs write for a missing value when they are made to write text."""
+"""What programs write as text for a missing value."""
 
 
 def remark_values(task: Task, rows: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    """Say where numbers and dates stand for text, and where text looks like a missing value.
+    """Return remarks: where numbers and dates stand for text, and where text looks like a missing value.
 
     Args:
         task: Names the columns that become text.

@@ -1,4 +1,4 @@
-"""``grid doctor``: what of this machine serves training and scoring, and what that allows."""
+"""``grid doctor``: checks what training and scoring need on this machine."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def _hub() -> Finding:
 @click.option("--selftest", is_flag=True, help="Also score bundled items in every way and compare with transformers.")
 @click.option("--items", default=8, show_default=True, type=click.IntRange(min=1), help="Items of the selftest.")
 def doctor(run_dir: Path, selftest: bool, items: int) -> None:
-    """Say what of this machine serves training and scoring.
+    """Check what training and scoring need on this machine.
 
     \b
     Examples:

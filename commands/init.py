@@ -6,9 +6,7 @@ from pathlib import Path
 
 import click
 
-from transfergrid.commands.options import (
-    config_option,
-)
+from transfergrid.commands.options import config_option
 
 
 @click.command()

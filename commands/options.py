@@ -1,4 +1,4 @@
-"""Options and output that several commands share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ remote_code_option = click.option(
 
 
 def say_remote_code(config: GridConfig, models: tuple[str, ...], *, is_allowed: bool) -> None:
-    """Say on the error stream which code of models will run.
+    """Print on the error stream which code of models will run.
 
     Raises:
-        UserError: If some would run and nobody allowed it.
+        UserError: If some would run and it is not allowed.
     """
     from transfergrid.engine.scorers.vllm_args import check_remote_code
 
@@ -115,7 +115,7 @@ def narrowing_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def ray_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command --ray and --ray-workers; it gets ``cluster``, what was said of it, or None without --ray."""
+    """Give a command --ray and --ray-workers; it gets ``cluster``, None without --ray."""
 
     @click.option(
         "--ray",
@@ -216,7 +216,7 @@ def make_request(
     """Put the options of ``grid eval`` and ``grid plan`` into one record.
 
     Raises:
-        UserError: If names of adapters from elsewhere are explained, but no folder of theirs is given.
+        UserError: If an option about adapters from elsewhere is given without their folder.
     """
     from transfergrid.config.selection import Narrowing
     from transfergrid.engine.adapters.places import DEFAULT_PATTERN, AdapterFolder

@@ -1,4 +1,4 @@
-"""The one console, what a command returns, and how that is printed: for a reader, as JSON or as CSV."""
+"""The console, and the report of a command: printed for a reader, as JSON or as CSV."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``quickstart``: a whole run on what is installed with the project, one command after the other."""
+"""``grid quickstart``: a whole run on the bundled model and items, one command after the other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keeps libraries from talking over our own display; what they log as errors still shows."""
+"""Silences libraries, so that our own display stays readable; their errors still show."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import warnings
 def quiet_libraries() -> None:
     """Silence start-up remarks, progress bars and warnings of vLLM, torch and transformers.
 
-    To be called by a command before it loads any of them. ``VLLM_LOGGING_LEVEL`` and ``TORCH_CPP_LOG_LEVEL``, where
-    set, stay as they are.
+    A command calls this before it loads any of them. ``VLLM_LOGGING_LEVEL`` and ``TORCH_CPP_LOG_LEVEL`` stay as they
+    are where they are set.
     """
     level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR").upper()
     logging.getLogger("vllm").setLevel(level)  # it warns before it has set up its own logging

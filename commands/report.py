@@ -1,4 +1,4 @@
-"""The command that shows a run to a reader: ``report``."""
+"""``grid report``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command that keeps a model running for others: ``serve``."""
+"""``grid serve``."""
 
 from __future__ import annotations
 

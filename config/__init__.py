@@ -1,1 +1,1 @@
-"""What a user says: settings, their file, the narrowing of a command."""
+"""Settings, their YAML file, and the part of the grid that a command is about."""

@@ -58,7 +58,7 @@ def _expanded(path: Path) -> Path:
     """Return a path with ``~`` replaced by the home folder.
 
     Raises:
-        UserError: If nobody's home folder is meant.
+        UserError: If the home folder is not known.
     """
     try:
         return path.expanduser()

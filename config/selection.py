@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TypeVar
 
 from transfergrid.config.settings import GridConfig, ModelConfig
+from transfergrid.config.values import Name
 from transfergrid.grid import BASE, Cell, Source, UserError
 from transfergrid.wording import closest_hint
-
-Name = TypeVar("Name", str, int)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

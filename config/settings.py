@@ -1,4 +1,4 @@
-"""What a run is told, as one frozen record read from YAML.
+"""The settings of a run, as one frozen record read from YAML.
 
 Every number of the recipe defaults to the study's (arXiv 2511.13368). Models and data default to what ships with the
 project, so that the default configuration runs with no network; the preset ``paper`` names the study's.

@@ -124,7 +124,7 @@ def write_preset(path: Path, preset: str, *, overwrite: bool = False) -> None:
 
 
 def ensure_preset(path: Path, preset: str) -> None:
-    """Write a preset configuration where no file is there yet; what is there is kept as it is.
+    """Write a preset configuration if there is no file yet; an existing one stays as it is.
 
     Raises:
         UserError: If the preset is unknown or the file cannot be written.

@@ -52,7 +52,7 @@ def _usable_path(path: Path) -> Path:
 
 
 NUMBER = BeforeValidator(_refuse_truth)
-"""Beside the bounds of every setting that is a number."""
+"""Goes with the bounds of every setting that is a number."""
 PositiveInt = Annotated[int, Field(ge=1), NUMBER]
 PositiveFloat = Annotated[float, Field(gt=0), NUMBER]
 Fraction = Annotated[float, Field(gt=0, lt=1), NUMBER]

@@ -7,6 +7,7 @@ times a fresh process that reads it, computes and writes every table.
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import resource
 import subprocess
@@ -32,7 +33,7 @@ MEASURED = """
 import sys, time
 start = time.perf_counter()
 from transfergrid.analysis.analyze import analyze
-from transfergrid.grid import RunFolder
+from transfergrid.store.folder import RunFolder
 from pathlib import Path
 from rich.console import Console
 report = analyze(RunFolder(Path(sys.argv[1])), on_progress=lambda name: print(
@@ -153,7 +154,12 @@ def published_table(names: list, deltas: np.ndarray, generator: np.random.Genera
 
 def measure(run: RunFolder, threads: int) -> None:
     """Time a fresh process that analyses a run; prints its stages, wall time and peak memory."""
-    environment = {"PATH": "/usr/bin:/bin", "POLARS_MAX_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+        "POLARS_MAX_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+    }
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", MEASURED, str(run.root)], check=True, env=environment)
     wall_s = time.perf_counter() - start

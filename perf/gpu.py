@@ -1,4 +1,4 @@
-"""What one GPU does: checks that need one, then speed beside vLLM's own way. ``perf/gpu_check.sh`` runs it.
+"""Checks that need a GPU, then speed beside vLLM's public interface; ``perf/gpu_check.sh`` runs both.
 
 ``python -m transfergrid.perf.gpu checks`` and ``python -m transfergrid.perf.gpu speed --shape 0.5B``. Models have
 random weights in the shape of published ones; items are made up. Runs on a CPU, too, with ``--shape tiny``.

@@ -11,7 +11,7 @@
 set -euo pipefail
 
 if [ "$#" -lt 1 ]; then
-    sed -n '2,12p' "$0"
+    sed -n '2,10p' "$0"
     exit 2
 fi
 work=$(mkdir -p "$1" && cd "$1" && pwd)

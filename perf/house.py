@@ -1,6 +1,6 @@
-"""The figures of the code itself: ``python -m transfergrid.perf.house``.
+"""Sizes, import depth and import circles of the code: ``python -m transfergrid.perf.house``.
 
-``tests/test_imports.py`` holds the project to the limits; this prints where it stands.
+``tests/test_imports.py`` enforces the limits; this prints the figures.
 """
 
 from __future__ import annotations

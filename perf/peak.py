@@ -1,7 +1,7 @@
 """Share of a GPU's peak that planned passes reach, on paper: ``python -m transfergrid.perf.peak``.
 
-The host's time is measured (``perf.host``, on this project's CPU machine), the device's computed from FLOP, bytes and
-the data sheet. Attention is left out, which is 10 to 15 % of a pass on the CPU. No GPU was timed for it.
+The host's time is assumed; ``perf.host`` measures it on a CPU machine. The device's time is computed from FLOP, bytes
+and the data sheet. Attention is left out, which is 10 to 15 % of a pass on the CPU. No GPU was timed for it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GPUS: Mapping[str, Gpu] = {"H100 SXM": Gpu(989.4, 3.35), "H200 SXM": Gpu(989.4, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
-    """Host time of a step, measured by ``perf.host``."""
+    """Host time of a step, as ``perf.host`` measures it."""
 
     step_ms: float
     layer_ms: float
@@ -43,16 +43,9 @@ class Host:
 
 
 STEP_TOKENS = 16_384
-HOSTS: Mapping[str, Mapping[str, Host]] = {
-    "base": {
-        "before": Host(step_ms=30.0, layer_ms=0.5, overlaps=False),
-        "now": Host(step_ms=2.0, layer_ms=0.5, overlaps=True),
-    },
-    "adapter": {
-        "before": Host(step_ms=30.0, layer_ms=0.5, overlaps=False),
-        "now": Host(step_ms=2.0, layer_ms=0.5, overlaps=True),
-    },
-}
+BEFORE = Host(step_ms=30.0, layer_ms=0.5, overlaps=False)
+NOW = Host(step_ms=2.0, layer_ms=0.5, overlaps=True)
+"""Assumed, for base and adapter alike: one step at a time, and with the next step prepared meanwhile."""
 
 
 def step_flop(model: Decoder) -> float:
@@ -83,23 +76,23 @@ def share_of_peak(model: Decoder, gpu: Gpu, host: Host, *, matrix_share: float, 
 
 
 def tabulate_peak() -> Table:
-    """Return the share of the peak before and now, per GPU, shape and pass, for matrix products at 0.6 and 0.8."""
+    """Return the share of the peak under `BEFORE` and `NOW`, per GPU, shape and pass."""
     table = Table(title=f"Share of the peak, steps of {STEP_TOKENS:,} tokens, matrix products at 0.6 to 0.8 of it")
     for column in ("GPU", "model", "pass", "device ms", "host ms", "before", "now"):
         table.add_column(column, justify="left" if column in ("GPU", "model", "pass") else "right")
-    for (gpu_name, gpu), (name, model), way in itertools.product(GPUS.items(), SHAPES.items(), HOSTS):
-        hosts, shares = HOSTS[way], (0.6, 0.8)
+    for (gpu_name, gpu), (name, model), way in itertools.product(GPUS.items(), SHAPES.items(), ("base", "adapter")):
+        shares = (0.6, 0.8)
         device = [device_s(model, gpu, matrix_share=each, with_adapter=way == "adapter") for each in shares]
         found = [
             [share_of_peak(model, gpu, host, matrix_share=each, with_adapter=way == "adapter") for each in shares]
-            for host in (hosts["before"], hosts["now"])
+            for host in (BEFORE, NOW)
         ]
         table.add_row(
             gpu_name,
             name,
             way,
             f"{1000 * device[1]:.0f} to {1000 * device[0]:.0f}",
-            f"{hosts['now'].step_ms + hosts['now'].layer_ms * model.n_layers:.1f}",
+            f"{NOW.step_ms + NOW.layer_ms * model.n_layers:.1f}",
             *(f"{low:.0%} to {high:.0%}" for low, high in found),
         )
     return table

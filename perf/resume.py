@@ -1,4 +1,4 @@
-"""What ``grid eval`` costs where all is scored: ``python -m transfergrid.perf.resume [--rank R] [--run FOLDER]``.
+"""What ``grid eval`` costs on a finished run: ``python -m transfergrid.perf.resume [--rank R] [--run FOLDER]``.
 
 A 44 x 44 run on the bundled model and items is made with small adapters and made-up log-likelihoods. Then ``grid eval``
 finds it finished, once with an empty index of the store and once more. The time is that of the command in a process

@@ -1,8 +1,8 @@
 """The full study on 1, 8 and 64 GPUs, on paper: ``python -m transfergrid.perf.scaling``.
 
-A discrete simulation. Units are cut and given out by the code that does it on a cluster (``engine.cluster.units``); how
-long a unit takes is computed from token counts and efficiencies measured on this project's CPU machine, and from
-numbers of a GPU that are published or assumed. No GPU was timed for it.
+A discrete simulation. The cluster's own code (``engine.cluster.units``) cuts units and gives them to workers. The time
+of a unit is computed from token counts and efficiencies measured on this project's CPU machine, and from numbers of a
+GPU that are published or assumed. No GPU was timed for it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Inputs:
     """The same of training, limit 4 x parameters x tokens."""
     train_tokens_per_example: float = 59.0
     """Mean of the four tasks' bundled English items."""
-    # the study (PROTOCOL)
+    # the study (arXiv 2511.13368)
     train_examples: float = 0.9 * (3 * 300 + 215) / 4
     epochs: int = 3
     # published

@@ -1,7 +1,7 @@
 """Training beside its peers, in one run on one machine: seconds per step and adapter, peak memory, losses.
 
 ``python -m transfergrid.perf.training [--steps 3] [--language en]``; under ten minutes on two cores. The sides are
-processes that take turns, one step each, so that what else happens on the machine meets all of them alike. Same model,
+processes that take turns, one step each, so that other work on the machine slows all of them alike. Same model,
 data, batches and seed; rank 32 on seven projections, batch 8; the first step of every task is not counted. The limit is
 4 x parameters of the linear layers x tokens without padding, over the rate of a large matrix product.
 """

@@ -1,6 +1,6 @@
-"""One way to train adapters, in a process of its own, that makes a step whenever it is told to.
+"""The sides of the training benchmark: each trains in a process of its own and makes a step when it is asked to.
 
-Started by ``perf.training`` as ``python -m transfergrid.perf.training_sides NAME JSON``. For every task it sets up,
+``perf.training`` starts one as ``python -m transfergrid.perf.training_sides NAME JSON``. For every task it prepares,
 says so, then makes one optimizer step for every line it reads, so that several sides take turns on one machine.
 """
 

@@ -75,7 +75,7 @@ def test_json_and_csv_are_for_programs(folder: Path) -> None:
 def test_without_grid_yaml_the_defaults_serve(folder: Path) -> None:
     result = _grid("analyze")
     assert result.exit_code == 0, result.output
-    assert "2000 resamples" in " ".join(result.stdout.split())
+    assert "Benjamini-Hochberg q <= 0.05" in " ".join(result.stdout.split())
 
 
 def test_grid_yaml_is_used_where_it_is_there(folder: Path) -> None:

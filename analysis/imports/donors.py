@@ -87,7 +87,7 @@ def import_donors(csv: Path, run: RunFolder) -> ImportReport:
 
 
 def _write_remarks(table: pl.DataFrame, run: RunFolder) -> tuple[str, ...]:
-    """Say of every row whose items may not be the same in every seed: the base scores vary over seeds."""
+    """Write a remark if the base scores vary over seeds: the seeds may then have different items."""
     varying = table.filter(pl.col("base_sd") > _MIN_SD)
     if varying.is_empty():
         remove_import(run.imported / "remarks", "donors")

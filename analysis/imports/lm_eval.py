@@ -18,6 +18,7 @@ from transfergrid.analysis.imports.report import ImportReport, summarise_import
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import REMARK_SCHEMA, remove_import, write_import
+from transfergrid.wording import listed
 
 _SHOWN = 5
 _STEM = "lm_eval"
@@ -141,7 +142,8 @@ def _tell_models_apart(results: Sequence[Result]) -> tuple[list[Result], list[st
         names[result.model].add(result.base)
     shared = {model: sorted(bases) for model, bases in names.items() if len(bases) > 1}
     remarks = [
-        f"{len(bases)} base models are called {model!r} ({_listed(bases)}); they are kept apart under their full names"
+        f"{len(bases)} base models are called {model!r} ({listed(bases, _SHOWN)}); they are kept apart under their "
+        "full names"
         for model, bases in sorted(shared.items())
     ]
     return [replace(each, model=each.base) if each.model in shared else each for each in results], remarks
@@ -170,20 +172,15 @@ def _remarks(skipped: set[str], n_replaced: int) -> list[str]:
 
 
 def _unlogged_remarks(results: Sequence[Result]) -> Iterator[str]:
-    """Say of every model with some samples why it came in without them."""
+    """Yield why a model with some samples came in without them."""
     for model in sorted({result.model for result in results if result.samples}):
         lacking = [result for result in results if result.model == model and result.unlogged]
         if lacking:
             targets = sorted({result.target.name for result in lacking})
             yield (
                 f"model {model!r} came in as aggregates, without pairing by item, since samples are missing for "
-                f"{_listed(targets)} (first: task {lacking[0].unlogged[0]!r}); log the samples of every task"
+                f"{listed(targets, _SHOWN)} (first: task {lacking[0].unlogged[0]!r}); log the samples of every task"
             )
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
 def _check_metrics(results: Sequence[Result]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from transfergrid.analysis.imports.lm_eval_results import Result
+from transfergrid.analysis.records import KEY
 from transfergrid.grid import UserError
 from transfergrid.store.imported import IMPORTED_SCHEMA, SE_OF_SEEDS
 
@@ -64,7 +65,7 @@ def _delta_record(result: Result, base: Result) -> dict[str, object]:
 
 
 def _average_seeds(table: pl.DataFrame) -> pl.DataFrame:
-    keys = ["model", "source_task", "source_language", "target_task", "target_language"]
+    keys = list(KEY)
     several = pl.len() > 1
     unpaired = pl.col("unpaired_se_pp").cast(pl.Float64).first()
     averaged = table.group_by(keys, maintain_order=True).agg(

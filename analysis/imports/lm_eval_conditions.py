@@ -1,4 +1,4 @@
-"""What else decides the numbers of a run of lm-evaluation-harness; an adapter's must be its baseline's."""
+"""Conditions of a run of lm-evaluation-harness; an adapter's must be those of its baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from transfergrid.wording import one_line
 LIMIT = "limit"
 HASHES = "task hashes"
 BY_ITEM = (LIMIT, HASHES)
-"""Conditions that pairing by item takes care of: other items are left out, other documents are seen."""
+"""Conditions that pairing by item takes care of: it leaves out other items and finds other documents."""
 
 _QUANTISATION = ("load_in_4bit", "load_in_8bit", "quantization", "gptqmodel", "autogptq", "gguf_file")
 _ARGUMENTS = (

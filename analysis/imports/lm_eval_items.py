@@ -22,7 +22,7 @@ class Items:
     rows: pl.DataFrame
     """In SCORE_SCHEMA."""
     mismatches: dict[tuple[str, int, str, str], list[str]] = field(default_factory=dict)
-    """What of an adapter's documents or prompts is not what the baseline saw."""
+    """Differences of an adapter's documents or prompts from those of the baseline."""
 
 
 def item_rows(results: Sequence[Result]) -> Items:
@@ -98,7 +98,7 @@ def _row(result: Result, answer: Answer) -> dict[str, object]:
 
 
 def count_remarks(table: pl.DataFrame) -> Iterator[str]:
-    """Say where an adapter was scored on other items than its baseline."""
+    """Yield a remark where an adapter was scored on other items than its baseline."""
     target = ["model", "target_task", "target_language"]
     is_base = pl.col("source_task").is_null()
     base = table.filter(is_base).select(*target, "item_id", in_base=True).unique()

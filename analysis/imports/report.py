@@ -9,6 +9,8 @@ from typing import Any
 import polars as pl
 from rich.text import Text
 
+from transfergrid.wording import count
+
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
@@ -27,8 +29,8 @@ class ImportReport:
     def __rich__(self) -> Text:
         """Say what was brought in."""
         lines = [
-            f"{self.n_rows} {self.what} of {_count(len(self.models), 'model')}, {_count(self.n_sources, 'source')} and "
-            f"{_count(self.n_targets, 'target')}, written to {self.path}",
+            f"{self.n_rows} {self.what} of {count(len(self.models), 'model')}, {count(self.n_sources, 'source')} and "
+            f"{count(self.n_targets, 'target')}, written to {self.path}",
             *self.remarks,
         ]
         return Text("\n".join(lines))
@@ -41,10 +43,6 @@ class ImportReport:
     def as_json(self) -> dict[str, Any]:
         """Return everything that was counted."""
         return {**asdict(self), "path": str(self.path)}
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def summarise_import(path: Path, table: pl.DataFrame, what: str, remarks: tuple[str, ...] = ()) -> ImportReport:

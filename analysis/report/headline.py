@@ -23,7 +23,7 @@ class Figure(NamedTuple):
 
 
 def headline(tables: AnalysisTables, settings: AnalysisConfig) -> str:
-    """Return the one sentence that says what came out."""
+    """Return the main result as one sentence."""
     row = regime_row(tables.regimes, ALL_TRANSFER)
     own = regime_row(tables.regimes, Regime.MT_ML.value)
     if not row["n"] and not own["n"]:

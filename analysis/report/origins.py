@@ -1,4 +1,4 @@
-"""What a run folder records of where its numbers come from, for the last section of the page."""
+"""The origin of a run's numbers, as its folder records it, for the last section of the page."""
 
 from __future__ import annotations
 

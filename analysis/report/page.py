@@ -57,7 +57,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageContent:
-    """Everything a page is made from."""
+    """All data of a page."""
 
     name: str
     """Name of the run."""

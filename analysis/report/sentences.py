@@ -26,7 +26,7 @@ from transfergrid.analysis.tables.roles import FRAGILE, HUB, why_unlabelled
 from transfergrid.analysis.tables.variance import CROSSED, NESTED, RESIDUAL
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import TRANSFER_REGIMES, Regime
-from transfergrid.wording import count, level
+from transfergrid.wording import count, level, listed
 
 REGIME_WORDS = {
     Regime.MT_ML: "same task, same language",
@@ -73,11 +73,6 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
     return found
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_SHOWN_NAMES])
-    return shown if len(names) <= _SHOWN_NAMES else f"{shown} and {len(names) - _SHOWN_NAMES} more"
-
-
 def _measured(rows: pl.DataFrame) -> str:
     there = rows.filter(pl.col("delta_pp").is_not_null())
     transfer = rows if there.is_empty() else there
@@ -89,12 +84,12 @@ def _measured(rows: pl.DataFrame) -> str:
     seeds = transfer["n_seeds"].max()
     repeated = f", with {count(seeds, 'training seed')}" if isinstance(seeds, int) and seeds > 1 else ""
     grid = (
-        f"A cell is one task in one language, here {count(len(tasks), 'task')} ({_listed(tasks)}) in "
-        f"{count(len(languages), 'language')} ({_listed(languages)})."
+        f"A cell is one task in one language, here {count(len(tasks), 'task')} ({listed(tasks, _SHOWN_NAMES)}) in "
+        f"{count(len(languages), 'language')} ({listed(languages, _SHOWN_NAMES)})."
     )
     training = (
         f"For {count(n_sources, 'cell')}, a small add-on to the base model (a LoRA adapter) was trained on that cell "
-        f"alone{repeated}, for {count(len(models), 'model')} ({_listed(models)})."
+        f"alone{repeated}, for {count(len(models), 'model')} ({listed(models, _SHOWN_NAMES)})."
     )
     scoring = (
         "Every adapter then answered the same multiple-choice questions as the untouched base model, on "
@@ -219,7 +214,7 @@ def _labels(roles: pl.DataFrame) -> Iterator[str]:
         said.append((hubs, "Clearly harming less than the average of their kind, but not helping", sparing))
     said.append((fragile, "Clearly harmed more often than the average of their kind", list(fragile.units)))
     for fact, what, units in said:
-        names = _listed([f"{name} ({regime})" for name, regime, _ in units]) or "none"
+        names = listed([f"{name} ({regime})" for name, regime, _ in units], _SHOWN_NAMES) or "none"
         yield f"{what}: not known, since there is {fact.unknown}." if fact.unknown else f"{what}: {names}."
 
 

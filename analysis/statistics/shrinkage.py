@@ -59,6 +59,10 @@ class _Model(NamedTuple):
     """Shape [N, K]: columns a pair is in: fixed effects, source, target, shared noise."""
     value: FloatArray
     """Shape [N, K]: what the pair has in them at variance 1."""
+    cells: IntArray
+    """Shape [N K K]: where two of a pair's columns cross in a q x q matrix, flat."""
+    products: FloatArray
+    """Shape [N, K, K]: the products of two of a pair's values."""
     part: IntArray
     """Shape [q]: 0 fixed, 1 source, 2 target, 3 shared noise."""
     penalty: FloatArray
@@ -109,7 +113,8 @@ def _model(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise) -> _Mode
     known = np.isfinite(noise.own)
     own = np.where(known, noise.own, noise.own[known].mean() if known.any() else 0.0)
     fixed = _regime_columns(pairs)
-    n_targets, n_shared = int(target.max()) + 1, noise.loading.shape[1]
+    loading = noise.loading if noise.loading.any() else noise.loading[:, :0]
+    n_targets, n_shared = int(target.max()) + 1, loading.shape[1]
     sizes = [fixed.shape[1], int(source.max()) + 1, n_targets, n_targets * n_shared]
     starts = np.cumsum([0, *sizes])
     columns = np.tile(np.arange(sizes[0]), (len(observed), 1))
@@ -118,10 +123,13 @@ def _model(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise) -> _Mode
     one = np.ones(len(observed))
     between = [np.eye(size) for size in sizes[1:3]] + [linalg.inv(noise.correlation)] * n_shared
     penalty = linalg.block_diag(np.zeros((sizes[0], sizes[0])), *between)
+    value, q = np.column_stack([fixed, one, one, loading]), sum(sizes)
     return _Model(
         y=observed,
         place=place.astype(np.intp),
-        value=np.column_stack([fixed, one, one, noise.loading]),
+        value=value,
+        cells=(place[:, :, None] * q + place[:, None, :]).astype(np.intp).ravel(),
+        products=value[:, :, None] * value[:, None, :],
         part=np.repeat(np.arange(4), sizes),
         penalty=penalty,
         own=own,
@@ -196,12 +204,12 @@ def _solve(model: _Model, deviations: FloatArray) -> _Solved:
     """Return -2 x restricted log-likelihood (up to a constant) and the effects at variance 1, shape [q]."""
     rest = deviations[2] ** 2 + model.own
     scale = np.array([1.0, deviations[0], deviations[1], 1.0])[model.part]
-    scaled = model.value * scale[model.place]
     q = len(scale)
-    cells = model.place[:, :, None] * q + model.place[:, None, :]
-    weights = scaled[:, :, None] * scaled[:, None, :] / rest[:, None, None]
-    inner = np.bincount(cells.ravel(), weights=weights.ravel(), minlength=q * q).reshape(q, q) + model.penalty
-    right = np.bincount(model.place.ravel(), weights=(scaled * (model.y / rest)[:, None]).ravel(), minlength=q)
+    weights = model.products / rest[:, None, None]
+    crossed = np.bincount(model.cells, weights=weights.ravel(), minlength=q * q).reshape(q, q)
+    inner = scale[:, None] * crossed * scale + model.penalty
+    of_y = (model.value * (model.y / rest)[:, None]).ravel()
+    right = scale * np.bincount(model.place.ravel(), weights=of_y, minlength=q)
     factor = linalg.cholesky(inner, lower=True)
     half = linalg.solve_triangular(factor, right, lower=True)
     log_det = float(np.log(rest).sum()) + 2 * float(np.log(np.diag(factor)).sum())

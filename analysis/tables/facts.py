@@ -1,4 +1,4 @@
-"""What the tables say, as facts: the terminal's summary and the report put the same ones into words."""
+"""Facts that the tables show; the terminal's summary and the report put the same ones into words."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def missing_reasons(table: pl.DataFrame, limit: int) -> list[tuple[str, int]]:
 
 
 def noise_floor(transfer: pl.DataFrame) -> NoiseFloor | None:
-    """Return how many of the base's answers hang on rounding; None where that was not measured."""
+    """Return how many of the base's answers depend on rounding; None if that was not measured."""
     floor = (
         transfer.filter(pl.col("n_flips_noise_floor").is_not_null())
         .group_by("model", "target_task", "target_language")

@@ -1,4 +1,4 @@
-"""Who meets whom: donor x recipient means of languages, language families and tasks."""
+"""Donor x recipient means of languages, language families and tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every table of the analysis; one more is a line here."""
+"""Every table of the analysis; a new one is added to `TABLES`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be said of imported deltas wherever they, or a mean over them, are shown."""
+"""Remarks on imported deltas, shown wherever they or a mean over them are shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SHOWN = 3
 
 
 def remark_lines(transfer: pl.DataFrame) -> list[str]:
-    """Return one line per remark of the transfer table, with the number of deltas it is about; most frequent first.
+    """Return one line per remark of the transfer table, with its number of deltas; most frequent first.
 
     Three remarks are shown; the others are counted.
     """

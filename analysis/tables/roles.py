@@ -47,7 +47,7 @@ ONE_OTHER = {
     "donor": "no label, rank interval or harm interval: one target",
     "recipient": "no label, rank interval or harm interval: one source",
 }
-"""With one row per model a harm rate is 0 or 1 and an order is that of single pairs: resampling tells nothing."""
+"""With one row per model a harm rate is 0 or 1 and an order is that of single pairs: resampling shows nothing."""
 
 _SCORE_ENDS = with_ends(Column("score_pp", pl.Float64, "pp", ""))[1:]
 _COLUMNS = (

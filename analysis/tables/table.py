@@ -52,7 +52,7 @@ class TableInputs:
         return self.once(_true_deltas)
 
     def once(self, compute: Callable[[TableInputs], Computed]) -> Computed:
-        """Return what a function computes of these inputs; tables that share it compute it once."""
+        """Return what a function computes from these inputs; tables that share it compute it once."""
         if compute not in self._computed:
             self._computed[compute] = compute(self)
         found: Computed = self._computed[compute]
@@ -72,7 +72,7 @@ class Table:
     row: str
     """What one row is about."""
     estimand: str
-    """What its numbers are: of what, over what, holding what fixed."""
+    """What its numbers estimate, over which population, and what is held fixed."""
     columns: tuple[Column, ...]
     build: Callable[[TableInputs], pl.DataFrame]
     """Returns a frame with exactly these columns."""

@@ -8,7 +8,7 @@ _STEPS_ABOVE = ("#deebf7", "#9ecae1", "#6baed6", "#2171b5", "#08306b")
 _STEPS_BELOW = ("#feedde", "#fdbe85", "#fd8d3c", "#b35806", "#7f3b08")
 _NEUTRAL = "#f7f7f7"
 _N_PALE = 3
-"""So many steps on each side take dark text, the others light."""
+"""Steps on each side that take dark text; the others take light text."""
 
 
 def diverging_step(value: float, limit: float) -> int:

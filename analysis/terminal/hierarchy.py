@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from transfergrid.analysis.tables.roles import ROLES, UNIT_REGIMES
+from transfergrid.analysis.terminal.plain_table import plain_table
 
 _PLURALS = {"language": "languages", "language_family": "language families", "task": "tasks", "cell": "cells"}
 _ENDS = 5
-"""Of a ranking longer than `_LONG`, so many from each end are shown."""
+"""Units shown from each end of a ranking that is longer than `_LONG`."""
 _LONG = 15
 _BAR_WIDTH = 14
 
@@ -48,15 +47,7 @@ def hierarchy_view(roles: pl.DataFrame) -> RenderableType:
 
 
 def _ranking(part: pl.DataFrame, title: str) -> RenderableType:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        padding=(0, 1, 0, 0),
-    )
+    table = plain_table(title, style="bold")
     for name in ("rank", "name", "score pp", "+/-", "true harm %", "ranks", "", "label"):
         table.add_column(name, justify="left" if name in ("name", "", "label") else "right", no_wrap=name != "name")
     rows = list(part.iter_rows(named=True))

@@ -1,8 +1,8 @@
 """Which source cells help a target, by a shrunken estimate with its interval and its risk.
 
-The deltas of all (source, target) pairs, averaged over the chosen models, are noisy; `pair_noise` says how noisy and
-which noise the sources of a target share, `shrinkage` draws every delta towards what its source and target do
-elsewhere, the more the noisier it is.
+The deltas of all (source, target) pairs, averaged over the chosen models, are noisy. `pair_noise` measures the noise
+and which part of it the sources of a target share; `shrinkage` draws every delta towards what its source and target do
+elsewhere; the noisier the delta, the further.
 """
 
 from __future__ import annotations
@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
-from rich import box
 from rich.console import Group as RichGroup
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from transfergrid.analysis.records import ALL_TRANSFER, Transfer, in_regime
@@ -26,6 +24,7 @@ from transfergrid.analysis.tables.recommendation import (
     with_unestimated,
 )
 from transfergrid.analysis.tables.remarks import remark_lines, with_remark
+from transfergrid.analysis.terminal.plain_table import plain_table
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import Cell
@@ -106,9 +105,7 @@ def _render(found: Recommendation, n_rows: int = 12) -> RenderableType:
     order = "probably harmful, worst first" if found.avoid else "best first"
     whose = found.models[0] if len(found.models) == 1 else f"{len(found.models)} models"
     title = Text(f"Sources for {found.target.name} ({whose}), {order}")
-    table = Table(
-        box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, show_edge=False, padding=(0, 1, 0, 0)
-    )
+    table = plain_table(title)
     for name in (
         "source",
         "regime",
@@ -134,7 +131,7 @@ def _render(found: Recommendation, n_rows: int = 12) -> RenderableType:
 
 
 def _verdict(found: Recommendation) -> list[str]:
-    """Say what a table does not show by itself: that nothing in it deserves the name of a recommendation."""
+    """Return a warning if nothing in the table can be recommended, which the table alone does not show."""
     if found.avoid:
         return [f"no source has a probability of harm above {level(HIGH_HARM)}"] if found.table.is_empty() else []
     chances = found.table["p_help"].drop_nulls()

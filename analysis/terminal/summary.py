@@ -1,4 +1,4 @@
-"""What a person reads first, and any table, for a terminal of 80 to 100 columns."""
+"""The summary of a run for a terminal of 80 to 100 columns."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -26,6 +25,7 @@ from transfergrid.analysis.tables.regimes import SEEDS_ONLY
 from transfergrid.analysis.tables.remarks import remark_lines
 from transfergrid.analysis.tables.roles import FRAGILE, HUB
 from transfergrid.analysis.tables.variance import CROSSED, NESTED
+from transfergrid.analysis.terminal.plain_table import plain_table
 from transfergrid.analysis.terminal.table_view import reasons_view
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
@@ -48,7 +48,7 @@ def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
 
 
 def _grid(columns: Sequence[str], n_left: int = 1, *, no_wrap: bool = False) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table = plain_table()
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place < n_left else "right", no_wrap=no_wrap or place == 0)
     return table
@@ -117,7 +117,7 @@ def _significance(regimes: pl.DataFrame) -> str:
 
 
 def _noise_floor(transfer: pl.DataFrame) -> list[str]:
-    """Say how many of the base's answers hang on rounding; nothing where that was not measured."""
+    """Return how many of the base's answers depend on rounding; nothing if that was not measured."""
     floor = noise_floor(transfer)
     if floor is None:
         return []

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import polars as pl
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from transfergrid.analysis.tables.facts import missing_reasons
 from transfergrid.analysis.tables.registry import all_tables
+from transfergrid.analysis.terminal.plain_table import plain_table
 from transfergrid.wording import count
 
 SHOWN_ROWS = 40
@@ -66,15 +65,7 @@ def table_view(name: str, table: pl.DataFrame) -> RenderableType:
     same = [column for column in ("model", "seed") if column in shown.columns and shown[column].n_unique() == 1]
     title = "".join(f", {column} {shown[column][0]}" for column in same)
     shown = shown.drop(same)
-    view = Table(
-        box=box.SIMPLE_HEAD,
-        title=Text(f"{name}: {table.height} row{'' if table.height == 1 else 's'}{title}"),
-        title_justify="left",
-        title_style="bold",
-        pad_edge=False,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
+    view = plain_table(Text(f"{name}: {table.height} row{'' if table.height == 1 else 's'}{title}"), style="bold")
     for column, dtype in shown.schema.items():
         heading = _TITLES.get(column, column.replace("_", " "))
         heading = heading.replace(" ", "\n") if dtype.is_numeric() else heading

@@ -1,4 +1,4 @@
-"""How a task's items came to be in their languages."""
+"""How a task's items were made in their languages: translated by people or machines, or written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def constructions(tasks: Iterable[str], source: str | None, config: GridConfig |
     Args:
         tasks: Names of tasks.
         source: Where the items came from, as in ``data.source``: ``bundled`` items were written for the project, the
-            ``hub``'s are the study's, nobody knows of ``local`` ones; None: not known.
+            ``hub``'s are the study's, ``local`` ones are unknown; None: not known.
         config: Names custom tasks, whose files say it whatever the source.
     """
     return {task: _construction(task, source, config) for task in tasks}

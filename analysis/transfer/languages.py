@@ -55,7 +55,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class UnknownLanguageError(UserError):
-    """A language that ISO 639 or URIEL does not know; others are not concerned."""
+    """A language that ISO 639 or URIEL does not know."""
 
 
 def iso639_3(code: str) -> str:

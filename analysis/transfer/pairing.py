@@ -31,7 +31,7 @@ _ITEM_COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class ModelObservations:
-    """What the store says of one model."""
+    """The paired observations of one model."""
 
     rows: pl.DataFrame
     """One row per (model, seed, source, target): counts over its items, see `_count`."""

@@ -1,4 +1,4 @@
-"""What is known of the sources in the transfer tables: kind, cells, and whether a single-source table takes them."""
+"""The sources in the transfer tables: kind, cells, and whether a single-source table takes them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def read_sources(scores: pl.LazyFrame, names: Iterable[str]) -> pl.DataFrame:
     """Return one row per source: `SOURCE_COLUMNS`, and task and language of single-cell adapters.
 
     Args:
-        scores: Item rows in SCORE_SCHEMA; read only for names that are no cell's.
-        names: Names of sources; the base is none of them.
+        scores: Item rows in SCORE_SCHEMA; read only for names that are not a cell's.
+        names: Names of sources, without the base.
 
     Raises:
         UserError: If one name stands for two kinds of source, or for other cells in another part.

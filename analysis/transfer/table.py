@@ -1,4 +1,4 @@
-"""The transfer table: what every adapter does on every target, by seed and averaged over seeds."""
+"""The transfer table: the delta of every adapter on every target, by seed and averaged over seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep on the screen: a progress bar on a terminal, plain lines elsewhere."""
+"""A scoring sweep on the screen: progress bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from transfergrid.engine.work.failures import Failure, describe_failures
 from transfergrid.wording import format_duration
 
 LINE_EVERY_S = 60.0
-"""Outside a terminal a source that takes long shows a line at least this often."""
+"""Outside a terminal, a source that takes long prints a line this often."""
 
 
 @dataclass(slots=True)

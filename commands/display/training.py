@@ -1,4 +1,4 @@
-"""A sweep as it is seen: a live view on a terminal, one line per adapter and epoch elsewhere."""
+"""A training sweep on the screen: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from transfergrid.trainers.events import (
     TrainingEvent,
     TrainingEvents,
 )
-from transfergrid.wording import format_left
+from transfergrid.wording import count, format_left
 
 LINE_EVERY_S = 30.0
-"""Plain lines tell of the running adapter's steps at most this often."""
+"""Outside a terminal, the steps of the running adapter are printed at most this often."""
 
 
 @dataclass(slots=True)
@@ -162,7 +162,7 @@ def show_sweep(console: Console) -> Iterator[TrainingEvents]:
 
 
 class PlainLines:
-    """Prints a line when something ends, and now and then where a long adapter is."""
+    """Prints a line when something ends, and now and then how far a long adapter is."""
 
     def __init__(self, console: Console, state: SweepState, clock: Callable[[], float] = time.monotonic) -> None:
         """Print to a console."""
@@ -184,12 +184,12 @@ class PlainLines:
 
 
 def remark(event: TrainingEvent) -> str | None:
-    """Return what stays on the screen of an event; None for steps and epochs."""
+    """Return the line that an event leaves on the screen; None for steps and epochs."""
     match event:
         case SweepStarted():
             left = event.n_jobs - event.n_finished
-            noun = "adapter" if left == 1 else "adapters"
-            return f"{left} {noun} to train, {event.n_finished} already there, {event.n_tokens:,} tokens at most"
+            n_tokens = f"{event.n_tokens:,} tokens at most"
+            return f"{count(left, 'adapter')} to train, {event.n_finished} already there, {n_tokens}"
         case BaseLoaded():
             return f"base {event.model} loaded: {event.dtype} on {event.device}"
         case BatchHalved():

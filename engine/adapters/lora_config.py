@@ -87,7 +87,7 @@ class LoraConfig:
         if not self.layers_to_transform:
             return True
         for pattern in list(map(_indexed, self.layers_pattern)) or [r".*?\.[^.]*\.(?P<idx>\d+)\."]:
-            if match := re.match(pattern, module):
+            if (match := re.match(pattern, module)) and match["idx"]:
                 return int(match["idx"]) in self.layers_to_transform
         return False
 

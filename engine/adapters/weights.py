@@ -85,7 +85,7 @@ def _checked(entries: list[Any], n_data: int) -> list[tuple[str, str, tuple[int,
     position, found = 0, []
     for (begin, end), key, kind, shape in entries:
         if kind not in _FORMATS:
-            raise ValueError(f"{key!r} is of type {kind}; expected one of {sorted(_FORMATS)}")
+            raise ValueError(f"{key!r} is of type {kind!r:.40}; expected one of {sorted(_FORMATS)}")
         n_expected = math.prod(shape) * np.dtype(_FORMATS[kind][0]).itemsize
         if begin != position or end - begin != n_expected or min(shape, default=0) < 0:
             raise ValueError(f"{key!r} should have {n_expected} bytes from {position} on; found {begin} to {end}")

@@ -125,7 +125,11 @@ def _variance(world: World, table: pl.DataFrame) -> Iterator[Found]:
     parts = {
         "source": world.source_sd**2,
         "target": world.target_sd**2,
-        "residual": world.pair_sd**2 + world.model_target_sd**2 + world.task_pair_sd**2,
+        "residual": world.pair_sd**2
+        + world.model_target_sd**2
+        + world.task_pair_sd**2
+        # the luck of training is the pair's, as far as the mean over seeds leaves it
+        + world.seed_sd**2 / world.n_seeds,
     }
     total = sum(parts.values())
     for row in table.filter(fit="crossed", regime=ALL_TRANSFER).iter_rows(named=True):

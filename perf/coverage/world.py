@@ -23,7 +23,7 @@ from transfergrid.analysis.transfer.model_traits import traits_frame
 from transfergrid.analysis.transfer.sources import read_sources, single_blocks
 from transfergrid.analysis.transfer.table import average_seeds
 from transfergrid.grid import LANGUAGES, TASKS, Cell
-from transfergrid.store.imported import NOISE_FLOOR_SCHEMA
+from transfergrid.store.noise_floor import NOISE_FLOOR_SCHEMA
 from transfergrid.store.scores import with_regime
 
 FloatArray = npt.NDArray[np.float64]

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.fuzz.strategies import damaged_json
 from transfergrid.engine.work.failures import FAILURES_FILE, Failure, describe_failures, read_failures
 from transfergrid.grid import UserError
+from transfergrid.store import lock
 from transfergrid.store.data_manifest import MANIFEST, DataManifest, read_manifest
 from transfergrid.store.file_index import FileIndex
 from transfergrid.store.lock import HOLDER_FILE, hold_run_folder
@@ -29,6 +30,9 @@ CONTENTS = damaged_json(
     _MANIFEST.as_json(),
     {"purpose": "grid eval", "pid": 3, "host": "here", "since": "2026-01-01T00:00:00+00:00"},
 )
+
+
+lock._PATIENCE_S = 0.0  # a second holder is refused at once
 
 
 def read(content: bytes, folder: Path) -> None:

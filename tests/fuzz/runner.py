@@ -107,6 +107,7 @@ def try_input(reader: Reader, content: bytes) -> None:
     reader.n_tried += 1
     start = time.process_time()
     fault = None
+    kept = _keep(reader.name, content)  # before it is read: a library may end the whole process
     with tempfile.TemporaryDirectory() as folder, _quiet():
         try:
             reader.read(content, Path(folder))
@@ -123,7 +124,8 @@ def try_input(reader: Reader, content: bytes) -> None:
     if fault is None and wall > MAX_CPU_S:
         fault = f"it took {wall:.1f} s"
     if fault is not None:
-        raise BrokenError(f"{_keep(reader.name, content)}: {fault[:_SHOWN]}")
+        raise BrokenError(f"{kept}: {fault[:_SHOWN]}")
+    kept.unlink()
 
 
 @contextmanager

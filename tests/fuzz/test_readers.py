@@ -68,5 +68,5 @@ def test_a_round_counts_what_it_tried_and_stops_at_what_broke(tmp_path: Path, mo
 
 
 def test_unknown_readers_are_refused() -> None:
-    with pytest.raises(UserError, match=r"no reader 'other'; expected some of \['donors'"):
+    with pytest.raises(UserError, match=r"no reader 'other'; expected some of \['adapter_config'"):
         find_readers(["other"])

@@ -93,3 +93,8 @@ def test_patterns_as_libraries_write_them_are_read() -> None:
     assert config.is_target("model.layers.10.self_attn.q_proj")
     assert config.is_target("model.language_model.layers.10.self_attn.q_proj")
     assert not config.is_target("model.layers.10.self_attn.o_proj")
+
+
+def test_a_pattern_that_matches_without_the_number_of_a_layer_chooses_none() -> None:
+    config = read_lora_config({**CONFIG, "layers_to_transform": [0], "layers_pattern": "model|x"}, "mine")
+    assert not config.is_target("model.layers.0.self_attn.q_proj")

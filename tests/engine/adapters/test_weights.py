@@ -50,7 +50,7 @@ def test_a_tensor_with_a_value_that_is_not_finite_is_named(file: Path, dtype: to
 @pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.int64])
 def test_values_that_are_no_plain_floats_are_refused(file: Path, dtype: torch.dtype) -> None:
     save_file({"coded": torch.ones(4).to(dtype)}, file)
-    with pytest.raises(ValueError, match=r"'coded' is of type \w+; expected one of \['BF16', 'F16', 'F32', 'F64'\]"):
+    with pytest.raises(ValueError, match=r"'coded' is of type '\w+'; expected one of \['BF16', 'F16', 'F32', 'F64'\]"):
         read_weights(file)
 
 
