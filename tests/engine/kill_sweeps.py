@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -68,15 +69,18 @@ def sweep_once(model: Path, run: Path) -> None:
 
 
 def require_refusal(model: Path, run: Path, process: int) -> None:
-    """See that a sweep is refused while another process sweeps the same run folder."""
+    """Check that a sweep is refused while another process, held here, sweeps the same run folder."""
     while not (run / HOLDER_FILE).exists():
         time.sleep(0.001)
+    os.kill(process, signal.SIGSTOP)
     try:
         sweep.evaluate(small_config(model), RunFolder(run), sweep.EvalRequest(), maker=FakeMaker())
     except UserError as error:
         if f"is in use by 'grid eval', process {process}" in str(error):
             return
         raise
+    finally:
+        os.kill(process, signal.SIGCONT)
     raise RuntimeError("two sweeps in one run folder")
 
 
