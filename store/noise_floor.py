@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import polars as pl
 
-from transfergrid.store.files import FOOTER_KEY, write_atomically
+from transfergrid.grid import UserError
+from transfergrid.store.files import FOOTER_KEY
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.scores import UNREADABLE
+from transfergrid.store.scores import CHECKSUM_LENGTH, UNREADABLE, check_contents, damaged, has_checksum, write_named
 
 NOISE_FLOOR_SCHEMA = pl.Schema(
     {
@@ -27,22 +30,45 @@ NOISE_FLOOR_SCHEMA = pl.Schema(
 """One row per (model, target): predictions that differ between two scorings of the base model."""
 
 
-def noise_floor_path(run: RunFolder, model: str) -> Path:
-    """Return the file of one model's noise floor."""
-    return run.noise_floor / f"{model}.parquet"
-
-
 def read_noise_floor_file(run: RunFolder, model: str) -> tuple[pl.DataFrame, dict[str, str]]:
     """Return a model's table and the run key by target; nothing where there is none or it is not whole."""
-    try:
-        content = noise_floor_path(run, model).read_bytes()
-        keys = json.loads(pl.read_parquet_metadata(io.BytesIO(content))[FOOTER_KEY])
-        return pl.read_parquet(io.BytesIO(content)), keys
-    except (*UNREADABLE, ValueError, KeyError):
-        return pl.DataFrame(schema=NOISE_FLOOR_SCHEMA), {}
+    for path in _files(run, model):
+        try:
+            check_noise_floor(path)
+            return pl.read_parquet(path), json.loads(pl.read_parquet_metadata(path)[FOOTER_KEY])
+        except (*UNREADABLE, ValueError, KeyError, UserError):
+            continue
+    return pl.DataFrame(schema=NOISE_FLOOR_SCHEMA), {}
 
 
 def write_noise_floor(run: RunFolder, model: str, table: pl.DataFrame, keys: Mapping[str, str]) -> None:
-    """Write a model's table, with the run key by target in the file's metadata."""
-    metadata = {FOOTER_KEY: json.dumps(dict(keys))}
-    write_atomically(noise_floor_path(run, model), lambda temporary: table.write_parquet(temporary, metadata=metadata))
+    """Write a model's table, with the run key by target in the file's metadata, in place of the one before."""
+    drop_noise_floor(run, model)
+    write_named(run.noise_floor, model, table, {FOOTER_KEY: json.dumps(dict(keys))})
+
+
+def drop_noise_floor(run: RunFolder, model: str) -> None:
+    """Remove a model's table."""
+    for path in _files(run, model):
+        path.unlink()
+
+
+def check_noise_floor(path: Path) -> None:
+    """Check a file before it is read: its checksum, or for one of an older version whether it can be read at all.
+
+    The trial is a process of its own, since Polars ends its process on some damage.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    check_contents([path])
+    if not has_checksum(path):
+        code = "import sys, polars; polars.read_parquet(sys.argv[1])"
+        if subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=False).returncode:
+            raise damaged(path, "it is damaged")
+
+
+def _files(run: RunFolder, model: str) -> list[Path]:
+    """Return the files of a model's table: one with a checksum in its name, or one of an older version without."""
+    name = re.compile(rf"{re.escape(model)}(\.[0-9a-f]{{{CHECKSUM_LENGTH}}})?\.parquet")
+    return sorted(path for path in run.noise_floor.glob("*.parquet") if name.fullmatch(path.name))

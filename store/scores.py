@@ -127,6 +127,11 @@ def write_named(folder: Path, stem: str, table: pl.DataFrame, metadata: dict[str
     return path
 
 
+def has_checksum(path: Path) -> bool:
+    """Whether a file's name says what its content must be."""
+    return _NAMED_CHECKSUM.fullmatch(path.name) is not None
+
+
 def check_contents(parts: Iterable[Path]) -> None:
     """Compare every part's content with the checksum in its name; names without one pass.
 
@@ -193,7 +198,7 @@ def find_unreadable(parts: Iterable[Path]) -> UserError | None:
     return None
 
 
-def damaged(path: Path, error: BaseException) -> UserError:
+def damaged(path: Path, error: BaseException | str) -> UserError:
     """Return what to say of a file that cannot be read as Parquet."""
     return UserError(f"{str(path)!r} cannot be read as Parquet: {one_line(error)}; move it away and run again")
 

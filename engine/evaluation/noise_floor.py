@@ -26,7 +26,7 @@ from transfergrid.grid import BASE, Cell
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.noise_floor import (
     NOISE_FLOOR_SCHEMA,
-    noise_floor_path,
+    drop_noise_floor,
     read_noise_floor_file,
     write_noise_floor,
 )
@@ -61,7 +61,7 @@ def drop_stale_noise_floor(
     if n_dropped and kept.height:
         write_noise_floor(run, base.name, kept, keys)
     elif n_dropped:
-        noise_floor_path(run, base.name).unlink()
+        drop_noise_floor(run, base.name)
     return n_dropped
 
 

@@ -14,22 +14,24 @@ from transfergrid.store.noise_floor import read_noise_floor_file, write_noise_fl
 _ROWS = [("m", "arc_challenge", language, 400, 3, 2, 0.1) for language in ("de", "en")]
 
 
-def _content() -> bytes:
+def _content() -> tuple[str, bytes]:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(Path(folder))
         table = pl.DataFrame(_ROWS, schema=NOISE_FLOOR_SCHEMA, orient="row")
         write_noise_floor(run, "m", table, {"arc_challenge-de": "k"})
-        return (run.noise_floor / "m.parquet").read_bytes()
+        (path,) = run.noise_floor.iterdir()
+        return path.name, path.read_bytes()
 
 
-CONTENTS = damaged([_content()])
+_NAME, _WHOLE = _content()
+CONTENTS = damaged([_WHOLE])
 
 
 def read(content: bytes, folder: Path) -> None:
     run = RunFolder(folder)
     run.noise_floor.mkdir()
-    (run.noise_floor / "m.parquet").write_bytes(content)
+    (run.noise_floor / _NAME).write_bytes(content)
     read_noise_floor_file(run, "m")
     read_noise_floor(run)

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -13,6 +14,7 @@ from transfergrid.store.imported import (
     read_noise_floor,
     write_import,
 )
+from transfergrid.store.noise_floor import read_noise_floor_file
 from transfergrid.store.scores import SCORE_SCHEMA, scan_scores, score_parts
 
 
@@ -128,3 +130,13 @@ def test_an_import_replaces_the_one_before_under_its_older_name_too(tmp_path: Pa
     first.write_bytes(first.read_bytes().replace(b"arc_challenge", b"arc_challengf"))
     with pytest.raises(UserError, match="does not have the content that its name says"):
         read_imported(run)
+
+
+def test_damage_that_ends_the_process_of_polars_is_one_sentence(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.noise_floor.mkdir()
+    shutil.copy(Path(__file__).parent / "ends_polars.parquet", run.noise_floor / "m.parquet")
+    with pytest.raises(UserError, match=r"m.parquet' cannot be read as Parquet: it is damaged"):
+        read_noise_floor(run)
+    table, keys = read_noise_floor_file(run, "m")
+    assert (table.height, keys) == (0, {})

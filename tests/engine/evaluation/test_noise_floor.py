@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from transfergrid.engine.work.base_model import resolve_base
 from transfergrid.engine.work.request import EvalRequest
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import read_noise_floor
+from transfergrid.store.noise_floor import read_noise_floor_file, write_noise_floor
 
 
 @pytest.fixture
@@ -123,10 +123,8 @@ def test_a_noise_floor_of_another_setup_is_dropped_when_the_base_is_scored_again
 
 def test_only_targets_whose_items_changed_lose_their_noise_floor(config: GridConfig, run: RunFolder) -> None:
     sweep_base(config, run, FakeMaker(as_base))
-    path = run.noise_floor / "tiny.parquet"
-    table = pl.read_parquet(path)
-    keys = json.loads(pl.read_parquet_metadata(path)["transfergrid"])
-    table.write_parquet(path, metadata={"transfergrid": json.dumps({**keys, "arc_challenge-de": "0" * 16})})
+    table, keys = read_noise_floor_file(run, "tiny")
+    write_noise_floor(run, "tiny", table, {**keys, "arc_challenge-de": "0" * 16})
     evaluate(config, run, EvalRequest(narrowing=Narrowing(targets=("global_mmlu-en",))), maker=FakeMaker(as_base))
     assert read_noise_floor(run).rows() == [row for row in table.rows() if row[1:3] != ("arc_challenge", "de")]
 
@@ -140,19 +138,18 @@ def test_scores_that_the_other_way_left_keep_their_noise_floor(config: GridConfi
 
 def test_measuring_keeps_no_row_of_another_setup(config: GridConfig, run: RunFolder) -> None:
     sweep_base(config, run, FakeMaker(as_base))
-    path = run.noise_floor / "tiny.parquet"
-    table = pl.read_parquet(path)
-    table.write_parquet(path, metadata={"transfergrid": json.dumps({"arc_challenge-de": "0" * 16})})
+    table, _ = read_noise_floor_file(run, "tiny")
+    write_noise_floor(run, "tiny", table, {"arc_challenge-de": "0" * 16})
     base = resolve_base(config, config.models[0], FakeMaker())
     assert measure_noise_floor(run, base, {}, FakeScorer(), finished={}).height == 0
 
 
 def test_a_broken_table_is_measured_anew(config: GridConfig, run: RunFolder) -> None:
     sweep_base(config, run, FakeMaker(as_base))
-    path = run.noise_floor / "tiny.parquet"
+    (path,) = run.noise_floor.iterdir()
     path.write_bytes(b"half")
     sweep_base(config, run, FakeMaker(as_base))
-    assert pl.read_parquet(path).height == 4
+    assert read_noise_floor(run).height == 4
 
 
 def test_a_noise_floor_that_cannot_be_measured_is_a_failure(
