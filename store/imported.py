@@ -8,7 +8,7 @@ import polars as pl
 
 from transfergrid.grid import Cell, UserError
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.noise_floor import NOISE_FLOOR_SCHEMA, check_noise_floor
+from transfergrid.store.noise_floor import NOISE_FLOOR_SCHEMA
 from transfergrid.store.scores import UNREADABLE, check_contents, check_schema, damaged, write_named
 
 KEY = ("model", "source_task", "source_language", "target_task", "target_language")
@@ -69,10 +69,7 @@ def read_noise_floor(run: RunFolder) -> pl.DataFrame:
     Raises:
         UserError: If a file cannot be read, has another schema, or a (model, target) stands there twice.
     """
-    paths = sorted(run.noise_floor.glob("*.parquet"))
-    for path in paths:
-        check_noise_floor(path)
-    return _read_all(paths, NOISE_FLOOR_SCHEMA, "noise floor", ["model", *KEY[3:]])
+    return _read_all(sorted(run.noise_floor.glob("*.parquet")), NOISE_FLOOR_SCHEMA, "noise floor", ["model", *KEY[3:]])
 
 
 def read_imported(run: RunFolder) -> pl.DataFrame:

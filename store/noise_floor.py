@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import polars as pl
 from transfergrid.grid import UserError
 from transfergrid.store.files import FOOTER_KEY
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.scores import CHECKSUM_LENGTH, UNREADABLE, check_contents, damaged, has_checksum, write_named
+from transfergrid.store.scores import CHECKSUM_LENGTH, UNREADABLE, check_contents, write_named
 
 NOISE_FLOOR_SCHEMA = pl.Schema(
     {
@@ -34,7 +32,7 @@ def read_noise_floor_file(run: RunFolder, model: str) -> tuple[pl.DataFrame, dic
     """Return a model's table and the run key by target; nothing where there is none or it is not whole."""
     for path in _files(run, model):
         try:
-            check_noise_floor(path)
+            check_contents([path])
             return pl.read_parquet(path), json.loads(pl.read_parquet_metadata(path)[FOOTER_KEY])
         except (*UNREADABLE, ValueError, KeyError, UserError):
             continue
@@ -51,21 +49,6 @@ def drop_noise_floor(run: RunFolder, model: str) -> None:
     """Remove a model's table."""
     for path in _files(run, model):
         path.unlink()
-
-
-def check_noise_floor(path: Path) -> None:
-    """Check a file before it is read: its checksum, or for one of an older version whether it can be read at all.
-
-    The trial is a process of its own, since Polars ends its process on some damage.
-
-    Raises:
-        UserError: If the file is damaged.
-    """
-    check_contents([path])
-    if not has_checksum(path):
-        code = "import sys, polars; polars.read_parquet(sys.argv[1])"
-        if subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=False).returncode:
-            raise damaged(path, "it is damaged")
 
 
 def _files(run: RunFolder, model: str) -> list[Path]:

@@ -12,7 +12,7 @@ from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
 from transfergrid.grid import Cell
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.scores import ADDED_COLUMNS, SCORE_SCHEMA, complete_rows, with_regime
+from transfergrid.store.scores import ADDED_COLUMNS, SCORE_SCHEMA, complete_rows, with_regime, write_named
 
 TASKS = ("arc_challenge", "global_mmlu")
 LANGUAGES = ("de", "en", "fr")
@@ -78,7 +78,7 @@ def item_frame(rows: Sequence[dict[str, object]]) -> pl.DataFrame:
 def write_run(root: Path, rows: pl.DataFrame) -> RunFolder:
     run = RunFolder(root)
     run.scores.mkdir(parents=True)
-    rows.write_parquet(run.scores / "part.parquet")
+    write_named(run.scores, "part", rows)
     return run
 
 

@@ -11,6 +11,7 @@ from tests.fuzz.strategies import damaged
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import IMPORTED_SCHEMA, SE_OF_SEEDS
+from transfergrid.store.scores import content_checksum
 
 _CELLS = ("arc_challenge", "de"), ("arc_challenge", "en")
 _ROWS = [
@@ -26,11 +27,12 @@ def _content() -> bytes:
     return buffer.getvalue()
 
 
-CONTENTS = damaged([_content()])
+_WHOLE = _content()
+CONTENTS = damaged([_WHOLE])
 
 
 def read(content: bytes, folder: Path) -> None:
     run = RunFolder(folder)
     run.imported.mkdir()
-    (run.imported / "donors.parquet").write_bytes(content)
+    (run.imported / f"donors.{content_checksum(_WHOLE)}.parquet").write_bytes(content)
     read_transfer(run)

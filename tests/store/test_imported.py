@@ -136,7 +136,7 @@ def test_damage_that_ends_the_process_of_polars_is_one_sentence(tmp_path: Path) 
     run = RunFolder(tmp_path)
     run.noise_floor.mkdir()
     shutil.copy(Path(__file__).parent / "ends_polars.parquet", run.noise_floor / "m.parquet")
-    with pytest.raises(UserError, match=r"m.parquet' cannot be read as Parquet: it is damaged"):
+    with pytest.raises(UserError, match=r"m.parquet' cannot be read as Parquet: reading it ends the process"):
         read_noise_floor(run)
     table, keys = read_noise_floor_file(run, "m")
     assert (table.height, keys) == (0, {})

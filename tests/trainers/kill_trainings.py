@@ -21,7 +21,7 @@ from tests.trainers.small_grid import make_config
 from tests.trainers.small_grid import sweep as train_all
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
-from transfergrid.trainers import record, sweep
+from transfergrid.trainers import record, train_one
 from transfergrid.trainers.adapter_training import SaveAdapter
 from transfergrid.trainers.base_model import LoadedBase, attached_adapter, load_base
 from transfergrid.trainers.jobs import BatchShape, TrainingJob
@@ -58,8 +58,8 @@ def main(model: str, whole: str, n_kills: int) -> None:
     """Train once in peace, then kill trainings in fresh run folders; print the kills as JSON."""
     config = kill_config(Path(model))
     base = load_base(Path(model), config.training)
-    sweep.load_base = lambda *_: base  # type: ignore[attr-defined]
-    sweep.train_adapter = train_quickly  # type: ignore[attr-defined]
+    train_one.load_base = lambda *_: base  # type: ignore[attr-defined]
+    train_one.train_adapter = train_quickly  # type: ignore[attr-defined]
     record.git_state = lambda: None  # type: ignore[attr-defined]  # asking git takes longer than all the rest
     train_all(config, RunFolder(Path(whole) / "warm-up"))
     started = time.monotonic()

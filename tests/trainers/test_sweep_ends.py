@@ -129,8 +129,8 @@ train_adapters(config, RunFolder(Path(sys.argv[2])), select(config, Narrowing())
     ("point", "when", "call", "n_left"),
     [
         ("peft.save_pretrained", "after", 2, 1),  # weights of the second adapter written, nothing else
-        ("folder.sync_folder", "before", 3, 1),  # all its files written, not moved
-        ("folder.sync_folder", "before", 4, 2),  # moved
+        ("folder.move_into_place", "before", 2, 1),  # all its files written, not moved
+        ("folder.move_into_place", "after", 2, 2),  # moved
     ],
 )
 def test_a_sweep_killed_while_saving_goes_on_and_takes_nothing_half_written(

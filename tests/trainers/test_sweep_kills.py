@@ -15,7 +15,7 @@ from tests.trainers.kill_trainings import N_ADAPTERS, kill_config, train_quickly
 from tests.trainers.small_grid import everything, sweep, weights_hash
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
-from transfergrid.trainers import sweep as training_sweep
+from transfergrid.trainers import train_one
 from transfergrid.trainers.plan import plan_training
 
 pytestmark = pytest.mark.engine
@@ -67,7 +67,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
 def test_a_disk_that_is_full_ends_in_a_sentence_and_the_training_goes_on_with_more_room(
     tiny_llama: Path, tmp_path: Path, small_disk: Callable[[int], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_sweep, "train_adapter", train_quickly)
+    monkeypatch.setattr(train_one, "train_adapter", train_quickly)
     config, whole = kill_config(tiny_llama), RunFolder(tmp_path / "whole")
     sweep(config, whole)
     n_kib = sum(path.stat().st_size for path in whole.root.rglob("*") if path.is_file()) // 1024

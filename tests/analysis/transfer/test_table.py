@@ -193,11 +193,11 @@ def test_imported_rows_are_of_the_studys_items_whatever_the_configuration(tmp_pa
 
 def test_a_part_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
     run = write_run(tmp_path, item_rows(n_items=300))
-    path = run.scores / "part.parquet"
+    (path,) = run.scores.iterdir()
     content = bytearray(path.read_bytes())
     start = len(content) // 4
     content[start : start + 2000] = bytes(2000)
-    path.write_bytes(content)
+    path.rename(path.with_name("part.parquet")).write_bytes(content)  # without a checksum in its name
     item_rows(models=("another-1B",), n_items=2).write_parquet(run.scores / "a-sound-part.parquet")
     with pytest.raises(UserError, match=r"part.parquet' cannot be read as Parquet.*move it away"):
         read_transfer(run)
@@ -222,8 +222,9 @@ def test_a_model_that_is_scored_and_imported_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["part", "import"])
 def test_every_flipped_bit_of_a_checked_file_is_seen(kind: str, tmp_path: Path) -> None:
     run = write_run(tmp_path, item_rows(models=("m-1B",), n_items=3))
-    content = (run.scores / "part.parquet").read_bytes()
-    (run.scores / "part.parquet").unlink()
+    (whole,) = run.scores.iterdir()
+    content = whole.read_bytes()
+    whole.unlink()
     folder = run.scores if kind == "part" else run.imported / "scores"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"m-1B.base.{hashlib.sha256(content).hexdigest()[:16]}.parquet"
@@ -249,5 +250,5 @@ def test_a_panic_of_polars_is_one_sentence(tmp_path: Path, monkeypatch: pytest.M
     run = write_run(tmp_path, item_rows(n_items=1))
     monkeypatch.setattr("transfergrid.analysis.transfer.table.observe", panic)
     monkeypatch.setattr(pl.LazyFrame, "collect", panic)
-    with pytest.raises(UserError, match=r"part.parquet' cannot be read as Parquet: offset \+ length"):
+    with pytest.raises(UserError, match=r"parquet' cannot be read as Parquet: offset \+ length"):
         read_transfer(run)
