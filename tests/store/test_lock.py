@@ -47,7 +47,10 @@ def test_a_killed_process_lets_go_of_the_folder(tmp_path: Path) -> None:
         pass
 
 
-def test_a_killed_process_whose_child_lives_on_for_a_moment_lets_go_too(tmp_path: Path) -> None:
+def test_a_killed_process_whose_child_lives_on_for_a_moment_lets_go_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transfergrid.store.lock._PATIENCE_S", 60.0)  # a moment may be long on a busy machine
     hold = HOLD.replace("print(", "import os; os.fork() or (time.sleep(0.3), os._exit(0)); print(")
     with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
