@@ -129,11 +129,6 @@ def write_named(folder: Path, stem: str, table: pl.DataFrame, metadata: dict[str
     return path
 
 
-def has_checksum(path: Path) -> bool:
-    """Whether a file's name says what its content must be."""
-    return _NAMED_CHECKSUM.fullmatch(path.name) is not None
-
-
 def check_contents(parts: Iterable[Path]) -> None:
     """Compare every part's content with the checksum in its name; files without one are read on trial.
 
@@ -142,9 +137,10 @@ def check_contents(parts: Iterable[Path]) -> None:
     Raises:
         UserError: If a part cannot be read or its content is not what its name says; names the first.
     """
-    parts = list(parts)
-    _read_on_trial([str(path) for path in parts if not has_checksum(path)])
-    named = [(path, found[1]) for path in parts if (found := _NAMED_CHECKSUM.fullmatch(path.name))]
+    names = [(path, _NAMED_CHECKSUM.fullmatch(path.name)) for path in parts]
+    if unnamed := [path for path, found in names if not found]:
+        _read_on_trial(unnamed)
+    named = [(path, found[1]) for path, found in names if found]
     with ThreadPoolExecutor() as pool:
         fits = pool.map(lambda part: _fits(*part), named)
         for (path, _), is_whole in zip(named, fits, strict=True):
@@ -155,11 +151,11 @@ def check_contents(parts: Iterable[Path]) -> None:
                 )
 
 
-def _read_on_trial(paths: list[str]) -> None:
+def _read_on_trial(paths: list[Path]) -> None:
     """Read files in a process of its own, since Polars ends its process on some damage."""
     code = "import sys, polars\nfor path in sys.argv[1:]:\n    print(path, flush=True)\n    polars.read_parquet(path)"
-    done = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True) if paths else None
-    if done is not None and done.returncode:
+    done = subprocess.run([sys.executable, "-c", code, *map(str, paths)], capture_output=True, text=True)
+    if done.returncode:
         reason = done.stderr.strip().rpartition("\n")[2] if done.returncode == 1 else "reading it ends the process"
         raise damaged(Path(done.stdout.splitlines()[-1]), reason)
 
