@@ -29,7 +29,14 @@ _LANGUAGE_PATTERN = re.compile(r"[a-z]{2,3}(_[a-z0-9]{2,8})?")
 
 
 class UserError(Exception):
-    """A failure that the user can fix: one sentence, shown without a traceback, exit status 1."""
+    """A failure that the user can fix: one sentence, shown without a traceback, exit status 1.
+
+    Control characters, which names and messages from outside may hold, are shown as escapes.
+    """
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
 
 
 class Regime(StrEnum):

@@ -133,3 +133,7 @@ def test_a_variant_is_in_no_single_source_table() -> None:
 def test_an_adapter_has_a_folder_per_model_seed_and_cell() -> None:
     run = RunFolder(Path("r"))
     assert run.adapter("m", 17, Cell("arc_challenge", "de")) == Path("r/adapters/m/s17/arc_challenge-de")
+
+
+def test_control_characters_in_a_sentence_are_shown_as_escapes() -> None:
+    assert str(UserError("no \x1b[31m'a\x00b'\nexpected é")) == "no \\x1b[31m'a\\x00b'\nexpected é"

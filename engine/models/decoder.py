@@ -62,7 +62,7 @@ def read_decoder_config(folder: Path) -> dict[str, Any]:
     """
     config, part = _read_config(folder)
     if part is not None:
-        config = {"model_type": part.model_type, **(config.get("text_config") or {})}
+        config = {**(config.get("text_config") or {}), "model_type": part.model_type}
     elif others := [key for key in _OTHER_INPUTS if key in config]:
         raise UserError(
             f"model {str(folder)!r} is a {config.get('model_type')!r} with {others[0]!r}, which takes more than text; "

@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 from transfergrid.config.settings import PromptConfig
 from transfergrid.engine.models.chat_template import render_chats
 from transfergrid.grid import UserError
+from transfergrid.wording import one_line
 
 Tokens = tuple[int, ...]
 _PROBES = ("a", "1", ".", "é", "的")
@@ -32,10 +33,9 @@ def load_tokenizer(folder: Path) -> Any:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # tokenizer.json's reader raises Exception itself, and a panic in Rust is none
-        reason = "".join(letter if letter.isprintable() else " " for letter in str(error)[:300])
         raise UserError(
-            f"no usable tokenizer in model folder {str(folder)!r}: {type(error).__name__}: {reason}; fetch the "
-            "tokenizer's files again"
+            f"no usable tokenizer in model folder {str(folder)!r}: {type(error).__name__}: {one_line(error)}; fetch "
+            "the tokenizer's files again"
         ) from error
 
 

