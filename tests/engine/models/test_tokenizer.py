@@ -57,7 +57,7 @@ def test_appended_tokens_are_part_of_the_run_key_and_of_no_other(tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "path", "value", "message"),
     [
-        ("tokenizer.json", ["version"], "\x1b[31mred\n", r"Unknown tokenizer version ' \[31mred '"),
+        ("tokenizer.json", ["version"], "\x1b[31mred\n", r"Unknown tokenizer version '.x1b\[31mred '"),
         ("tokenizer.json", ["post_processor", "single", 0, "SpecialToken", "id"], "x", "PanicException"),
         ("tokenizer_config.json", ["model_max_length"], {"a": 1}, "TypeError: '>' not supported between"),
         ("tokenizer_config.json", ["x"], "@deep@", "RecursionError"),
