@@ -47,6 +47,7 @@ def start_vllm(
     max_rank: int | None = 32,
     longest_tokens: int | None = None,
     is_selftest: bool = False,
+    with_tokenizer: bool = False,
 ) -> VllmScorer:
     """Load a base model into one vLLM engine.
 
@@ -56,6 +57,7 @@ def start_vllm(
         max_rank: Largest rank of the adapters to come; None: no adapter can be scored.
         longest_tokens: Longest sequence to come; None: what the model takes.
         is_selftest: Whether a version that was not tested on this device may run.
+        with_tokenizer: Whether vLLM has the tokenizer, so that generated text can end at a stop sequence.
 
     Raises:
         UserError: If vLLM has another version or refuses the settings, the model does not fit, or an engine argument is
@@ -66,6 +68,7 @@ def start_vllm(
     sizes, arguments = plan_engine(
         model_folder, config or EngineConfig(), max_rank=max_rank, longest_tokens=longest_tokens
     )
+    arguments["skip_tokenizer_init"] = not with_tokenizer
     set_vllm_environment()
     import vllm
     from vllm.platforms import current_platform
