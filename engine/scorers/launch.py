@@ -37,6 +37,8 @@ WORKERS = {
 """Our vLLM worker by device."""
 LORA_MODULES = (*TARGET_MODULES, "qkv_proj", "gate_up_proj")
 """Layers that get adapter slots, in the checkpoint's words and vLLM's; lm_head stays plain."""
+MIN_MODEL_LEN = 64
+"""Longest sequence that an engine takes at least, in tokens: room for the probe of an adapter."""
 
 _GUARD = "put what it does under 'if __name__ == \"__main__\":'"
 
@@ -154,7 +156,7 @@ def plan_engine(
         device=device,
         memory_bytes=memory_bytes,
         slot_values=(rank or 0) * sum(map(sum, shapes.values())),
-        longest_tokens=longest_tokens,
+        longest_tokens=None if longest_tokens is None else max(longest_tokens, MIN_MODEL_LEN),
     )
     config = config.model_copy(update=told)
     return sizes, engine_arguments(model_folder, config, sizes, device=device, max_rank=rank)
