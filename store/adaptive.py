@@ -8,9 +8,12 @@ never stops for success, so the one test at n keeps its level: stopping can only
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from transfergrid.store.files import hash_text
 
@@ -23,6 +26,7 @@ LUCK = 0.64
 
 
 Slice = TypeVar("Slice")
+FloatArray = npt.NDArray[np.float64]
 
 
 class Design(NamedTuple):
@@ -67,16 +71,63 @@ def common_slice(item_ids: Iterable[str]) -> Sequence[str]:
 
 
 def is_futile(seen: Seen, n: int) -> bool:
-    """Whether a pair stops.
+    """Whether a pair stops; one whose items have no values of the base does not, since nothing is known of it."""
+    if not seen.n_paired:
+        return False
+    return bool(hoped_z(np.array([seen.net]), np.array([seen.squares]), seen.n_paired, n)[0] < FUTILE_Z)
 
-    Without a change d is 0, and the rule, whose c cancels, reads ``.64 sqrt(1 - m / n) < 2``: such a pair stops. A pair
-    whose items have no values of the base is not stopped, since nothing is known of it.
+
+def hoped_z(net: FloatArray, squares: FloatArray, m: int, n: int) -> FloatArray:
+    """Return the z that pairs may hope for at n items, having net changes and squared changes after m of them.
+
+    Without a change it is 0: d is 0, c cancels, and what is left of the rule is ``.64 sqrt(1 - m / n)``, below 2.
     """
-    m, change_rate = seen.n_paired, seen.squares / max(seen.n_paired, 1)
-    if not m or change_rate == 0:
-        return bool(m)
-    expected = abs(seen.net) * n / m + LUCK * math.sqrt(change_rate * max(n - m, 0))
-    return expected / math.sqrt(n * change_rate) < FUTILE_Z
+    rate = squares / m
+    hoped: FloatArray = np.abs(net) * n / m + LUCK * np.sqrt(rate * max(n - m, 0))
+    z: FloatArray = np.divide(hoped, np.sqrt(n * rate), out=np.zeros_like(hoped), where=rate > 0)
+    return z
+
+
+EXPECTED_CHANGE = 0.12
+"""Share of the answers that an adapter changes, as assumed before anything is scored."""
+EXPECTED_MEAN_PP, EXPECTED_SD_PP = 0.8, 1.4
+"""True deltas of pairs, as assumed before anything is scored."""
+_N_SIMULATED = 4000
+
+
+class Simulated(NamedTuple):
+    """Pairs that went through a design."""
+
+    n_items: FloatArray
+    """Shape [N]: items that were scored."""
+    net: FloatArray
+    """Shape [N]: net change over these."""
+    changed: FloatArray
+    """Shape [N]: changed items of these."""
+
+
+def simulate(delta_pp: FloatArray, n: int, change_rate: float, generator: np.random.Generator) -> Simulated:
+    """Draw pairs with these true deltas, shape [N], and stop them as the design does."""
+    up, down = (np.clip((change_rate + sign * delta_pp / 100) / 2, 0, 1) for sign in (1, -1))
+    net, changed, items = np.zeros(len(delta_pp)), np.zeros(len(delta_pp)), np.zeros(len(delta_pp))
+    going = np.arange(len(delta_pp))
+    looks = [*range(FIRST_LOOK, n, LOOK_EVERY), n]
+    for before, m in zip([0, *looks], looks, strict=False):
+        plus = generator.binomial(m - before, up[going])
+        minus = generator.binomial(m - before - plus, down[going] / np.maximum(1 - up[going], 1e-9))
+        net[going] += plus - minus
+        changed[going] += plus + minus
+        items[going] = m
+        going = going[hoped_z(net[going], changed[going], m, n) >= FUTILE_Z]
+    return Simulated(items, net, changed)
+
+
+@cache
+def expected_items(n: int) -> float:
+    """Return the mean number of items that a pair with n of them is expected to get."""
+    generator = np.random.default_rng(0)
+    deltas = generator.normal(EXPECTED_MEAN_PP, EXPECTED_SD_PP, _N_SIMULATED)
+    return float(simulate(deltas, n, EXPECTED_CHANGE, generator).n_items.mean()) if n > FIRST_LOOK else float(n)
 
 
 def next_stop(seen: Seen, n_all: int, design: Design | None, *, is_base: bool) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from transfergrid.engine.work.source_jobs import SourceJob, Values
-from transfergrid.grid import Cell
+from transfergrid.grid import BASE, Cell
 from transfergrid.store.adaptive import Design, Seen, next_stop
 from transfergrid.store.score_store import Origin, StoredCell
 from transfergrid.store.scores import scan_scores
@@ -52,7 +52,7 @@ def find_left(
         done = set(there) - set(partly)
         for target in partly:
             seen = Seen().plus(values[target], (base or {}).get(target, {}))
-            if next_stop(seen, n_items[target], design, is_base=job.adapter is None) is None:
+            if next_stop(seen, n_items[target], design, is_base=job.origin.source == BASE) is None:
                 done.add(target)
         if targets := tuple(target for target in job.targets if target not in done):
             left.append(replace(job, targets=targets, values={t: values[t] for t in targets if t in values}))
