@@ -107,9 +107,9 @@ class Estimate:
         lines = [f"{model}: {reason}" for model, reason in self.unavailable.items()]
         if self.expected_share is not None:
             lines.append(
-                f"adaptive: {self.expected_share:.0%} of the adapters' items are expected to be scored (the figures count "
-                f"so many), if adapters change {EXPECTED_CHANGE:.0%} of the answers and true deltas are "
-                f"{EXPECTED_MEAN_PP} pp, standard deviation {EXPECTED_SD_PP} pp"
+                f"adaptive: {self.expected_share:.0%} of the adapters' items are expected to be scored and are counted "
+                f"here, if adapters change {EXPECTED_CHANGE:.0%} of the answers and true deltas are {EXPECTED_MEAN_PP} "
+                f"pp, standard deviation {EXPECTED_SD_PP} pp"
             )
         return Group(*tables, *(Text(line) for line in lines))
 
@@ -261,7 +261,7 @@ def _shares_left(origins: Sequence[Origin], asked: _Asked) -> list[tuple[Cell, f
             n_all, n_seen = n_items[target], len(job.values.get(target, ()))
             n = n_all if design is None else design.n_planned(n_all)
             if design is not None and job.origin != base:
-                n = min(n, round(max(expected_items(n), n_seen + LOOK_EVERY)))
+                n = min(n, round(max(expected_items(n), n_seen + LOOK_EVERY if n_seen else 0)))
             shares.append((target, (n - n_seen) / n_all))
     return shares
 
