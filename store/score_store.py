@@ -246,6 +246,18 @@ class ScoreStore:
         path.rename(target)
 
 
+def read_cells(folder: Path) -> dict[tuple[Origin, Cell], StoredCell]:
+    """Return what a store's parts hold, by their footers alone; nothing if every cell was scored at once.
+
+    Raises:
+        StoreError: If a footer is unusable.
+    """
+    footers = {path: pl.read_parquet_metadata(path).get(FOOTER_KEY) for path in sorted(folder.glob("*.parquet"))}
+    parts = tuple(_part(path, json.loads(text)) for path, text in footers.items() if text is not None)
+    is_sliced = any(cell.start is not None for part in parts for cell in part.cells)
+    return Scan(parts).cells() if is_sliced else {}
+
+
 def read_part(path: Path) -> Part:
     """Read what a part's footer says, and check its content against the checksum in its name.
 
