@@ -196,3 +196,8 @@ def doctor(run_dir: Path, selftest: bool, items: int) -> None:
                 "the planned way did not pass the selftest; score with --engine public, which needs none of our "
                 "workers, and report this with the tables above"
             )
+        if wrong := next((way for way in result.ways if not way.is_right), None):
+            raise UserError(
+                f"the {wrong.name} way did not pass the selftest; the others did, and may be used: report this with "
+                "the tables above"
+            )
