@@ -30,7 +30,6 @@ LISTS = [
 
 _HATCH = "M-0.5,0.5L0.5,-0.5M-0.5,0.1L0.1,-0.5M-0.1,0.5L0.5,-0.1"
 _SAID = ("trained on", "scored on", "regime", "delta", "interval", "base, adapter", "questions", "n", "test")
-_DEEP = 0.795  # share of the way to the full colour from which light text reads better
 _NUMBERED = "bandwidth('x') > 36"
 _WHOLE = (
     "(regime == 'all' || regime == datum.regime || (regime == 'all transfer' && datum.regime != 'MT-ML'))"
@@ -112,7 +111,7 @@ def _layers(cells: alt.Chart, limit: float) -> Iterator[alt.Chart]:
         style="hatch", shape=_HATCH, aria=False, size=alt.expr("pow(min(bandwidth('x'), bandwidth('y')), 2)")
     )
     yield missing.mark_rect(fillOpacity=0).encode(tooltip=tooltip).properties(name=f"missing_{CELLS}")
-    deep = f"abs(datum.delta_pp) > {_DEEP * limit}"
+    deep = f"abs(datum.delta_pp) > deep * {limit}"
     for ending, which in (("", f"!({deep})"), ("-deep", deep)):
         part = scored.transform_filter(which)
         numbers = part.mark_text(style=f"number{ending}", aria=False, opacity=alt.expr(f"{_NUMBERED} ? 1 : 0"))

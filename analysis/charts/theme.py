@@ -32,15 +32,19 @@ COLOURS = {
 }
 """Blue against orange, which colour-blind readers tell apart; the page's styles take the same."""
 
+DEEP = {"light": 0.795, "dark": 0.55}
+"""Share of the way to the full colour from which the other ink reads better, by scheme."""
+
 FONT = "system-ui, -apple-system, Segoe UI, Roboto, Noto Sans, Liberation Sans, sans-serif"
 
 
 def theme(scheme: str) -> dict[str, Any]:
     """Return the Vega-Lite configuration of a colour scheme, ``light`` or ``dark``; marks name its styles."""
     colour = COLOURS[scheme]
-    deep = {"light": "#ffffff", "dark": "#000000"}[scheme]
+    ink, deep = ("#000000", "#ffffff") if scheme == "light" else ("#ffffff", "#000000")
     return {
         "background": colour["paper"],
+        "params": [{"name": "deep", "value": DEEP[scheme]}],
         "font": FONT,
         "view": {"stroke": None},
         "axis": {
@@ -68,9 +72,9 @@ def theme(scheme: str) -> dict[str, Any]:
             "hatch": {"color": colour["hatch"], "strokeWidth": 1, "opacity": 1},
             "border": {"color": colour["paper"], "strokeWidth": 3},
             "chosen": {"stroke": colour["ink"], "strokeWidth": 2, "fillOpacity": 0},
-            "sure": {"color": colour["ink"], "opacity": 1},
+            "sure": {"color": ink, "opacity": 1},
             "sure-deep": {"color": deep, "opacity": 1},
-            "number": {"color": colour["ink"], "fontSize": 11},
+            "number": {"color": ink, "fontSize": 11},
             "number-deep": {"color": deep, "fontSize": 11},
             "head": {"color": colour["ink"], "fontWeight": "bold", "fontSize": 10, "lineHeight": 11},
             "label": {"color": colour["ink"], "fontSize": 11},

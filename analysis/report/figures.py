@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,21 @@ from transfergrid.wording import level
 FIGURES = ("matrix", "roles_languages", "roles_tasks", "regimes", "harm")
 """Names of the figures."""
 
+_SECTIONS = {
+    "role-chart-left": "roles",
+    "role-chart-right": "roles",
+    "variance-chart": "variance",
+    "agreement-chart": "agreement",
+    "distance-chart": "distance",
+}
 _NUMBERED_UP_TO = 12
 _NARROW, _WIDE = 16, 44
 
 
-def page_charts(tables: AnalysisTables, settings: AnalysisConfig) -> dict[str, dict[str, Any]]:
-    """Return the descriptions of the page's charts by the element that each is drawn in."""
+def page_charts(
+    tables: AnalysisTables, settings: AnalysisConfig, without: Collection[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """Return the descriptions of the page's charts by the element that each is drawn in, but for some sections."""
     charts = {
         "matrix-chart": _matrix(tables, settings),
         "regime-chart": regimes_chart(tables.regimes),
@@ -36,7 +46,7 @@ def page_charts(tables: AnalysisTables, settings: AnalysisConfig) -> dict[str, d
         "agreement-chart": agreement_chart(tables.consistency),
         "distance-chart": distance_chart(tables.distance_pairs),
     }
-    return {name: description(chart) for name, chart in charts.items()}
+    return {name: description(chart) for name, chart in charts.items() if _SECTIONS.get(name, "") not in without}
 
 
 def _matrix(tables: AnalysisTables, settings: AnalysisConfig) -> alt.LayerChart:

@@ -16,12 +16,15 @@ from rich.text import Text
 from transfergrid.analysis.charts.embed import libraries, script_hash, script_json, themes
 from transfergrid.analysis.charts.theme import COLOURS
 from transfergrid.analysis.records import TARGET
+from transfergrid.analysis.report.answer import answer
 from transfergrid.analysis.report.figures import page_charts, write_figures
 from transfergrid.analysis.report.headline import headline, key_figures
-from transfergrid.analysis.report.numbers import interval, percent, pp
+from transfergrid.analysis.report.numbers import bold_numbers, interval, percent, pp
 from transfergrid.analysis.report.origins import ManifestPart, read_run_manifest
 from transfergrid.analysis.report.sentences import REGIME_WORDS, findings
 from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
+from transfergrid.analysis.tables.facts import missing_reasons
+from transfergrid.analysis.tables.recommendation import LIKELY_HELP
 from transfergrid.analysis.tables.regimes import SEEDS_ONLY, seeds_only
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
@@ -126,12 +129,15 @@ def render_page(content: PageContent) -> str:
     tables, settings = content.tables, content.settings
     regimes = tables.regimes.filter(pl.col("by") == "all").to_dicts()
     style = page_style(_read("style.css"), tables.transfer.select(TARGET).n_unique())
+    nothing = nothing_to_say(tables, content.noise_floor)
     script = f"{libraries()}\n(() => {{\n{_read('page.js')}}})();"
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
             name=content.name,
+            advice=answer(tables.recommendations, settings),
+            likely=LIKELY_HELP,
             headline=headline(tables, settings),
             figures=key_figures(tables, settings),
             findings=findings(tables, settings),
@@ -141,12 +147,13 @@ def render_page(content: PageContent) -> str:
             seeds_only=SEEDS_ONLY if any(map(seeds_only, regimes)) else None,
             noise_floor=noise_rows(content.noise_floor),
             manifest=content.manifest,
+            nothing=nothing,
             correlations=tables.distance.to_dicts(),
             style=Markup(style),
             style_hash=script_hash(style),
             script=Markup(script),
             script_hash=script_hash(script),
-            data=Markup(script_json({"charts": page_charts(tables, settings), "themes": themes()})),
+            data=Markup(script_json({"charts": page_charts(tables, settings, nothing), "themes": themes()})),
         )
     )
 
@@ -158,6 +165,25 @@ def page_style(rest: str, n_columns: int) -> str:
     )
     schemes = f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
     return f"{schemes}\n.matrix {{ min-width: {_LEAST_COLUMN_PX * n_columns + 100}px; }}\n{rest}"
+
+
+def nothing_to_say(tables: AnalysisTables, noise_floor: pl.DataFrame) -> dict[str, str]:
+    """Return the sections without a number and why they have none; the page gives each one line."""
+    known = {
+        "roles": (tables.roles, "score_pp"),
+        "variance": (tables.variance, "share"),
+        "agreement": (tables.consistency, "median"),
+        "distance": (tables.distance_pairs, "mean_pp"),
+    }
+    found = {}
+    for section, (table, column) in known.items():
+        if table[column].null_count() == table.height:
+            told = tables.distance if section == "distance" else table
+            reasons = missing_reasons(told, 2) if "reason" in told.columns else []
+            found[section] = "; ".join(reason for reason, _ in reasons) or "too few cells"
+    if noise_floor.is_empty():
+        found["noise"] = "not measured; 'grid eval --noise-floor' measures how many predictions flip by rounding alone"
+    return {section: f"{why}." for section, why in found.items()}
 
 
 def noise_rows(noise_floor: pl.DataFrame) -> list[dict[str, Any]]:
@@ -180,7 +206,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"pp": pp, "percent": percent}
+    environment.filters |= {"pp": pp, "percent": percent, "bold_numbers": bold_numbers}
     environment.globals["interval"] = interval
     return environment
 

@@ -14,6 +14,7 @@ from tests.analysis.report.runs import (
     EN,
     TOO_LONG,
     UNSCORED,
+    data_of,
     matrix_of,
     page_of,
     write_holed_run,
@@ -23,8 +24,6 @@ from tests.analysis.synthetic import MODELS, item_rows, write_run
 from transfergrid.config.text import PAPER_MODELS
 from transfergrid.perf.analysis import write_table
 from transfergrid.store.folder import RunFolder
-
-CHARTS = ("matrix", "regime", "role-chart-left", "role-chart-right", "variance", "agreement", "distance")
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +84,11 @@ def test_it_opens_from_disk_without_error_or_request(browser: Any, name: str, re
     watched = watch(browser, path)
     assert watched.faults == []
     assert watched.requests == [path.resolve().as_uri()]
-    for chart in CHARTS:
-        identifier = chart if chart.startswith("role") else f"{chart}-chart"
-        assert watched.count(f"#{identifier} svg .mark-group path") > 0, chart
+    charts = data_of(path.read_text(encoding="utf-8"))["charts"]
+    for chart in charts:
+        assert watched.count(f"#{chart} svg .mark-group path") > 0, chart
+    assert ("agreement-chart" in charts) == (name == "full")
+    assert watched.count("#agreement.folded") == (name != "full")
     watched.page.close()
 
 
