@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import pycountry
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from transfergrid.grid import Cell, UserError
 
+MAX_LORA_RANK = 512
+"""Largest LoRA rank that vLLM serves (largest value its ``max_lora_rank`` takes)."""
+TEMPLATE_DATE = datetime.date(2024, 7, 26)
+"""The day that a chat template with a clock sees unless ``prompts.date`` says another."""
 MAX_NAME_BYTES = 255
 """Longest name of one file or folder that Linux takes."""
 MAX_PATH_BYTES = 4095
@@ -61,6 +66,14 @@ Seed = Annotated[int, Field(ge=0, le=2**32 - 1), NUMBER]
 LocalPath = Annotated[Path, AfterValidator(_usable_path)]
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Name = TypeVar("Name", str, int)
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 def usable_name(name: str) -> str:

@@ -14,7 +14,8 @@ from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 from transfergrid.trainers.adapter_folder import failure_file, is_finished
-from transfergrid.trainers.jobs import prepare_jobs
+from transfergrid.trainers.jobs import AdapterJob, prepare_jobs
+from transfergrid.trainers.sources.merge_jobs import prepare_merges
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,9 @@ def plan_training(config: GridConfig, run: RunFolder, selection: Selection) -> T
     training = config.training
     effective = training.batch_size * training.gradient_accumulation
     rows = []
-    for job in prepare_jobs(config, run, selection, with_weights=False):
-        state = "failed before" if failure_file(job).exists() else "to do"
+    jobs = prepare_jobs(config, run, selection, with_weights=False)
+    merges = prepare_merges(config, run, selection, jobs, with_weights=False)
+    for job in jobs:
         rows.append(
             (
                 job.name,
@@ -64,7 +66,14 @@ def plan_training(config: GridConfig, run: RunFolder, selection: Selection) -> T
                 job.n_steps(effective, training.epochs),
                 training.epochs * job.data.n_train_tokens,
                 job.data.n_truncated_items,
-                "finished" if is_finished(job, config) else state,
+                _state(job, config),
             )
         )
+    rows += [(merge.name, 0, 0, 0, 0, _state(merge, config)) for merge in merges]
     return TrainingPlan(tuple(rows))
+
+
+def _state(job: AdapterJob, config: GridConfig) -> str:
+    if job.is_ready and is_finished(job, config):
+        return "finished"
+    return "failed before" if failure_file(job).exists() else "to do"

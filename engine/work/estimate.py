@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -13,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from transfergrid.benchmarks.materialise import has_data, materialise
+from transfergrid.config.lora import LoraConfig
 from transfergrid.config.selection import Selection
-from transfergrid.config.settings import GridConfig, LoraConfig, ModelConfig
+from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE
 from transfergrid.engine.adapters.places import AdapterPlace
 from transfergrid.engine.models.resolve import resolve_model
@@ -112,7 +114,7 @@ _FIGURES: tuple[_Figure, ...] = (
     ("items cut", lambda model: f"{model.n_truncated_items:,}"),
     ("tokens, contexts repeated", lambda model: f"{model.n_repeated_tokens:,}"),
     ("tokens, each prefix once", lambda model: f"{model.n_unique_tokens:,}"),
-    ("adapters to train", lambda model: f"{model.n_adapters_to_train:,} of {model.n_adapters:,}"),
+    ("adapters to make", lambda model: f"{model.n_adapters_to_train:,} of {model.n_adapters:,}"),
     ("adapters on disk", lambda model: format_bytes(model.n_adapter_bytes)),
     ("scores on disk", lambda model: format_bytes(model.n_score_bytes)),
     (
@@ -204,7 +206,7 @@ def _estimate_model(
         model=model.name,
         n_adapters=len(places),
         n_adapters_to_train=len(to_train),
-        n_adapter_bytes=len(to_train) * adapter_bytes(plan_linear_shapes(folder), config.lora) if to_train else 0,
+        n_adapter_bytes=_bytes_to_make(to_train, config, folder) if to_train else 0,
         n_cells=len(origins) * len(selection.targets),
         n_finished=len(origins) * len(selection.targets) - len(left),
         n_items=n_items,
@@ -216,6 +218,13 @@ def _estimate_model(
         n_score_bytes=round(n_items * _row_bytes(parts)),
         expected_s=None if rate is None else n_unique / rate,
     )
+
+
+def _bytes_to_make(places: Sequence[AdapterPlace], config: GridConfig, folder: Path) -> int:
+    """Return the size of some adapters; merges by ``cat`` have a larger rank than the others."""
+    ranks = {recipe.source.name: recipe.merge.rank(1) for recipe in config.recipes if recipe.merge is not None}
+    n_ranks = sum(ranks.get(place.source.name, 1) for place in places)
+    return n_ranks * adapter_bytes(plan_linear_shapes(folder), config.lora)
 
 
 def _target_cost(target: TokenisedCell) -> _TargetCost:
