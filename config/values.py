@@ -6,10 +6,7 @@ import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import pycountry
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
-
-from transfergrid.grid import Cell, UserError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 MAX_LORA_RANK = 512
 """Largest LoRA rank that vLLM serves (largest value its ``max_lora_rank`` takes)."""
@@ -28,6 +25,13 @@ def _refuse_truth(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"expected a number, not {str(value).lower()}")
     return value
+
+
+def _auto_or_positive(value: Any) -> Any:
+    """Take ``auto`` and whole numbers from 1 on."""
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError(f"expected 'auto' or a whole number of at least 1, not {value!r}")
 
 
 def usable_path(path: str) -> str:
@@ -60,6 +64,11 @@ NUMBER = BeforeValidator(_refuse_truth)
 """Goes with the bounds of every setting that is a number."""
 PositiveInt = Annotated[int, Field(ge=1), NUMBER]
 PositiveFloat = Annotated[float, Field(gt=0), NUMBER]
+AutoOrPositive = Annotated[
+    Literal["auto"] | int,
+    PlainValidator(_auto_or_positive),
+    WithJsonSchema({"anyOf": [{"enum": ["auto"]}, {"type": "integer", "minimum": 1}]}),
+]
 Fraction = Annotated[float, Field(gt=0, lt=1), NUMBER]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1), NUMBER]
 """What every generator of random numbers takes, NumPy's old one too."""
@@ -112,12 +121,5 @@ def refuse_repeated(values: tuple[Name, ...], faults: list[str]) -> tuple[Name, 
     return values
 
 
-def is_language_code(code: str) -> bool:
-    """Whether a code, without its script or region, is an ISO 639-1 or 639-3 language."""
-    try:
-        Cell("task", code)
-    except UserError:
-        return False
-    plain = code.partition("_")[0]
-    key = "alpha_2" if len(plain) == 2 else "alpha_3"
-    return pycountry.languages.get(**{key: plain}) is not None
+UsablePath = Annotated[str, AfterValidator(usable_path)]
+UsableName = Annotated[str, AfterValidator(usable_name)]

@@ -55,20 +55,19 @@ def plan_training(config: GridConfig, run: RunFolder, selection: Selection) -> T
     ensure_data(config, run.data)
     training = config.training
     effective = training.batch_size * training.gradient_accumulation
-    rows = []
     jobs = prepare_jobs(config, run, selection, with_weights=False)
     merges = prepare_merges(config, run, selection, jobs, with_weights=False)
-    for job in jobs:
-        rows.append(
-            (
-                job.name,
-                len(job.data.train),
-                job.n_steps(effective, training.epochs),
-                training.epochs * job.data.n_train_tokens,
-                job.data.n_truncated_items,
-                _state(job, config),
-            )
+    rows = [
+        (
+            job.name,
+            len(job.data.train),
+            job.n_steps(effective, training.epochs),
+            training.epochs * job.data.n_train_tokens,
+            job.data.n_truncated_items,
+            _state(job, config),
         )
+        for job in jobs
+    ]
     rows += [(merge.name, 0, 0, 0, 0, _state(merge, config)) for merge in merges]
     return TrainingPlan(tuple(rows))
 

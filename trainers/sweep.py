@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -102,17 +102,15 @@ def train_adapters(
     with hold_run_folder(run.root, "grid train-adapters"), deferred_interrupt() as check_interrupt:
         shutil.rmtree(unfinished_root(run), ignore_errors=True)
         ensure_data(config, run.data)
-        jobs = prepare_jobs(config, run, selection)
-        merges = prepare_merges(config, run, selection, jobs)
-        kept, pending = _divide(jobs, config)
-        kept_merges, pending_merges = _divide(merges, config)
+        kept, pending = _divide(jobs := prepare_jobs(config, run, selection), config)
+        kept_merges, pending_merges = _divide(merges := prepare_merges(config, run, selection, jobs), config)
 
         def tell(event: TrainingEvent) -> None:
             events(event)
             check_interrupt()
 
         n_tokens = sum(config.training.epochs * job.data.n_train_tokens for job in pending)
-        names = _names(kept) + _names(kept_merges)
+        names = _names([*kept, *kept_merges])
         tell(SweepStarted(n_jobs=len(jobs) + len(merges), n_finished=len(names), n_tokens=n_tokens))
         intake = TrainingIntake(config, run, {job.name: job for job in pending}, tell)
         try:
@@ -120,9 +118,7 @@ def train_adapters(
             reasons = intake.reasons | make_merges(pending_merges, config, run, tell)
         finally:
             shutil.rmtree(unfinished_root(run), ignore_errors=True)
-    ended = {name: reasons[name] for name in _names(pending) + _names(pending_merges) if name in reasons}
-    failed = tuple((name, reason) for name, reason in ended.items() if reason is not None)
-    return SweepSummary(tuple(name for name, reason in ended.items() if reason is None), names, failed)
+    return _summary(names, {name: reasons[name] for name in _names([*pending, *pending_merges]) if name in reasons})
 
 
 def train_adapters_on_cluster(
@@ -141,6 +137,11 @@ def train_adapters_on_cluster(
     """
     with connect(options) as cluster:
         return train_adapters(config, run, selection, events=events, execute=partial(do_on_cluster, cluster))
+
+
+def _summary(kept: tuple[str, ...], reasons: Mapping[str, str | None]) -> SweepSummary:
+    failed = tuple((name, reason) for name, reason in reasons.items() if reason is not None)
+    return SweepSummary(tuple(name for name, reason in reasons.items() if reason is None), kept, failed)
 
 
 def _names(jobs: Iterable[AdapterJob]) -> tuple[str, ...]:
