@@ -36,9 +36,6 @@ from transfergrid.store.score_writer import StoreWriter
 MAX_BROKEN_SOURCES = 3
 """Adapters in a row that fail for an unforeseen reason, before the engine is taken to be broken."""
 
-MIN_MODEL_LEN = 64
-"""Shortest longest sequence an engine is started for, in tokens; its own probe needs some."""
-
 
 class RemainingModel(NamedTuple):
     """What is left to score of one model."""
@@ -154,7 +151,7 @@ def open_model(
     """
     started = time.perf_counter()
     tokenised = tokenise_cells(targets.values(), load_tokenizer(base.folder), base.tokenisation)
-    longest = max(MIN_MODEL_LEN, *(target.longest_tokens for target in tokenised.values()))
+    longest = max(target.longest_tokens for target in tokenised.values())
     scorer = maker.open(base.folder, longest_tokens=longest, max_rank=max_rank)
     tell(ModelOpened(base.name, time.perf_counter() - started))
     return ModelScorer(base, tokenised, scorer, tell)
