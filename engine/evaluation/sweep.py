@@ -38,7 +38,7 @@ from transfergrid.engine.work.request import EvalRequest, find_sources
 from transfergrid.engine.work.source_jobs import ModelJobs, SourceJob, Values, find_jobs
 from transfergrid.engine.work.stale_cells import evict_cells, find_stale_cells, refuse_stale_cells
 from transfergrid.grid import BASE, Cell, UserError
-from transfergrid.store.adaptive import Design
+from transfergrid.store.adaptive import FIRST_LOOK, Design
 from transfergrid.store.file_index import FileIndex
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import hold_run_folder
@@ -211,6 +211,8 @@ class _Sweep:
         self._drop_stale_noise_floors(asked)
         if request.design is not None:
             self._require_base(asked)
+            if all(request.design.n_planned(len(cell.items)) <= FIRST_LOOK for cell in asked.targets.values()):
+                self.tell(Notice(f"--adaptive stops no pair here: no target has more than {FIRST_LOOK} items to score"))
             base = {name: _only_base(model) for name, model in self._left(asked, request).items()}
             if not is_one_process and any(model.jobs.jobs for model in base.values()):
                 yield base
