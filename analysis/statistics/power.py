@@ -37,12 +37,14 @@ class Noise(NamedTuple):
     change_rate: float
     """Share of the items whose answer changes from right to wrong or back."""
     n_seeds: int = 1
-    """With the same items in every seed."""
+    redrawn: bool = False
+    """Whether every seed has items of its own."""
 
     @property
     def variance(self) -> float:
         """Of a pair's delta, in pp^2."""
-        left_by_seeds = OTHER_SEED + (1 - OTHER_SEED) / self.n_seeds
+        shared = 0.0 if self.redrawn else OTHER_SEED
+        left_by_seeds = shared + (1 - shared) / self.n_seeds
         return 100**2 * self.change_rate / self.n_items * left_by_seeds
 
 

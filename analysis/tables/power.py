@@ -28,7 +28,7 @@ from transfergrid.analysis.statistics.power import (
 )
 from transfergrid.analysis.tables.table import REASON, Column, Table, TableInputs, schema_of
 from transfergrid.analysis.transfer.sources import IS_SINGLE
-from transfergrid.analysis.transfer.table import read_transfer
+from transfergrid.analysis.transfer.table import REDRAWN_TEST, read_transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import BASELINE_NAME, TRANSFER_REGIMES, Grid, UserError
 from transfergrid.store.adaptive import FIRST_LOOK, expected_items
@@ -187,7 +187,8 @@ def plan_power(config: GridConfig, run: RunFolder) -> PowerReport:
     origin = MEASURED
     if noise is None:
         noise, origin = _before_any_pair(config, run)
-    noise = noise._replace(n_seeds=len(config.seeds))
+    own = config.data.test_items_per_seed
+    noise = noise._replace(n_seeds=len(config.seeds), redrawn=own is not None, n_items=own or noise.n_items)
     return PowerReport(power_table(noise, config.grid, config.analysis, origin=origin))
 
 
@@ -199,7 +200,7 @@ def _before_any_pair(config: GridConfig, run: RunFolder) -> tuple[Noise, str]:
         return Noise(float(np.median(baselines["n"].to_numpy())), max(change, _LEAST_CHANGE)), "baselines"
     manifest = read_manifest(run.data)
     counts = [] if manifest is None else [task["test"] for task in manifest.counts.values()]
-    n_items = float(np.median(counts)) if counts else config.data.max_test_items
+    n_items = float(np.median(counts)) if counts else config.data.test_items_per_seed or config.data.max_test_items
     if n_items is None:
         raise UserError("how many items a target will have is not known yet; run 'grid data' or 'grid plan' first")
     return Noise(n_items, expected_change(ASSUMED_ACCURACY)), "assumed"
@@ -209,6 +210,7 @@ def _of_run(inputs: TableInputs) -> pl.DataFrame:
     noise = measured_noise(inputs.transfer.by_seed)
     if noise is None:
         return pl.DataFrame(schema=schema_of(_COLUMNS))
+    noise = noise._replace(redrawn=bool((inputs.rows["p_method"] == REDRAWN_TEST).any()))
     tasks, languages = (tuple(inputs.rows[f"target_{name}"].unique().sort()) for name in ("task", "language"))
     return power_table(noise, Grid(tasks, languages), inputs.settings, origin=MEASURED)
 
