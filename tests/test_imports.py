@@ -63,7 +63,8 @@ ALLOWED: dict[str, set[str]] = {
     "analysis/imports": TRANSFER,
     "analysis": {"analysis", *ANALYSIS},
     "commands/display": {*ENGINE, "trainers"},
-    "commands": {"commands", "commands/display", "analysis", "engine", "trainers", *ENGINE, *ANALYSIS},
+    "view": {*ANALYSIS, "analysis", "engine/work"},
+    "commands": {"view", "commands", "commands/display", "analysis", "engine", "trainers", *ENGINE, *ANALYSIS},
     "cli": {"commands", "grid"},
 }
 """Rooms that a room's modules may import from, beside its own."""
