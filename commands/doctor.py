@@ -187,8 +187,10 @@ def doctor(run_dir: Path, selftest: bool, items: int) -> None:
     if not report.can_score:
         sys.exit(1)
     if selftest:
+        from transfergrid.commands.quiet import quiet_libraries
         from transfergrid.engine.evaluation.selftest import run_selftest
 
+        quiet_libraries()
         result = run_selftest(items)
         print_report(console, result)
         if not result.is_passed:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -15,17 +17,20 @@ from transfergrid.analysis.statistics.significance import (
     crossed_standard_error,
     t_test_p,
 )
+from transfergrid.analysis.transfer.adaptive import DECISION_SCHEMA, read_stopping, with_decisions
 from transfergrid.analysis.transfer.by_seed import no_counts, transfer_by_seed, with_q
 from transfergrid.analysis.transfer.construction import construction_expr
 from transfergrid.analysis.transfer.imported import transfer_from_imported
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
-from transfergrid.analysis.transfer.pairing import merge_blocks, observe
+from transfergrid.analysis.transfer.pairing import ModelObservations, merge_blocks, observe
 from transfergrid.analysis.transfer.sources import IS_SINGLE, read_sources, single_blocks
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import check_names, read_imported, read_noise_floor, read_remarks
+from transfergrid.store.noise_floor import NOISE_FLOOR_SCHEMA
+from transfergrid.store.score_store import read_cells
 from transfergrid.store.scores import (
     UNREADABLE,
     check_contents,
@@ -54,35 +59,54 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     parts = score_parts(run)
     check_contents(parts)
     scores = scan_scores(parts)
-    try:
-        observations = list(observe(scores))
-    except UNREADABLE as error:
-        fault = find_unreadable(parts)
-        if fault is None:
-            raise
-        raise fault from error
+    stopping = read_stopping(read_cells(run.scores))
+    cells = config.grid.cells if config is not None else ()
+    observations = _observed(stopping.common(scores), parts)
     blocks = merge_blocks([block for each in observations for block in each.blocks])
     counts = pl.concat([each.rows for each in observations]) if observations else no_counts()
-    cells = config.grid.cells if config is not None else ()
     sources = read_sources(scores, [*counts["source"], *(cell.name for cell in cells)])
     by_seed = transfer_by_seed(counts, config, read_noise_floor(run), sources)
     check_names(run.scores, by_seed)
+    averaged = average_seeds(by_seed, blocks)
+    if stopping.partial:
+        read = partial(_tables, sources=sources, parts=parts)
+        by_seed, averaged = stopping.with_final_tests((by_seed, averaged), scores, read)
     imported = read_imported(run)
     if both := sorted(set(by_seed["model"]) & set(imported["model"])):
         raise UserError(
             f"model {both[0]!r} has both item scores and an imported table; analyse them in two run folders"
         )
-    averaged = average_seeds(by_seed, blocks).join(sources, on="source", how="left", validate="m:1")
+    averaged = averaged.join(sources, on="source", how="left", validate="m:1")
     rows = pl.concat([averaged, transfer_from_imported(imported)], how="diagonal")
     rows = _finish(rows, imported, run, config)
     remarked = by_seed.join(read_remarks(run), on=list(KEY), how="left", validate="m:1", maintain_order="left")
     return Transfer(
-        remarked.drop("squares"),
+        with_decisions(remarked.drop("squares")),
         rows.filter(IS_SINGLE),
         single_blocks(blocks, sources),
         _unscored_models(by_seed.filter(IS_SINGLE), config),
         rows.filter(~IS_SINGLE),
     )
+
+
+def _observed(scores: pl.LazyFrame, parts: Sequence[Path]) -> list[ModelObservations]:
+    try:
+        return list(observe(scores))
+    except UNREADABLE as error:
+        fault = find_unreadable(parts)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def _tables(scores: pl.LazyFrame, sources: pl.DataFrame, parts: Sequence[Path]) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the transfer tables of some item rows, by seed and averaged over seeds."""
+    observations = _observed(scores, parts)
+    blocks = merge_blocks([block for each in observations for block in each.blocks])
+    counts = pl.concat([each.rows for each in observations])
+    by_seed = transfer_by_seed(counts, None, pl.DataFrame(schema=NOISE_FLOOR_SCHEMA), sources)
+    there = by_seed.filter(pl.col("delta_pp").is_not_null())
+    return there, average_seeds(there, blocks)
 
 
 def _unscored_models(by_seed: pl.DataFrame, config: GridConfig | None) -> tuple[str, ...]:
@@ -189,6 +213,7 @@ _COLUMNS = (
     "n_flips_noise_floor",
     "reason",
     "remark",
+    *DECISION_SCHEMA,
 )
 
 
@@ -196,7 +221,7 @@ def _finish(rows: pl.DataFrame, imported: pl.DataFrame, run: RunFolder, config: 
     traits = _traits(rows, imported, config)
     languages = sorted({*rows["source_language"].drop_nulls(), *rows["target_language"]})
     families = {language: language_family(language) for language in languages}
-    frame = rows.join(read_remarks(run), on=list(KEY), how="left", validate="m:1")
+    frame = with_decisions(rows.join(read_remarks(run), on=list(KEY), how="left", validate="m:1"))
     frame = with_regime(frame.join(traits, on="model", how="left", validate="m:1")).with_columns(
         construction=construction_expr(rows, run, config),
         source_language_family=pl.col("source_language").replace_strict(families, return_dtype=pl.String),
