@@ -22,6 +22,7 @@ from transfergrid.store.adaptive import Joined, join_slices
 from transfergrid.store.counts import CellRecord as CellRecord
 from transfergrid.store.file_index import FileIndex
 from transfergrid.store.files import FOOTER_KEY
+from transfergrid.store.json_text import parse_json
 from transfergrid.store.scores import SCORE_SCHEMA, UNREADABLE, content_checksum, scan_scores, write_named
 
 ASIDE = "aside"
@@ -250,10 +251,10 @@ def read_cells(folder: Path) -> dict[tuple[Origin, Cell], StoredCell]:
     """Return what a store's parts hold, by their footers alone; nothing if every cell was scored at once.
 
     Raises:
-        StoreError: If a footer is unusable.
+        UserError: If a footer is unusable.
     """
     footers = {path: pl.read_parquet_metadata(path).get(FOOTER_KEY) for path in sorted(folder.glob("*.parquet"))}
-    parts = tuple(_part(path, json.loads(text)) for path, text in footers.items() if text is not None)
+    parts = tuple(_part(path, parse_json(text, repr(path.name))) for path, text in footers.items() if text is not None)
     is_sliced = any(cell.start is not None for part in parts for cell in part.cells)
     return Scan(parts).cells() if is_sliced else {}
 
