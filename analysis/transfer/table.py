@@ -24,7 +24,7 @@ from transfergrid.analysis.transfer.imported import transfer_from_imported
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
 from transfergrid.analysis.transfer.pairing import ModelObservations, merge_blocks, observe
-from transfergrid.analysis.transfer.sources import IS_SINGLE, read_sources, single_blocks
+from transfergrid.analysis.transfer.sources import IS_SINGLE, read_sources, single_blocks, with_methods
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
@@ -88,6 +88,8 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
         single_blocks(blocks, sources),
         _unscored_models(by_seed.filter(IS_SINGLE), config),
         rows.filter(~IS_SINGLE),
+        with_methods(sources.filter(~IS_SINGLE), run),
+        blocks,
     )
 
 
