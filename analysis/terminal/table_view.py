@@ -80,8 +80,8 @@ class TableView:
         shown = shown.drop(same).head(SHOWN_ROWS)
         rows = count(self.table.height, "row").replace(",", "")
         view = plain_table(Text(f"{self.name}: {rows}{title}"), style="bold")
-        models = shown["model"].to_list() if "model" in shown.columns else []
-        shown = shown.drop("model", strict=False)
+        models = shown["model"].to_list() if {"model", "source"} <= set(shown.columns) else []
+        shown = shown.drop("model" if models else [])
         cells = {column: [_plain(value, column) for value in shown[column]] for column in shown.columns}
         headings = {column: _heading(column, dtype) for column, dtype in shown.schema.items()}
         place_of_model = list(cells).index("source") if models else 0
