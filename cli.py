@@ -12,8 +12,8 @@ import click
 
 from transfergrid import __version__
 from transfergrid.commands import (
+    adapters,
     analyze,
-    convert_adapter,
     data,
     doctor,
     evaluate,
@@ -72,6 +72,8 @@ def main() -> None:
       grid import           results from elsewhere, to analyze like a run's own
       grid serve            keep a model running for 'grid eval --server'
       grid convert-adapter  write an adapter of another format in peft's
+      grid merge            write base and adapter as one model
+      grid push             put the run's adapters into a hub account
       grid doctor           check this machine for training and scoring
     """
 
@@ -89,7 +91,9 @@ for _command in (
     imports.import_group,
     quickstart.quickstart,
     serve.serve,
-    convert_adapter.convert_adapter_command,
+    adapters.convert_adapter_command,
+    adapters.merge_command,
+    adapters.push_command,
 ):
     main.add_command(_command)
 

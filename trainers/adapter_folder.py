@@ -20,6 +20,7 @@ from transfergrid.store.files import hash_files, move_into_place, write_json
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.key import changed_parts
 from transfergrid.trainers.jobs import ResolvedModel, TrainingJob
+from transfergrid.trainers.publish import CARD_FILE, adapter_card
 from transfergrid.trainers.record import read_record, settings_of
 
 _SHOWN_KEYS = 3
@@ -91,11 +92,12 @@ def save_adapter(model: Any, folder: Path, job: TrainingJob, *, record: Mapping[
     with _telling_of_the_disk(job):
         shutil.rmtree(folder)
         model.save_pretrained(str(folder), save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)
         _compare_keys(folder / WEIGHTS_FILE, expected, job.name)
-        _make_comparable(folder / CONFIG_FILE, job.model)
-        content_hash = hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])
-        write_json(folder / RECORD_FILE, {**record, "content_hash": content_hash})
+        _add_origin(folder / WEIGHTS_FILE, job)
+        adapter_config = _make_comparable(folder / CONFIG_FILE, job.model)
+        whole = {**record, "content_hash": hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])}
+        write_json(folder / RECORD_FILE, whole)
+        (folder / CARD_FILE).write_text(adapter_card(whole, adapter_config), encoding="utf-8")
         _move_into_place(folder, job)
 
 
@@ -171,14 +173,27 @@ def _compare_keys(weights: Path, expected: set[str], name: str) -> None:
         )
 
 
-def _make_comparable(path: Path, model: ResolvedModel) -> None:
-    """Give equal adapters equal hashes on every machine.
+def _add_origin(weights: Path, job: TrainingJob) -> None:
+    """Say in the head of the weights what they were trained on; equal adapters have equal heads."""
+    from safetensors.torch import load_file, save_file
+
+    origin = {"base_model": job.model.public_name, "base_revision": job.model.revision, "source": job.cell.name}
+    save_file(
+        load_file(weights),
+        weights,
+        metadata={"format": "pt", **origin, "seed": str(job.seed), "data_hash": job.data.data_hash},
+    )
+
+
+def _make_comparable(path: Path, model: ResolvedModel) -> dict[str, Any]:
+    """Give equal adapters equal hashes on every machine, and return the adapter's configuration.
 
     peft writes a set of module names, whose order differs between processes, and the folder that the base was read
     from; here the base is its hub id and commit, its bundled name, or the configuration's name of a local folder.
     """
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])
     config["base_model_name_or_path"] = model.public_name
     config["revision"] = model.revision if model.is_from_hub else None
     write_json(path, config)
+    return config
