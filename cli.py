@@ -26,6 +26,7 @@ from transfergrid.commands import (
     serve,
     train_adapters,
 )
+from transfergrid.commands.interchange import lm_eval
 from transfergrid.grid import UserError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -70,6 +71,7 @@ def main() -> None:
       grid quickstart       all of the above on the bundled model and items, in minutes
       grid recommend        sources that help one target cell
       grid import           results from elsewhere, to analyze like a run's own
+      grid lm-eval          run lm-evaluation-harness on this engine, with many adapters
       grid serve            keep a model running for 'grid eval --server'
       grid convert-adapter  write an adapter of another format in peft's
       grid merge            write base and adapter as one model
@@ -91,6 +93,7 @@ for _command in (
     imports.import_group,
     quickstart.quickstart,
     serve.serve,
+    lm_eval.lm_eval_command,
     adapters.convert_adapter_command,
     adapters.merge_command,
     adapters.push_command,

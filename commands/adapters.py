@@ -71,7 +71,7 @@ def merge_command(adapter: Path, target: Path, base: str | None, revision: str |
 def push_command(config: GridConfig, run: RunFolder, account: str, public: bool, **narrowing: tuple[Any, ...]) -> None:
     """Push the run's finished adapters to a hub account, each with a model card into a repository of its own.
 
-    They go to ACCOUNT/MODEL-sSEED-TASK-LANG. The token is HF_TOKEN or that of 'hf auth login'.
+    They go to ACCOUNT/MODEL-sSEED-SOURCE. The token is HF_TOKEN or that of 'hf auth login'.
 
     \b
     Example:

@@ -17,6 +17,7 @@ from transfergrid.config.settings import (
     ModelConfig,
     TrainingConfig,
 )
+from transfergrid.config.sources import SourceConfig
 from transfergrid.grid import UserError
 from transfergrid.store.files import write_text
 
@@ -71,6 +72,8 @@ def _plain(value: Any) -> Any:
         return [_plain(entry) for entry in value]
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_defaults=True)
     return str(value) if isinstance(value, Path) else value
 
 
@@ -174,6 +177,8 @@ def render_reference() -> str:
     parts += ["", "## Top level", "", *header, *_reference_rows(GridConfig, "")]
     parts += ["", "## A model", "", f"In `models`; a plain string such as `{BUNDLED_MODEL}` is its path.", "", *header]
     parts += _reference_rows(ModelConfig, "")
+    parts += ["", "## A source", "", "In `sources`, by its name; exactly one of the first six keys.", "", *header]
+    parts += _reference_rows(SourceConfig, "")
     for name, field in GridConfig.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             doc = field.description or ""

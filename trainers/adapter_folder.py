@@ -13,14 +13,14 @@ from typing import Any
 from safetensors import SafetensorError
 
 from transfergrid.config.settings import GridConfig
+from transfergrid.engine.adapters.card import CARD_FILE, adapter_card
 from transfergrid.engine.adapters.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from transfergrid.engine.interfaces import AdapterError
 from transfergrid.grid import UserError
 from transfergrid.store.files import hash_files, move_into_place, write_json
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.key import changed_parts
-from transfergrid.trainers.jobs import ResolvedModel, TrainingJob
-from transfergrid.trainers.publish import CARD_FILE, adapter_card
+from transfergrid.trainers.jobs import AdapterJob, ResolvedModel
 from transfergrid.trainers.record import read_record, settings_of
 
 _SHOWN_KEYS = 3
@@ -32,7 +32,7 @@ def unfinished_root(run: RunFolder) -> Path:
 
 
 @contextmanager
-def unfinished_folder(run: RunFolder, job: TrainingJob) -> Iterator[Path]:
+def unfinished_folder(run: RunFolder, job: AdapterJob) -> Iterator[Path]:
     """Give out an empty folder for one adapter, and remove it at the end; a killed process leaves it to the next sweep.
 
     Raises:
@@ -48,7 +48,7 @@ def unfinished_folder(run: RunFolder, job: TrainingJob) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_finished(job: TrainingJob, config: GridConfig) -> bool:
+def is_finished(job: AdapterJob, config: GridConfig) -> bool:
     """Whether a job's adapter is there.
 
     Raises:
@@ -68,14 +68,15 @@ def is_finished(job: TrainingJob, config: GridConfig) -> bool:
 
 def _way_to_its_dtype(stored: Mapping[str, Any], wanted: Mapping[str, Any], config: GridConfig) -> str:
     """Return how to go on in the number format of an adapter where only this machine's ``auto`` says another."""
-    here, there = wanted["training"]["dtype"], stored.get("training", {}).get("dtype")
-    only_dtype = {**wanted, "training": {**wanted["training"], "dtype": there}} == stored
+    training = wanted.get("training", {})  # a merge has none
+    here, there = training.get("dtype"), stored.get("training", {}).get("dtype")
+    only_dtype = {**wanted, "training": {**training, "dtype": there}} == stored
     if config.training.dtype != "auto" or not only_dtype:
         return ""
     return f"training.dtype auto means {here!r} on this machine, set it to {there!r} to go on, or "
 
 
-def save_adapter(model: Any, folder: Path, job: TrainingJob, *, record: Mapping[str, Any], expected: set[str]) -> None:
+def save_adapter(model: Any, folder: Path, job: AdapterJob, *, record: Mapping[str, Any], expected: set[str]) -> None:
     """Write an adapter and its record, compare its keys, and move the folder into place in one step.
 
     Args:
@@ -93,7 +94,7 @@ def save_adapter(model: Any, folder: Path, job: TrainingJob, *, record: Mapping[
         shutil.rmtree(folder)
         model.save_pretrained(str(folder), save_embedding_layers=False)
         _compare_keys(folder / WEIGHTS_FILE, expected, job.name)
-        _add_origin(folder / WEIGHTS_FILE, job)
+        _add_origin(folder / WEIGHTS_FILE, job, record)
         adapter_config = _make_comparable(folder / CONFIG_FILE, job.model)
         whole = {**record, "content_hash": hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])}
         write_json(folder / RECORD_FILE, whole)
@@ -106,7 +107,7 @@ def read_adapter(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def place_adapter(folder: Path, job: TrainingJob, files: Mapping[str, bytes]) -> None:
+def place_adapter(folder: Path, job: AdapterJob, files: Mapping[str, bytes]) -> None:
     """Write the files of an adapter that was trained elsewhere, and move the folder into place in one step.
 
     Args:
@@ -126,17 +127,17 @@ def place_adapter(folder: Path, job: TrainingJob, files: Mapping[str, bytes]) ->
         _move_into_place(folder, job)
 
 
-def _move_into_place(folder: Path, job: TrainingJob) -> None:
+def _move_into_place(folder: Path, job: AdapterJob) -> None:
     move_into_place(folder, job.folder)
     failure_file(job).unlink(missing_ok=True)
 
 
-def failure_file(job: TrainingJob) -> Path:
+def failure_file(job: AdapterJob) -> Path:
     """Return the note that an adapter failed; it lies beside the adapter's folder, which does not exist then."""
-    return job.folder.with_name(f"{job.cell.name}.failed.json")
+    return job.folder.with_name(f"{job.source.name}.failed.json")
 
 
-def mark_failed(job: TrainingJob, reason: str) -> None:
+def mark_failed(job: AdapterJob, reason: str) -> None:
     """Note why an adapter failed; the note is removed once the adapter is trained.
 
     Raises:
@@ -147,7 +148,7 @@ def mark_failed(job: TrainingJob, reason: str) -> None:
 
 
 @contextmanager
-def _telling_of_the_disk(job: TrainingJob) -> Iterator[None]:
+def _telling_of_the_disk(job: AdapterJob) -> Iterator[None]:
     """Turn a file that cannot be written into a sentence; safetensors has an error of its own for a full disk."""
     try:
         yield
@@ -173,16 +174,18 @@ def _compare_keys(weights: Path, expected: set[str], name: str) -> None:
         )
 
 
-def _add_origin(weights: Path, job: TrainingJob) -> None:
-    """Say in the head of the weights what they were trained on; equal adapters have equal heads."""
-    from safetensors.torch import load_file, save_file
+def _add_origin(weights: Path, job: AdapterJob, record: Mapping[str, Any]) -> None:
+    """Say in the head of the weights what decided them.
 
-    origin = {"base_model": job.model.public_name, "base_revision": job.model.revision, "source": job.cell.name}
-    save_file(
-        load_file(weights),
-        weights,
-        metadata={"format": "pt", **origin, "seed": str(job.seed), "data_hash": job.data.data_hash},
-    )
+    safetensors writes such entries in random order, so that equal weights would have other hashes.
+    """
+    data = {"data_hash": record["data"]["hash"]} if "data" in record else {}
+    origin = {"base_model": job.model.public_name, "base_revision": job.model.revision, **data, "format": "pt"}
+    content = weights.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    head = json.dumps({**json.loads(content[8:start]), "__metadata__": origin}, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)  # tensors begin at a multiple of 8 bytes
+    weights.write_bytes(len(head).to_bytes(8, "little") + head + content[start:])
 
 
 def _make_comparable(path: Path, model: ResolvedModel) -> dict[str, Any]:
