@@ -66,7 +66,8 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": {"analysis", *ANALYSIS},
     "commands/display": {*ENGINE, "trainers"},
     "commands/interchange": {"commands", "engine/harness", *ENGINE, *ANALYSIS},
-    "commands": {"commands", "commands/display", "analysis", "engine", "trainers", *ENGINE, *ANALYSIS},
+    "view": {*ANALYSIS, "analysis", "engine/work"},
+    "commands": {"view", "commands", "commands/display", "analysis", "engine", "trainers", *ENGINE, *ANALYSIS},
     "cli": {"commands", "commands/interchange", "grid"},
 }
 """Rooms that a room's modules may import from, beside its own."""
