@@ -12,8 +12,8 @@ import click
 
 from transfergrid import __version__
 from transfergrid.commands import (
+    adapters,
     analyze,
-    convert_adapter,
     doctor,
     evaluate,
     imports,
@@ -75,6 +75,8 @@ def main() -> None:
       grid lm-eval          run lm-evaluation-harness on this engine, with many adapters
       grid serve            keep a model running for 'grid eval --server'
       grid convert-adapter  write an adapter of another format in peft's
+      grid merge            write base and adapter as one model
+      grid push             put the run's adapters into a hub account
       grid doctor           check this machine for training and scoring
     """
 
@@ -93,8 +95,10 @@ for _command in (
     imports.import_group,
     quickstart.quickstart,
     serve.serve,
-    convert_adapter.convert_adapter_command,
     lm_eval.lm_eval_command,
+    adapters.convert_adapter_command,
+    adapters.merge_command,
+    adapters.push_command,
 ):
     main.add_command(_command)
 
