@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from transfergrid.wording import closest_hint, one_line
 
 GENERATING = "generate_until"
 """Output type of tasks whose answers are generated."""
-_LISTED = 20  # a name that matches more tasks is not listed in full
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""What differs from process to process in the text of a function."""
 
 
 def require_harness() -> None:
@@ -62,8 +64,8 @@ class LoadedTask:
 def _described(task: Any) -> list[Any]:
     data = getattr(task, "dataset", None)
     splits = data.items() if isinstance(data, Mapping) else ()
-    config = task.dump_config()
-    return [str(task.VERSION), repr(config), {str(name): getattr(split, "_fingerprint", "") for name, split in splits}]
+    config = _ADDRESS.sub("", repr(task.dump_config()))
+    return [str(task.VERSION), config, {str(name): getattr(split, "_fingerprint", "") for name, split in splits}]
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transfergrid.benchmarks.cells import load_items
+from transfergrid.benchmarks.cells import load_items, with_shots
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.spec import CHOICE_MODE
 from transfergrid.benchmarks.tasks import get_task
@@ -78,8 +78,13 @@ def load_cell(config: GridConfig, data_folder: Path, cell: Cell) -> CellItems:
     task = get_task(cell.task, config.custom_tasks)
     name = config.prompts.eval_format
     items = load_items(data_folder, task, cell.language, "test", name)
+    if config.prompts.shots:
+        items = with_shots(items, load_items(data_folder, task, cell.language, "train", name), config.prompts)
     metric, mode = task.formats[name].primary_metric, task.formats[name].mode
-    content = [[item.item_id, item.context, item.choices, item.gold, item.delimiter] for item in items]
+    content = [
+        [item.item_id, item.context, item.choices, item.gold, item.delimiter, *([item.shots] if item.shots else [])]
+        for item in items
+    ]
     decisive = [metric, content] if mode == CHOICE_MODE else [metric, content, mode]
     return CellItems(cell, tuple(items), metric, hash_json(decisive), mode)
 
