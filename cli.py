@@ -14,17 +14,17 @@ from transfergrid import __version__
 from transfergrid.commands import (
     analyze,
     convert_adapter,
-    data,
     doctor,
     evaluate,
     imports,
-    init,
     plan,
+    prepare,
     quickstart,
     recommend,
     report,
     serve,
     train_adapters,
+    view,
 )
 from transfergrid.commands.interchange import lm_eval
 from transfergrid.grid import UserError
@@ -69,6 +69,7 @@ def main() -> None:
     \b
     Beside it:
       grid quickstart       all of the above on the bundled model and items, in minutes
+      grid status           what is done, failed and left
       grid recommend        sources that help one target cell
       grid import           results from elsewhere, to analyze like a run's own
       grid lm-eval          run lm-evaluation-harness on this engine, with many adapters
@@ -79,12 +80,13 @@ def main() -> None:
 
 
 for _command in (
-    init.init,
+    prepare.init,
     plan.plan,
-    data.data,
+    prepare.data,
     doctor.doctor,
     train_adapters.train_adapters_command,
     evaluate.evaluate_command,
+    view.status,
     analyze.analyze_command,
     report.report,
     recommend.recommend_command,

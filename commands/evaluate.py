@@ -19,7 +19,7 @@ from transfergrid.commands.options import (
     say_remote_code,
     with_config,
 )
-from transfergrid.commands.output import make_console, print_report
+from transfergrid.commands.output import make_console, print_report, say_next
 from transfergrid.commands.plan import show_estimate
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
@@ -84,5 +84,7 @@ def evaluate_command(
         else:
             report = evaluate_on_cluster(config, run, request, cluster, maker=maker, on_event=display)
     print_report(make_console(), report, "json" if as_json else None)
+    if not as_json:
+        say_next(make_console(), *(["report", "view"] if report.is_complete else ["status"]))
     if not report.is_complete:
         sys.exit(1)

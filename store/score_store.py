@@ -267,6 +267,17 @@ def read_part(path: Path) -> Part:
     return _part(path, _read_footer(path))
 
 
+def read_footers(folder: Path) -> tuple[list[Part], list[str]]:
+    """Return what the footers of all parts say, contents unchecked and not read, and the parts without a sound one."""
+    parts, broken = [], []
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            parts.append(_part(path, json.loads(pl.read_parquet_metadata(path)[FOOTER_KEY])))
+        except (*UNREADABLE, ValueError, KeyError, StoreError):
+            broken.append(path.name)
+    return parts, broken
+
+
 def _read_footer(path: Path) -> Any:
     """Return a part's footer, once its content is that of its name."""
     try:

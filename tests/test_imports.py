@@ -53,7 +53,8 @@ ALLOWED: dict[str, set[str]] = {
     "engine/harness": {*ENGINE},
     "engine": ENGINE,
     "trainers/sft": {*TRAINERS, "trainers"},
-    "trainers": {*TRAINERS, "trainers", "trainers/sft"},
+    "trainers/sources": {*TRAINERS, "trainers"},
+    "trainers": {*TRAINERS, "trainers", "trainers/sft", "trainers/sources"},
     "analysis.records": ASKED,
     "analysis/statistics": RECORDS,
     "analysis/transfer": STATISTICS,
@@ -65,7 +66,8 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": {"analysis", *ANALYSIS},
     "commands/display": {*ENGINE, "trainers"},
     "commands/interchange": {"commands", "engine/harness", *ENGINE, *ANALYSIS},
-    "commands": {"commands", "commands/display", "analysis", "engine", "trainers", *ENGINE, *ANALYSIS},
+    "view": {*ANALYSIS, "analysis", "engine/work"},
+    "commands": {"view", "commands", "commands/display", "analysis", "engine", "trainers", *ENGINE, *ANALYSIS},
     "cli": {"commands", "commands/interchange", "grid"},
 }
 """Rooms that a room's modules may import from, beside its own."""
