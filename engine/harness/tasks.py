@@ -13,8 +13,6 @@ from transfergrid.store.files import hash_json
 from transfergrid.store.provenance import installed_version
 from transfergrid.wording import closest_hint, one_line
 
-GENERATING = "generate_until"
-"""Output type of tasks whose answers are generated."""
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 """What differs from process to process in the text of a function."""
 
@@ -92,8 +90,10 @@ class TaskIndex:
         """Return the tasks, groups and tags that names or patterns such as ``xnli_*`` mean, each once.
 
         Raises:
-            UserError: If a name means none.
+            UserError: If a name means none, or there is no name.
         """
+        if not names:
+            raise UserError("--tasks names no task of lm-evaluation-harness; 'lm-eval ls tasks' lists them")
         found: dict[str, None] = {}
         for name in names:
             matches = self.manager.match_tasks([name])

@@ -43,6 +43,8 @@ def test_names_and_patterns_mean_tasks_each_once(index: TaskIndex) -> None:
         UserError, match=r"unknown task 'mine_zw' of lm-evaluation-harness .*; did you mean 'mine_sw'\?"
     ):
         index.match(["mine_zw"])
+    with pytest.raises(UserError, match="--tasks names no task"):
+        index.match([])
 
 
 def test_a_task_is_loaded_once_and_its_fingerprint_follows_its_file_and_its_data(
