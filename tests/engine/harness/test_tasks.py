@@ -57,6 +57,21 @@ def test_a_task_is_loaded_once_and_its_fingerprint_follows_its_file_and_its_data
     assert loaded.fingerprint() != index.load("mine_sw").fingerprint()
 
 
+def test_the_task_of_the_documentation_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval.tasks import TaskManager
+
+    root = Path(__file__).parents[3]
+    page = (root / "docs" / "lm-eval.md").read_text(encoding="utf-8")
+    (tmp_path / "task.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    monkeypatch.chdir(root)
+    loaded = TaskIndex(TaskManager(include_path=str(tmp_path), include_defaults=False)).load("my_arc_hi")
+    (task,) = loaded.tasks.values()
+    task.set_config("num_fewshot", 3)
+    task.set_fewshot_seed(1234)
+    task.build_all_requests()
+    assert len(task.instances) == 4 * 32
+
+
 def test_data_that_cannot_be_had_is_named(index: TaskIndex) -> None:
     with pytest.raises(
         UserError, match=r"the data of task 'gone_sw' cannot be loaded: FileNotFoundError: .*; connect once"
