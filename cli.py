@@ -26,7 +26,7 @@ from transfergrid.commands import (
     train_adapters,
     view,
 )
-from transfergrid.commands.interchange import lm_eval
+from transfergrid.commands.interchange import export, lm_eval
 from transfergrid.grid import UserError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -72,6 +72,7 @@ def main() -> None:
       grid status           what is done, failed and left
       grid recommend        sources that help one target cell
       grid import           results from elsewhere, to analyze like a run's own
+      grid export           a run's scores as files of lm-evaluation-harness
       grid lm-eval          run lm-evaluation-harness on this engine, with many adapters
       grid serve            keep a model running for 'grid eval --server'
       grid convert-adapter  write an adapter of another format in peft's
@@ -99,6 +100,7 @@ for _command in (
     adapters.convert_adapter_command,
     adapters.merge_command,
     adapters.push_command,
+    export.export_group,
 ):
     main.add_command(_command)
 
