@@ -58,7 +58,9 @@ def measure_pages(run: RunFolder, n_models: int, n_pages: int) -> None:
         assert server.stdout is not None
         address = server.stdout.readline().strip()
         seconds: dict[str, list[float]] = {}
-        with httpx.Client(base_url=address.partition("/?")[0], follow_redirects=True, timeout=120) as client:
+        with httpx.Client(
+            base_url=address.partition("/?")[0], follow_redirects=True, timeout=120, trust_env=False
+        ) as client:
             client.get(f"/static/page.css?{address.partition('?')[2]}").raise_for_status()
             for page in random_pages(n_models, n_pages):
                 start = time.perf_counter()

@@ -81,3 +81,5 @@ def _warm(view: View) -> None:
     with suppress(UserError):
         for chart in view.matrix({}).charts.values():
             description(chart)
+    for model in {key.model for key in view.items.parts()}:
+        view.items.summaries(model)
