@@ -26,6 +26,7 @@ from transfergrid.commands import (
     train_adapters,
     view,
 )
+from transfergrid.commands.interchange import lm_eval
 from transfergrid.grid import UserError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -72,6 +73,7 @@ def main() -> None:
       grid view             the items behind every number, in the browser
       grid recommend        sources that help one target cell
       grid import           results from elsewhere, to analyze like a run's own
+      grid lm-eval          run lm-evaluation-harness on this engine, with many adapters
       grid serve            keep a model running for 'grid eval --server'
       grid convert-adapter  write an adapter of another format in peft's
       grid doctor           check this machine for training and scoring
@@ -94,6 +96,7 @@ for _command in (
     quickstart.quickstart,
     serve.serve,
     convert_adapter.convert_adapter_command,
+    lm_eval.lm_eval_command,
 ):
     main.add_command(_command)
 

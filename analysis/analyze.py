@@ -12,11 +12,11 @@ from rich.text import Text
 
 from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
 from transfergrid.analysis.tables.registry import all_tables
-from transfergrid.analysis.tables.remarks import remark_lines
 from transfergrid.analysis.terminal.hierarchy import hierarchy_rows, hierarchy_view
 from transfergrid.analysis.terminal.matrix import MatrixView
 from transfergrid.analysis.terminal.summary import summary
 from transfergrid.analysis.terminal.table_view import TableView
+from transfergrid.analysis.transfer.remarks import remark_lines
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.files import csv_text, write_atomically, write_text

@@ -60,8 +60,7 @@ def evaluate_command(
       grid eval --source base --source arc_challenge-de --target hellaswag-fr
       grid eval --adapters ~/adapters --adapter-pattern 'lora_{task}_{language}_{seed}'
       grid eval --server http://127.0.0.1:8000
-      grid eval --ray head:6379
-      grid eval --adaptive
+      grid eval --adaptive --ray head:6379
     """
     from transfergrid.commands.quiet import quiet_libraries
 

@@ -173,7 +173,7 @@ class ScoreStore:
         for path in sorted(self.folder.glob("*.parquet")):
             try:
                 footer = self.index.look_up(path, [path], partial(_read_footer, path))
-                self._parts[path] = part_from(path, footer)
+                self._parts[path] = _part(path, footer)
             except StoreError as error:
                 broken.append((path, str(error)))
         if repair:
@@ -247,28 +247,25 @@ class ScoreStore:
 
 
 def read_cells(folder: Path) -> dict[tuple[Origin, Cell], StoredCell]:
-    """Return what a store's parts hold, by their footers alone; nothing if every cell was scored at once.
-
-    Raises:
-        StoreError: If a footer is unusable.
-    """
-    footers = {path: pl.read_parquet_metadata(path).get(FOOTER_KEY) for path in sorted(folder.glob("*.parquet"))}
-    parts = tuple(part_from(path, json.loads(text)) for path, text in footers.items() if text is not None)
+    """Return what a store's parts hold, by their footers alone; nothing if every cell was scored at once."""
+    parts, _ = read_footers(folder)
     is_sliced = any(cell.start is not None for part in parts for cell in part.cells)
-    return Scan(parts).cells() if is_sliced else {}
+    return Scan(tuple(parts)).cells() if is_sliced else {}
 
 
-def read_part(path: Path) -> Part:
-    """Read what a part's footer says, and check its content against the checksum in its name.
-
-    Raises:
-        StoreError: If the file is truncated, changed, or was not written as a part.
-    """
-    return part_from(path, _read_footer(path))
+def read_footers(folder: Path) -> tuple[list[Part], list[str]]:
+    """Return what the footers of all parts say, contents unchecked and not read, and the parts without a sound one."""
+    parts, broken = [], []
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            parts.append(_part(path, json.loads(pl.read_parquet_metadata(path)[FOOTER_KEY])))
+        except (*UNREADABLE, ValueError, KeyError, StoreError):
+            broken.append(path.name)
+    return parts, broken
 
 
 def _read_footer(path: Path) -> Any:
-    """Return a part's footer, once its content is that of its name."""
+    """Return a part's footer, once its content is that of the checksum in its name."""
     try:
         content = path.read_bytes()
         if path.name.split(".")[-2:-1] != [content_checksum(content)]:
@@ -282,8 +279,7 @@ def _read_footer(path: Path) -> Any:
         raise StoreError(f"part {path.name!r} cannot be read: {error}") from error
 
 
-def part_from(path: Path, footer: Any) -> Part:
-    """Return the part that a footer describes; raises a StoreError if it describes none."""
+def _part(path: Path, footer: Any) -> Part:
     try:
         model, seed, name = footer["origin"]
         recorded = footer.get("source")  # older parts have only the base and single-cell adapters

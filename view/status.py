@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -18,11 +16,9 @@ from transfergrid.config.selection import Narrowing, Selection, select
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.work.failures import Failure, describe_failures, read_failures
 from transfergrid.grid import Source
-from transfergrid.store.files import FOOTER_KEY
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.json_text import JsonError, read_json
-from transfergrid.store.score_store import Part, StoreError, part_from
-from transfergrid.store.scores import UNREADABLE
+from transfergrid.store.score_store import Part, read_footers
 from transfergrid.wording import count, format_duration
 
 _SHOWN = 8
@@ -108,7 +104,7 @@ def read_status(run: RunFolder, config: GridConfig | None = None) -> RunStatus:
     Raises:
         UserError: If the note of failures is damaged.
     """
-    parts, unreadable = _read_footers(run.scores)
+    parts, unreadable = read_footers(run.scores)
     failures = read_failures(run.scores)
     adapters = _find_adapters(run)
     selection = None if config is None else select(config, Narrowing())
@@ -132,17 +128,6 @@ def read_status(run: RunFolder, config: GridConfig | None = None) -> RunStatus:
         last_part_s=None if newest is None else max(time.time() - newest, 0.0),
         next_step=next_step(run, rows, has_data=(run.data / "manifest.json").exists()),
     )
-
-
-def _read_footers(folder: Path) -> tuple[list[Part], list[str]]:
-    """Return what the footers of all parts say, contents unchecked and not read, and the parts without a sound one."""
-    parts, broken = [], []
-    for path in sorted(folder.glob("*.parquet")):
-        try:
-            parts.append(part_from(path, json.loads(pl.read_parquet_metadata(path)[FOOTER_KEY])))
-        except (*UNREADABLE, ValueError, KeyError, StoreError):
-            broken.append(path.name)
-    return parts, broken
 
 
 def next_step(run: RunFolder, rows: Sequence[Progress], *, has_data: bool = True) -> str:

@@ -24,7 +24,7 @@ from transfergrid.analysis.transfer.imported import transfer_from_imported
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
 from transfergrid.analysis.transfer.pairing import ModelObservations, merge_blocks, observe
-from transfergrid.analysis.transfer.sources import IS_SINGLE, read_sources, single_blocks
+from transfergrid.analysis.transfer.sources import IS_SINGLE, read_sources, single_blocks, with_methods
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
@@ -42,6 +42,8 @@ from transfergrid.store.scores import (
 
 REDRAWN = 1.5
 """Items of all seeds together, measured in those of one seed, above which seeds count as having items of their own."""
+REDRAWN_TEST = "moderated t test, items redrawn per seed"
+"""Test of rows whose seeds have items of their own."""
 NO_MODEL = "no adapter scores of this model in the store"
 
 
@@ -86,6 +88,8 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
         single_blocks(blocks, sources),
         _unscored_models(by_seed.filter(IS_SINGLE), config),
         rows.filter(~IS_SINGLE),
+        with_methods(sources.filter(~IS_SINGLE), run),
+        blocks,
     )
 
 
@@ -179,7 +183,7 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
         .when(pl.col("n_seeds") < 2)
         .then(pl.lit("t test over items"))
         .when(pl.Series(redrawn))
-        .then(pl.lit("moderated t test, items redrawn per seed"))
+        .then(pl.lit(REDRAWN_TEST))
         .otherwise(pl.lit("moderated t test, items and seeds crossed")),
     ).drop("between_items", "between_seeds", "n_items_of_all_seeds")
 
