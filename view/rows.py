@@ -11,10 +11,10 @@ from typing import NamedTuple
 import polars as pl
 
 from transfergrid.benchmarks.metrics import lower_is_better
-from transfergrid.grid import BASELINE_NAME
+from transfergrid.grid import BASELINE_NAME, CELL_KIND
 from transfergrid.store.files import FOOTER_KEY
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.scores import SOURCE_COLUMNS, UNREADABLE, scan_scores, score_parts
+from transfergrid.store.scores import UNREADABLE, scan_scores, score_parts
 
 GAIN = (
     pl.when(pl.col("unscored_reason").is_null())
@@ -43,6 +43,8 @@ class ItemRows:
         self._keys: dict[Path, list[Key]] = {}
         self._summaries: dict[tuple[Key, tuple[Path, ...]], pl.DataFrame] = {}
         self._lock = threading.Lock()
+        self.single: set[tuple[str, str]] = set()
+        """Model and name of the sources that are a usual adapter of one cell; only these stand in a matrix."""
         self.unreadable: set[str] = set()
         """Names of parts that cannot be read."""
 
@@ -63,14 +65,18 @@ class ItemRows:
     def _keys_of(self, path: Path) -> list[Key]:
         try:
             if footer := pl.read_parquet_metadata(path).get(FOOTER_KEY):
-                model, seed, source = json.loads(footer)["origin"]
-                return [Key(model, source, -1 if seed is None else seed)]
-            columns = ["model", "seed", *SOURCE_COLUMNS[:1]]
-            rows = scan_scores([path]).select(columns).unique().collect()
+                said = json.loads(footer)
+                model, seed, source = said["origin"]
+                kind, variant = (said.get("source", {}).get(name) for name in ("kind", "variant"))
+                rows = [(model, seed, source, kind in (None, CELL_KIND) and not variant)]
+            else:
+                is_single = pl.col("source_task").is_not_null().alias("is_single")
+                rows = scan_scores([path]).select("model", "seed", "source", is_single).unique().collect().rows()
         except (*UNREADABLE, ValueError, KeyError):
             self.unreadable.add(path.name)
             return []
-        return [Key(model, source, -1 if seed is None else seed) for model, seed, source in rows.iter_rows()]
+        self.single |= {(model, source) for model, _, source, is_single in rows if is_single}
+        return [Key(model, source, -1 if seed is None else seed) for model, seed, source, _ in rows]
 
     def rows(self, key: Key, filters: pl.Expr | None = None) -> pl.DataFrame:
         """Return the rows of one source; none where it has no part."""

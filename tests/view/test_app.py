@@ -148,6 +148,24 @@ def test_new_parts_are_seen_and_damaged_ones_are_left_out(tmp_path: Path) -> Non
     assert view.items.unreadable == {"broken.parquet"}
 
 
+def test_a_source_of_another_kind_has_a_page_and_no_row_of_the_matrix(tmp_path: Path) -> None:
+    run = write_viewed_run(tmp_path / "run")
+    rows = pl.read_parquet(next(iter(score_parts(run)))).filter(model=MODEL, source=SOURCE, seed=17)
+    nothing = pl.lit(None, dtype=pl.String)
+    blend = {
+        "source": pl.lit("blend-x"),
+        "source_kind": pl.lit("mixture"),
+        "source_task": nothing,
+        "source_language": nothing,
+    }
+    rows.with_columns(**blend).write_parquet(run.scores / "blend.parquet")
+    page = View(run, None).matrix({"model": MODEL})
+    assert page.values["others"] == ["blend-x"]
+    shown = page.charts["matrix-chart"].datasets["views"][0]
+    assert len(shown["delta_pp"]) == 6 * 6
+    assert View(run, None).source({"model": MODEL, "source": "blend-x"}).table.height == 6
+
+
 def test_a_taken_port_and_a_missing_run_are_one_sentence(tmp_path: Path) -> None:
     with open_port(0) as listening:
         port = listening.getsockname()[1]
