@@ -70,6 +70,7 @@ def main() -> None:
     Beside it:
       grid quickstart       all of the above on the bundled model and items, in minutes
       grid status           what is done, failed and left
+      grid view             the items behind every number, in the browser
       grid recommend        sources that help one target cell
       grid import           results from elsewhere, to analyze like a run's own
       grid export           a run's scores as files of lm-evaluation-harness
@@ -90,6 +91,7 @@ for _command in (
     train_adapters.train_adapters_command,
     evaluate.evaluate_command,
     view.status,
+    view.view,
     analyze.analyze_command,
     report.report,
     recommend.recommend_command,
