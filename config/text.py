@@ -39,9 +39,22 @@ _QUICK = GridConfig(
     training=TrainingConfig(learning_rate=5e-4, epochs=4, batch_size=4),
 )
 
+_SMALL = {"tasks": ("arc_challenge", "truthfulqa"), "languages": ("de", "en", "es")}
+_PAIRS = {"task": "arc_challenge"}
+
 PRESETS = {
     "default": GridConfig(),
-    "quickstart": _QUICK.model_copy(update={"tasks": ("arc_challenge", "truthfulqa"), "languages": ("de", "en", "es")}),
+    "quickstart": _QUICK.model_copy(update=_SMALL),
+    "mixtures": _QUICK.model_copy(
+        update={
+            **_SMALL,
+            "sources": {
+                "pair": SourceConfig(pairs_of=_PAIRS),
+                "cat": SourceConfig(pairs_of=_PAIRS, method="cat"),
+                "ties": SourceConfig(pairs_of=_PAIRS, method="ties"),
+            },
+        }
+    ),
     "quickstart-full": _QUICK,
     "paper": GridConfig(
         models=tuple(ModelConfig(path=path) for path in PAPER_MODELS),
@@ -55,6 +68,7 @@ PRESETS = {
 _HEADS = {
     "default": "The study's recipe on the model and items that are installed with transfergrid; needs no network.",
     "quickstart": "A first run in minutes: two tasks, three languages, a higher rate and more epochs than the study's.",
+    "mixtures": "Two tasks, three languages; pairs of languages, trained together and merged in two ways.",
     "quickstart-full": "All 44 cells of the bundled items, a higher rate and more epochs than the study's.",
     "paper": "The study of arXiv 2511.13368: nine models, four data sets of the hub; needs a GPU and hub access.",
 }
