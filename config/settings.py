@@ -76,6 +76,8 @@ class DataConfig(Section):
     """Use only N train items, picked by a hash of their ids: the same ones in every language; null uses all."""
     max_test_items: PositiveInt | None = None
     """Use only N test items, picked by a hash of their ids: the same ones in every language; null uses all."""
+    test_items_per_seed: PositiveInt | None = None
+    """N test items of its own for each training seed, the same in every language; null: every seed has all of them."""
     revisions: dict[str, str] = {}
     """Hub revision per task, overriding the pinned one."""
 

@@ -17,7 +17,7 @@ from transfergrid.config.settings import (
     ModelConfig,
     TrainingConfig,
 )
-from transfergrid.config.sources import SourceConfig
+from transfergrid.config.sources import Axis, SourceConfig
 from transfergrid.grid import UserError
 from transfergrid.store.files import write_text
 
@@ -40,7 +40,11 @@ _QUICK = GridConfig(
 )
 
 _SMALL = {"tasks": ("arc_challenge", "truthfulqa"), "languages": ("de", "en", "es")}
-_PAIRS = {"task": "arc_challenge"}
+_PAIRS: Axis = {"task": "arc_challenge"}
+
+
+_LONG = {**TrainingConfig().max_length, "truthfulqa": 512}
+"""A Bengali answer of the bundled items takes more than the study's 128 tokens under the bundled model's tokenizer."""
 
 PRESETS = {
     "default": GridConfig(),
@@ -55,7 +59,7 @@ PRESETS = {
             },
         }
     ),
-    "quickstart-full": _QUICK,
+    "quickstart-full": _QUICK.model_copy(update={"training": _QUICK.training.model_copy(update={"max_length": _LONG})}),
     "paper": GridConfig(
         models=tuple(ModelConfig(path=path) for path in PAPER_MODELS),
         data=DataConfig(source="hub"),

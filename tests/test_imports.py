@@ -27,7 +27,7 @@ CLUSTER = {*GROUND, "store", "config", "engine.interfaces", "engine/cluster"}
 ENGINE = {*SCORERS, *WORK, *CLUSTER, "engine/server", "engine/evaluation"}
 TRAINERS = {*ADAPTERS, *CLUSTER, "engine/planning", "interrupts"}
 RECORDS = {*ASKED, "analysis.records"}
-STATISTICS = {*RECORDS, "analysis/statistics"}
+STATISTICS = {*RECORDS, "analysis/statistics", "analysis/mixing"}
 TRANSFER = {*STATISTICS, "analysis/transfer"}
 TABLES = {*TRANSFER, "analysis/tables"}
 CHARTS = {*TABLES, "analysis/charts"}
@@ -50,12 +50,14 @@ ALLOWED: dict[str, set[str]] = {
     "engine/work": {*WORK},
     "engine/cluster": CLUSTER,
     "engine/evaluation": ENGINE,
+    "engine/harness": {*ENGINE},
     "engine": ENGINE,
     "trainers/sft": {*TRAINERS, "trainers"},
     "trainers/sources": {*TRAINERS, "trainers"},
     "trainers": {*TRAINERS, "trainers", "trainers/sft", "trainers/sources"},
     "analysis.records": ASKED,
     "analysis/statistics": RECORDS,
+    "analysis/mixing": RECORDS,
     "analysis/transfer": STATISTICS,
     "analysis/tables": TRANSFER,
     "analysis/terminal": TABLES,
@@ -64,8 +66,10 @@ ALLOWED: dict[str, set[str]] = {
     "analysis/imports": TRANSFER,
     "analysis": {"analysis", *ANALYSIS},
     "commands/display": {*ENGINE, "trainers"},
-    "commands": {"commands", "commands/display", "analysis", "engine", "trainers", *ENGINE, *ANALYSIS},
-    "cli": {"commands", "grid"},
+    "commands/interchange": {"commands", "engine/harness", *ENGINE, *ANALYSIS},
+    "view": {*ANALYSIS, "analysis", "engine/work"},
+    "commands": {"view", "commands", "commands/display", "analysis", "engine", "trainers", *ENGINE, *ANALYSIS},
+    "cli": {"commands", "commands/interchange", "grid"},
 }
 """Rooms that a room's modules may import from, beside its own."""
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from transfergrid.analysis.mixing.contrasts import compare
 from transfergrid.analysis.records import EVERY_KEY, TARGET
-from transfergrid.analysis.statistics.contrasts import compare
 from transfergrid.analysis.tables.table import (
     CONFIDENCE,
     MODEL,

@@ -6,6 +6,7 @@ from transfergrid.analysis.tables.consistency import CONSISTENCY, CONSISTENCY_BY
 from transfergrid.analysis.tables.distance import DISTANCE, DISTANCE_PAIRS
 from transfergrid.analysis.tables.matrices import LANGUAGE_MATRICES, MATRICES
 from transfergrid.analysis.tables.mixtures import MERGES, MIXTURES
+from transfergrid.analysis.tables.power import POWER
 from transfergrid.analysis.tables.recommendation import RECOMMENDATIONS
 from transfergrid.analysis.tables.regimes import REGIMES
 from transfergrid.analysis.tables.roles import ROLES_TABLE
@@ -28,6 +29,7 @@ TABLES = [
     TRANSFER,
     TRANSFER_BY_SEED,
     MISSING,
+    POWER,
     RECOMMENDATIONS,
 ]
 

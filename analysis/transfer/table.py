@@ -42,6 +42,8 @@ from transfergrid.store.scores import (
 
 REDRAWN = 1.5
 """Items of all seeds together, measured in those of one seed, above which seeds count as having items of their own."""
+REDRAWN_TEST = "moderated t test, items redrawn per seed"
+"""Test of rows whose seeds have items of their own."""
 NO_MODEL = "no adapter scores of this model in the store"
 
 
@@ -181,7 +183,7 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
         .when(pl.col("n_seeds") < 2)
         .then(pl.lit("t test over items"))
         .when(pl.Series(redrawn))
-        .then(pl.lit("moderated t test, items redrawn per seed"))
+        .then(pl.lit(REDRAWN_TEST))
         .otherwise(pl.lit("moderated t test, items and seeds crossed")),
     ).drop("between_items", "between_seeds", "n_items_of_all_seeds")
 

@@ -249,18 +249,19 @@ def _estimate_model(config: GridConfig, model: ModelConfig, asked: _Asked) -> Mo
 def _shares_left(origins: Sequence[Origin], asked: _Asked) -> list[tuple[Cell, float]]:
     """Return target and share of its items, as far as something is left; expected shares with a design."""
     stored, design = Scan(tuple(asked.parts)).cells(), asked.design
-    n_items = {target.cell: len(target.items) for target in asked.targets}
+    items = {target.cell: target for target in asked.targets}
     base = next((origin for origin in origins if origin.source == BASE), None)
-    values = read_values(base, stored, n_items) if base is not None and design is not None else {}
-    jobs = [SourceJob(origin, None, RunKey({}), tuple(n_items)) for origin in origins]
+    values = read_values(base, stored, items) if base is not None and design is not None else {}
+    jobs = [SourceJob(origin, None, RunKey({}), tuple(items)) for origin in origins]
     shares = []
-    for job in find_left(jobs, stored, n_items, design=design, base=values):
+    for job in find_left(jobs, stored, items, design=design, base=values):
         for target in job.targets:
-            n_all, n_seen = n_items[target], len(job.values.get(target, ()))
-            n = n_all if design is None else design.n_planned(n_all)
+            n = len(items[target].of_seed(job.origin.seed).items)
+            n_seen = len(job.values.get(target, ()))
             if design is not None and job.origin != base:
+                n = design.n_planned(n)
                 n = min(n, round(max(expected_items(n), n_seen + LOOK_EVERY if n_seen else 0)))
-            shares.append((target, (n - n_seen) / n_all))
+            shares.append((target, (n - n_seen) / len(items[target].items)))
     return shares
 
 

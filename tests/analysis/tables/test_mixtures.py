@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from tests.analysis.synthetic import item_frame, item_row, item_rows, write_run
+from transfergrid.analysis.mixing.contrasts import ALL_EQUAL, NO_MEMBER, OTHER_SEEDS
 from transfergrid.analysis.records import EVERY_KEY
-from transfergrid.analysis.statistics.contrasts import ALL_EQUAL, NO_MEMBER, OTHER_SEEDS
 from transfergrid.analysis.tables.build import AnalysisTables, build_tables
 from transfergrid.grid import Cell
 from transfergrid.store.folder import RunFolder
@@ -190,8 +190,8 @@ def test_a_part_that_was_not_scored_and_items_that_tell_nothing_apart_have_a_rea
 @pytest.mark.parametrize("chance", [0.1, 0.4])
 def test_intervals_hold_the_truth_as_often_as_they_say(chance: float) -> None:
     """A mixture and its two parts answer by chance alone: the true difference is 0 (1,000 draws of 40 items)."""
+    from transfergrid.analysis.mixing.contrasts import compare
     from transfergrid.analysis.records import ItemBlock
-    from transfergrid.analysis.statistics.contrasts import compare
 
     generator = np.random.default_rng(11)
     targets = [f"t{number}" for number in range(1000)]
