@@ -180,8 +180,8 @@ def _about(fits: Mapping[int, Additivity]) -> list[str]:
     """Say of every size of mixture what its estimate rests on."""
     assumed = [str(size) for size, fit in fits.items() if not fit.n_mixtures]
     lines = [
-        f"mixtures of {size}: {fit.slope:.2f} of the sum of their sources, fitted to {fit.n_mixtures} mixtures of this run; "
-        f"error on mixtures held out {fit.error_pp:.2f} pp, {fit.added_error_pp:.2f} pp if they added up"
+        f"mixtures of {size}: {fit.slope:.2f} of the sum of their sources, fitted to {fit.n_mixtures} mixtures of this "
+        f"run; error on mixtures held out {fit.error_pp:.2f} pp, {fit.added_error_pp:.2f} pp if they added up"
         for size, fit in fits.items()
         if fit.n_mixtures
     ]
