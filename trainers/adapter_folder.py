@@ -67,6 +67,8 @@ def is_finished(job: AdapterJob, config: GridConfig) -> bool:
 
 def _way_to_its_dtype(stored: Mapping[str, Any], wanted: Mapping[str, Any], config: GridConfig) -> str:
     """Return how to go on in the number format of an adapter where only this machine's ``auto`` says another."""
+    if "training" not in wanted:  # a merge
+        return ""
     here, there = wanted["training"]["dtype"], stored.get("training", {}).get("dtype")
     only_dtype = {**wanted, "training": {**wanted["training"], "dtype": there}} == stored
     if config.training.dtype != "auto" or not only_dtype:
