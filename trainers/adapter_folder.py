@@ -68,9 +68,10 @@ def is_finished(job: AdapterJob, config: GridConfig) -> bool:
 
 def _way_to_its_dtype(stored: Mapping[str, Any], wanted: Mapping[str, Any], config: GridConfig) -> str:
     """Return how to go on in the number format of an adapter where only this machine's ``auto`` says another."""
-    training = wanted.get("training", {})  # a merge has none
-    here, there = training.get("dtype"), stored.get("training", {}).get("dtype")
-    only_dtype = {**wanted, "training": {**training, "dtype": there}} == stored
+    if "training" not in wanted:  # a merge
+        return ""
+    here, there = wanted["training"]["dtype"], stored.get("training", {}).get("dtype")
+    only_dtype = {**wanted, "training": {**wanted["training"], "dtype": there}} == stored
     if config.training.dtype != "auto" or not only_dtype:
         return ""
     return f"training.dtype auto means {here!r} on this machine, set it to {there!r} to go on, or "

@@ -169,6 +169,7 @@ def make_merges(
 
 def _make(job: MergeJob, config: GridConfig, run: RunFolder, events: TrainingEvents) -> None:
     started, start = datetime.now(UTC), time.perf_counter()
+    key = job.key_parts(config)
     if is_finished(job, config):
         return
     key = job.key_parts(config)  # says which part is not there
