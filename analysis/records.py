@@ -61,6 +61,8 @@ class Transfer:
     """Models of the configuration without any score, where the store has scores of others."""
     other_kinds: pl.DataFrame = field(default_factory=pl.DataFrame)
     """Rows of other kinds of sources, in the columns of ``rows``; no table of single-cell sources takes them."""
+    graded_items: tuple[ItemBlock, ...] = ()
+    """What items add to graded transfer, blocks as in ``items``; only of pairs that have it."""
 
     @property
     def every_row(self) -> pl.DataFrame:

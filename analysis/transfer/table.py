@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from transfergrid.analysis.graded.items import OF_SEEDS
+from transfergrid.analysis.graded.seeds import NO_ITEMS, graded_as_delta, graded_columns
 from transfergrid.analysis.records import EVERY_KEY, KEY, ItemBlock, Transfer
 from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.significance import (
@@ -20,9 +23,9 @@ from transfergrid.analysis.transfer.construction import construction_expr
 from transfergrid.analysis.transfer.imported import transfer_from_imported
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
-from transfergrid.analysis.transfer.pairing import merge_blocks, observe
+from transfergrid.analysis.transfer.pairing import ModelObservations, merge_blocks, observe
 from transfergrid.analysis.transfer.sources import IS_SINGLE, read_sources, single_blocks
-from transfergrid.config.settings import GridConfig
+from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import check_names, read_imported, read_noise_floor, read_remarks
@@ -51,17 +54,13 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     Raises:
         UserError: If a file is unusable, rows are there twice, or a model is both scored and imported.
     """
+    settings = config.analysis if config is not None else AnalysisConfig()
     parts = score_parts(run)
     check_contents(parts)
     scores = scan_scores(parts)
-    try:
-        observations = list(observe(scores))
-    except UNREADABLE as error:
-        fault = find_unreadable(parts)
-        if fault is None:
-            raise
-        raise fault from error
+    observations = _observe_all(scores, parts, settings)
     blocks = merge_blocks([block for each in observations for block in each.blocks])
+    graded = merge_blocks([block for each in observations for block in each.graded])
     counts = pl.concat([each.rows for each in observations]) if observations else no_counts()
     cells = config.grid.cells if config is not None else ()
     sources = read_sources(scores, [*counts["source"], *(cell.name for cell in cells)])
@@ -72,17 +71,38 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
         raise UserError(
             f"model {both[0]!r} has both item scores and an imported table; analyse them in two run folders"
         )
-    averaged = average_seeds(by_seed, blocks).join(sources, on="source", how="left", validate="m:1")
-    rows = pl.concat([averaged, transfer_from_imported(imported)], how="diagonal")
+    averaged = with_graded(average_seeds(by_seed, blocks), by_seed, graded, settings.confidence)
+    averaged = averaged.join(sources, on="source", how="left", validate="m:1")
+    of_imports = transfer_from_imported(imported).with_columns(graded_reason=pl.coalesce("reason", pl.lit(NO_ITEMS)))
+    rows = pl.concat([averaged, of_imports], how="diagonal")
     rows = _finish(rows, imported, run, config)
     remarked = by_seed.join(read_remarks(run), on=list(KEY), how="left", validate="m:1", maintain_order="left")
     return Transfer(
-        remarked.drop("squares"),
+        remarked.drop("squares", *OF_SEEDS),
         rows.filter(IS_SINGLE),
         single_blocks(blocks, sources),
         _unscored_models(by_seed.filter(IS_SINGLE), config),
         rows.filter(~IS_SINGLE),
+        single_blocks(graded, sources),
     )
+
+
+def with_graded(
+    averaged: pl.DataFrame, by_seed: pl.DataFrame, graded: Sequence[ItemBlock], confidence: float
+) -> pl.DataFrame:
+    """Add graded transfer to the averages over seeds, see `graded_columns`."""
+    columns = graded_columns(average_seeds(graded_as_delta(by_seed), graded), by_seed, confidence)
+    return averaged.join(columns, on=list(EVERY_KEY), how="left", validate="1:1", maintain_order="left")
+
+
+def _observe_all(scores: pl.LazyFrame, parts: Sequence[Path], settings: AnalysisConfig) -> list[ModelObservations]:
+    try:
+        return list(observe(scores, settings))
+    except UNREADABLE as error:
+        fault = find_unreadable(parts)
+        if fault is None:
+            raise
+        raise fault from error
 
 
 def _unscored_models(by_seed: pl.DataFrame, config: GridConfig | None) -> tuple[str, ...]:
@@ -160,6 +180,19 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
     ).drop("between_items", "between_seeds", "n_items_of_all_seeds")
 
 
+GRADED = (
+    "graded_pp",
+    "graded_pp_low",
+    "graded_pp_high",
+    "graded_se_pp",
+    "graded_p",
+    "graded_q",
+    "graded_p_below_0",
+    "graded_p_method",
+    "temperature_ratio",
+    "register_nats_per_char",
+    "graded_reason",
+)
 _COLUMNS = (
     *KEY,
     "source",
@@ -186,6 +219,7 @@ _COLUMNS = (
     "p_value",
     "q_value",
     "p_method",
+    *GRADED,
     "n_flips_noise_floor",
     "reason",
     "remark",
@@ -202,7 +236,8 @@ def _finish(rows: pl.DataFrame, imported: pl.DataFrame, run: RunFolder, config: 
         source_language_family=pl.col("source_language").replace_strict(families, return_dtype=pl.String),
         target_language_family=pl.col("target_language").replace_strict(families, return_dtype=pl.String),
     )
-    return with_q(frame, "p_value", "q_value").select(_COLUMNS).sort(*KEY, "source", nulls_last=True)
+    frame = with_q(with_q(frame, "p_value", "q_value"), "graded_p", "graded_q")
+    return frame.select(_COLUMNS).sort(*KEY, "source", nulls_last=True)
 
 
 def _traits(rows: pl.DataFrame, imported: pl.DataFrame, config: GridConfig | None) -> pl.DataFrame:
