@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from scipy import special
 
+from transfergrid.analysis.graded.groups import graded_rows
 from transfergrid.analysis.records import PAIR, TARGET, ItemBlock
 from transfergrid.analysis.statistics.pair_noise import PairNoise, independent_noise, measure_noise
 from transfergrid.analysis.statistics.reml import FitError
@@ -24,6 +25,13 @@ NO_INTERVAL = "no interval: the table has no standard errors"
 NOTHING_SHARED = (
     "without items, noise that all sources of a target share (its baseline's) counts as the target's effect"
 )
+GRADED = {
+    "graded_estimate_pp": "estimate_pp",
+    "graded_low_pp": "low_pp",
+    "graded_high_pp": "high_pp",
+    "graded_p_help": "p_help",
+}
+"""Columns of graded transfer by the names that `estimate_pairs` gives them."""
 RECOMMENDATION_SCHEMA = {
     "source_task": pl.String,
     "source_language": pl.String,
@@ -34,6 +42,7 @@ RECOMMENDATION_SCHEMA = {
     "p_harm": pl.Float64,
     "p_help": pl.Float64,
     "observed_pp": pl.Float64,
+    **dict.fromkeys(GRADED, pl.Float64),
     "n_models": pl.Int64,
     "reason": pl.String,
 }
@@ -135,6 +144,26 @@ def estimate_pairs(pairs: _Pairs, settings: AnalysisConfig) -> pl.DataFrame:
         p_help=pl.Series(special.ndtr(mean / spread)).fill_nan(None),
         reason=pl.when(pl.Series(np.isnan(variance))).then(pl.lit(unknown)).otherwise(pl.lit(reason)),
     )
+
+
+def with_graded_estimates(
+    estimates: pl.DataFrame, rows: pl.DataFrame, items: Sequence[ItemBlock], settings: AnalysisConfig
+) -> pl.DataFrame:
+    """Add the same estimates of graded transfer, null for pairs that have none.
+
+    Args:
+        estimates: One row per pair, see `estimate_pairs`.
+        rows: Transfer rows of the chosen models and regimes.
+        items: What items add to graded transfer.
+        settings: Level and seed.
+    """
+    there = graded_rows(rows)
+    if there.is_empty():
+        return estimates.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in GRADED)
+    graded = estimate_pairs(noisy_pairs(there, items), settings).select(
+        *PAIR, *(pl.col(old).alias(new) for new, old in GRADED.items())
+    )
+    return estimates.join(graded, on=list(PAIR), how="left", validate="1:1")
 
 
 def with_unestimated(estimates: pl.DataFrame, rows: pl.DataFrame, target: Cell) -> pl.DataFrame:
