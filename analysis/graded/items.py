@@ -70,22 +70,23 @@ class ItemChoices:
         self.gold = frame["gold"].fill_null(0).to_numpy().astype(np.intp)
 
     def compared(self, rows: IntArray, *, by_length: bool, width: int) -> FloatArray:
-        """Return the statistic whose largest value is the prediction, in nats, shape [n, width]; -inf: no such choice.
+        """Return the statistic whose largest value is the prediction, in nats, shape [width, n]; -inf: no such choice.
 
         With ``by_length`` it is log-likelihood per character times the item's mean characters.
         """
-        there = np.arange(max(width, 1)) < self.lengths[rows, None]
-        places = np.where(there, self.starts[rows, None] + np.arange(max(width, 1)), 0)
+        choice = np.arange(max(width, 1))[:, None]
+        there = choice < self.lengths[rows]
+        places = np.where(there, self.starts[rows] + choice, 0)
         found = self.values[places]
         if by_length:
             chars = np.where(there, self.chars[places], 0)
-            mean = chars.sum(axis=1) / np.maximum(self.lengths[rows], 1)
-            found = found / np.maximum(chars, 1) * mean[:, None]
+            mean = chars.sum(axis=0) / np.maximum(self.lengths[rows], 1)
+            found = found / np.maximum(chars, 1) * mean
         return np.where(there, found, -np.inf)
 
     def gold_per_char(self, rows: IntArray) -> FloatArray:
         """Return the gold choice's log-likelihood per character, shape [n]."""
-        places = np.minimum(self.starts + self.gold, len(self.values) - 1)[rows]
+        places = np.minimum(self.starts[rows] + self.gold[rows], len(self.values) - 1)
         found: FloatArray = self.values[places] / np.maximum(self.chars[places], 1)
         return found
 
@@ -153,10 +154,11 @@ def _targets(paired: pl.DataFrame, base: pl.DataFrame) -> Iterator[_Target]:
             continue
         inside = np.flatnonzero(scored[first : last + 1])
         item = np.searchsorted(inside, base_row[chosen] - first)
-        numbers, codes = np.unique(pair[chosen], return_inverse=True)
+        there = np.bincount(pair[chosen], minlength=pairs.height) > 0
+        codes = (np.cumsum(there) - 1)[pair[chosen]]
         base_rows = of_frame[first : last + 1][inside]
         yield _Target(
-            (task, language), metric, place[chosen], row[chosen], codes.astype(np.intp), item, base_rows, pairs[numbers]
+            (task, language), metric, place[chosen], row[chosen], codes, item, base_rows, pairs.filter(pl.Series(there))
         )
 
 
@@ -183,19 +185,19 @@ def _of_target(part: _Target, choices: ItemChoices, settings: AnalysisConfig) ->
     if not known.any():
         return _nothing(part, NO_CHOICES)
     gold = choices.gold[part.base_rows]
-    temperature = base_temperature(of_base[known], gold[known])
+    temperature = base_temperature(of_base[:, known], gold[known])
     if not 0 < temperature < np.inf:
         return _nothing(part, NOTHING_TOLD_APART)
     of_adapters = choices.compared(part.rows, by_length=length is len, width=width)
     usable = known[part.item] & _is_known(of_adapters)
-    z = np.zeros((part.pairs.height, len(gold), of_adapters.shape[1]))
-    scored = np.zeros(z.shape[:2], dtype=np.bool_)
-    z[part.pair, part.item] = np.where(usable[:, None], of_adapters, 0.0)
+    z = np.zeros((len(of_adapters), part.pairs.height, len(gold)))
+    scored = np.zeros(z.shape[1:], dtype=np.bool_)
+    z[:, part.pair, part.item] = np.where(usable, of_adapters, 0.0)
     scored[part.pair, part.item] = usable
-    base = shifted(np.where(known[:, None], of_base, 0.0))
+    base = shifted(np.where(known, of_base, 0.0))
     found, values, tests = _compare(_Sides(base, shifted(z), gold, scored), 1 / temperature)
     register = choices.gold_per_char(part.rows) - choices.gold_per_char(part.base_rows)[part.item]
-    total = np.bincount(part.pair, np.where(usable, register, 0.0), minlength=len(z))
+    total = np.bincount(part.pair, np.where(usable, register, 0.0), minlength=len(scored))
     with np.errstate(invalid="ignore"):
         found["register_nats_per_char"] = total / scored.sum(axis=1)
     one = np.isfinite(found["graded_pp"]) & ~_is_repeated(part.pairs["source"], np.isfinite(found["graded_pp"]))
@@ -215,17 +217,17 @@ def _tested(columns: FlipColumns, chosen: BoolArray, settings: AnalysisConfig) -
 
 
 def _is_known(compared: FloatArray) -> BoolArray:
-    """Return which items have two choices or more, no NaN and a finite best one, from shape [n, C]."""
+    """Return which items have two choices or more, no NaN and a finite best one, from shape [C, n]."""
     there = compared > -np.inf
-    known: BoolArray = (there.sum(axis=1) > 1) & np.isfinite(compared.max(axis=1, initial=-np.inf))
+    known: BoolArray = (there.sum(axis=0) > 1) & np.isfinite(compared.max(axis=0))
     return known
 
 
 class _Sides(NamedTuple):
     base: FloatArray
-    """Shape [I, C], the best of an item at 0."""
+    """Shape [C, I], the best of an item at 0."""
     adapters: FloatArray
-    """Shape [P, I, C]."""
+    """Shape [C, P, I]."""
     gold: IntArray
     """Shape [I]."""
     scored: BoolArray
@@ -242,7 +244,7 @@ def _compare(sides: _Sides, inverse: float) -> tuple[dict[str, Any], FloatArray,
     sharpness = scored @ of_base.top / np.maximum(n, 1)
     matched = match_temperature(sides.adapters, scored, sharpness=sharpness, inverse=inverse)
     has = np.isfinite(matched)
-    of_adapters = probabilities(sides.adapters, sides.gold, np.where(has, matched, inverse)[:, None, None])
+    of_adapters = probabilities(sides.adapters, sides.gold, np.where(has, matched, inverse)[:, None])
     gold, top = (np.where(scored, each, 0.0).sum(axis=1) for each in (of_adapters.gold_slope, of_adapters.top_slope))
     ratio = np.divide(gold, top, out=np.zeros(len(n)), where=top > 0)[:, None]
     values = of_adapters.gold - of_base.gold - ratio * (of_adapters.top - of_base.top)

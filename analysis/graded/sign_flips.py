@@ -9,6 +9,7 @@ Source: Fisher 1935 (sign flips); Janssen 1997 (studentised).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -99,6 +100,7 @@ def flip_columns(first: Choices, second: Choices, scored: npt.NDArray[np.bool_])
     )
 
 
+@lru_cache(maxsize=4)
 def draw_signs(n_items: int, n_flips: int, seed: int) -> FlipArray:
     """Return signs, shape [B, n_items], the first flip none at all; the others random, or all there are if so few."""
     if 2**n_items <= n_flips + 1:
@@ -122,13 +124,15 @@ def sign_flip_tests(data: FlipColumns, *, confidence: float, seed: int, n_flips:
         n_flips: Random flips.
     """
     n_items = data.scored.shape[1]
+    if not len(data.scored):
+        return FlipTests(*(np.zeros(0) for _ in range(4)))
     signs = draw_signs(n_items, n_flips, seed)
     is_all = 2**n_items <= n_flips + 1
     parts = [
         _tests(_flips(data, slice(start, start + _CHUNK), signs), confidence, is_all=is_all)
         for start in range(0, len(data.scored), _CHUNK)
     ]
-    return FlipTests(*(np.concatenate([part[field] for part in parts] or [np.zeros(0)]) for field in range(4)))
+    return FlipTests(*(np.concatenate([part[field] for part in parts]) for field in range(4)))
 
 
 def _flips(data: FlipColumns, part: slice, signs: FlipArray) -> _Flips:

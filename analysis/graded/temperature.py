@@ -1,6 +1,7 @@
 """Probabilities of an item's choices at a temperature, and the temperature at which two sides are equally sure.
 
-``p = softmax(z / T)``. The sharpness of a side is the mean over items of its top probability; it rises as T falls.
+``p = softmax(z / T)``; choices are the first axis, since sums over it are fast. The sharpness of a side is the mean over
+items of its top probability; it rises as T falls.
 """
 
 from __future__ import annotations
@@ -35,9 +36,8 @@ class Choices(NamedTuple):
 
 
 def shifted(z: FloatArray) -> FloatArray:
-    """Return scores less the best of their item, shape [..., I, C]; minus infinity becomes `IMPOSSIBLE`."""
-    best = z.max(axis=-1, keepdims=True)
-    found: FloatArray = np.maximum(z - np.where(np.isfinite(best), best, 0.0), IMPOSSIBLE)
+    """Return scores less the best of their item, shape [C, ..., I]; minus infinity becomes `IMPOSSIBLE`."""
+    found: FloatArray = np.maximum(z - z.max(axis=0), IMPOSSIBLE)
     return found
 
 
@@ -45,32 +45,31 @@ def base_temperature(z: FloatArray, gold: IntArray) -> float:
     """Return half the median over items of ``|gold - best other|``, in nats; 0: half of the items tell nothing apart.
 
     Args:
-        z: Shape [I, C], I >= 1.
+        z: Shape [C, I], I >= 1.
         gold: Shape [I].
     """
-    items = np.arange(len(z))
+    items = np.arange(z.shape[1])
     others = z.copy()
-    others[items, gold] = -np.inf
-    return float(np.median(np.abs(z[items, gold] - others.max(axis=1))) / 2)
+    others[gold, items] = -np.inf
+    return float(np.median(np.abs(z[gold, items] - others.max(axis=0))) / 2)
 
 
 def probabilities(z: FloatArray, gold: IntArray, inverse: FloatArray | float) -> Choices:
     """Return gold and top probability of every item with first and second derivatives.
 
     Args:
-        z: Shape [..., I, C], the best of an item at 0 (`shifted`).
+        z: Shape [C, ..., I], the best of an item at 0 (`shifted`).
         gold: Shape [I].
-        inverse: 1 / T, broadcast against [..., I, C].
+        inverse: 1 / T, broadcast against [C, ..., I].
     """
     u = z * inverse
     weights = np.exp(u)
-    top = 1 / weights.sum(axis=-1)
+    top = 1 / weights.sum(axis=0)
     weights *= u
-    mean = weights.sum(axis=-1) * top
+    mean = weights.sum(axis=0) * top
     weights *= u
-    spread = weights.sum(axis=-1) * top - mean**2
-    index = np.broadcast_to(gold[:, None], (*u.shape[:-1], 1))
-    of_gold = np.take_along_axis(u, index, axis=-1)[..., 0]
+    spread = weights.sum(axis=0) * top - mean**2
+    of_gold = np.take_along_axis(u, np.broadcast_to(gold, (1, *u.shape[1:])), axis=0)[0]
     right = np.exp(of_gold) * top
     above = np.where(right > 0, of_gold, 0.0) - mean
     return Choices(
@@ -89,23 +88,23 @@ def match_temperature(z: FloatArray, scored: BoolArray, *, sharpness: FloatArray
     Newton's steps on the log of 1 / T, inside a bracket that every step makes narrower.
 
     Args:
-        z: Shape [P, I, C], the best of an item at 0.
+        z: Shape [C, P, I], the best of an item at 0.
         scored: Shape [P, I]: items that count.
         sharpness: Shape [P]: the mean top probability over those items that is wanted.
         inverse: 1 / T to start from.
     """
     n_items = np.maximum(scored.sum(axis=1), 1)
-    place, low, high = np.zeros(len(z)), np.full(len(z), -_WIDEST), np.full(len(z), _WIDEST)
-    found = np.full(len(z), np.nan)
+    place, found = np.zeros(len(scored)), np.full(len(scored), np.nan)
+    low, high = np.full(len(scored), -_WIDEST), np.full(len(scored), _WIDEST)
     active = np.flatnonzero(scored.any(axis=1))
     for _ in range(_MAX_STEPS):
         if not len(active):
             break
-        u = z[active] * (inverse * np.exp(place[active]))[:, None, None]
+        u = (z if len(active) == len(scored) else z[:, active]) * (inverse * np.exp(place[active]))[:, None]
         weights = np.exp(u)
-        top = np.where(scored[active], 1 / weights.sum(axis=-1), 0.0)
+        top = np.where(scored[active], 1 / weights.sum(axis=0), 0.0)
         weights *= u
-        slope = -(top**2 * weights.sum(axis=-1)).sum(axis=1) / n_items[active]
+        slope = -(top**2 * weights.sum(axis=0)).sum(axis=1) / n_items[active]
         error = top.sum(axis=1) / n_items[active] - sharpness[active]
         done = np.abs(error) <= _MATCHED
         found[active[done]] = inverse * np.exp(place[active[done]])

@@ -132,10 +132,10 @@ def true_graded_pp(gain: float) -> float:
     generator = np.random.default_rng(0)
     gold = generator.integers(0, N_CHOICES, _N_TRUTH)
     lasting = _lasting(gold, generator)
-    base, adapter = (lasting + _change(gold, generator) for _ in range(2))
-    adapter[np.arange(len(gold)), gold] += gain
+    base, adapter = ((lasting + _change(gold, generator)).T for _ in range(2))
+    adapter[gold, np.arange(len(gold))] += gain
     inverse = 1 / base_temperature(base, gold)
     of_base = probabilities(shifted(base), gold, inverse)
     sharpness, every = np.array([of_base.top.mean()]), np.ones((1, len(gold)), dtype=np.bool_)
-    matched = match_temperature(shifted(adapter)[None], every, sharpness=sharpness, inverse=inverse)
+    matched = match_temperature(shifted(adapter)[:, None], every, sharpness=sharpness, inverse=inverse)
     return float(100 * (probabilities(shifted(adapter), gold, matched[0]).gold - of_base.gold).mean())

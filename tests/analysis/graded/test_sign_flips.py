@@ -12,11 +12,12 @@ from transfergrid.analysis.graded.temperature import match_temperature, probabil
 
 def columns(base: np.ndarray, adapters: np.ndarray, gold: np.ndarray) -> FlipColumns:
     """Columns of adapters, shape [P, I, C], against a base at temperature 1."""
-    first = probabilities(shifted(base), gold, 1.0)
+    first = probabilities(shifted(base.T), gold, 1.0)
     scored = np.ones(adapters.shape[:2], dtype=bool)
     sharpness = np.full(len(adapters), first.top.mean())
-    inverse = match_temperature(shifted(adapters), scored, sharpness=sharpness, inverse=1.0)
-    return flip_columns(first, probabilities(shifted(adapters), gold, inverse[:, None, None]), scored)
+    z = shifted(np.moveaxis(adapters, 2, 0))
+    inverse = match_temperature(z, scored, sharpness=sharpness, inverse=1.0)
+    return flip_columns(first, probabilities(z, gold, inverse[:, None]), scored)
 
 
 @pytest.mark.parametrize(("n_items", "largest", "spread"), [(10, 0.6, 0.12), (32, 0.3, 0.06), (400, 0.05, 0.015)])
