@@ -1,7 +1,7 @@
 """Probabilities of an item's choices at a temperature, and the temperature at which two sides are equally sure.
 
-``p = softmax(z / T)``; choices are the first axis, since sums over it are fast. The sharpness of a side is the mean over
-items of its top probability; it rises as T falls.
+``p = softmax(z / T)``; choices are the first axis, since sums over it are fast. The sharpness of a side is the mean
+over items of its top probability; it rises as T falls.
 """
 
 from __future__ import annotations
