@@ -1,7 +1,7 @@
 """Speed and memory of the analysis: the full study's item rows, and the published table's 17,424 aggregates.
 
-``python -m transfergrid.perf.analysis full|table [--models N] [--seeds N] [--folder DIR]`` generates made-up data once, then
-times a fresh process that reads it, computes and writes every table.
+``python -m transfergrid.perf.analysis full|table [--models N] [--seeds N] [--folder DIR]`` generates made-up data once,
+then times a fresh process that reads it, computes and writes every table.
 """
 
 from __future__ import annotations

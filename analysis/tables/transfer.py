@@ -61,7 +61,8 @@ TRANSFER = Table(
     row="model, source, target",
     estimand=(
         "The change of one model's score on one target by training on one source, over items like the target's and "
-        "over training seeds, for this model, this source and this way of training."
+        "over training seeds, for this model, this source and this way of training; graded transfer: the same of the "
+        "right choice's probability, with the adapter as sure as the base."
     ),
     columns=(
         MODEL,
