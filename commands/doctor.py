@@ -187,12 +187,19 @@ def doctor(run_dir: Path, selftest: bool, items: int) -> None:
     if not report.can_score:
         sys.exit(1)
     if selftest:
+        from transfergrid.commands.quiet import quiet_libraries
         from transfergrid.engine.evaluation.selftest import run_selftest
 
+        quiet_libraries()
         result = run_selftest(items)
         print_report(console, result)
         if not result.is_passed:
             raise UserError(
                 "the planned way did not pass the selftest; score with --engine public, which needs none of our "
                 "workers, and report this with the tables above"
+            )
+        if wrong := next((way for way in result.ways if not way.is_right), None):
+            raise UserError(
+                f"the {wrong.name} way did not pass the selftest; the others did, and may be used: report this with "
+                "the tables above"
             )

@@ -9,6 +9,7 @@ import click
 from rich.console import Console
 
 from transfergrid.commands.options import (
+    adaptive_options,
     engine_options,
     make_request,
     narrowing_options,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 @pair_options
 @ray_options
 @engine_options
+@adaptive_options
 @click.option("--force", is_flag=True, help="Score again what is finished; old parts move to scores/aside.")
 @click.option("--noise-floor", is_flag=True, help="Score the base twice and store how many predictions flip.")
 @click.option("--dry-run", is_flag=True, help="Show what would run, like 'grid plan'.")
@@ -59,6 +61,7 @@ def evaluate_command(
       grid eval --adapters ~/adapters --adapter-pattern 'lora_{task}_{language}_{seed}'
       grid eval --server http://127.0.0.1:8000
       grid eval --ray head:6379
+      grid eval --adaptive
     """
     from transfergrid.commands.quiet import quiet_libraries
 

@@ -179,6 +179,24 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def adaptive_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --adaptive and --max-items."""
+    for option in (
+        click.option(
+            "--max-items",
+            type=click.IntRange(min=1),
+            help="With --adaptive: most items of a pair; default: all of the target's.",
+        ),
+        click.option(
+            "--adaptive",
+            is_flag=True,
+            help="Score 100 items of every pair, then stop pairs that can hardly become significant.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 def pair_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command --source and --target, each repeatable, and adapters from elsewhere."""
     for option in reversed(
@@ -211,17 +229,26 @@ def pair_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def make_request(
-    adapter_folder: Path | None, adapter_pattern: str, adapter_table: Path | None, **options: Any
+    adapter_folder: Path | None,
+    adapter_pattern: str,
+    adapter_table: Path | None,
+    *,
+    adaptive: bool = False,
+    max_items: int | None = None,
+    **options: Any,
 ) -> EvalRequest:
     """Put the options of ``grid eval`` and ``grid plan`` into one record.
 
     Raises:
-        UserError: If an option about adapters from elsewhere is given without their folder.
+        UserError: If an option about adapters from elsewhere is given without their folder, or --max-items alone.
     """
     from transfergrid.config.selection import Narrowing
     from transfergrid.engine.adapters.places import DEFAULT_PATTERN, AdapterFolder
     from transfergrid.engine.work.request import EvalRequest
+    from transfergrid.store.adaptive import Design
 
+    if max_items is not None and not adaptive:
+        raise UserError(f"--max-items {max_items} is about pairs that may stop early; give --adaptive too")
     kinds = ("models", "seeds", "tasks", "languages", "sources", "targets")
     narrowing = Narrowing(**{kind: options.pop(kind) for kind in kinds})
     adapters = None
@@ -231,4 +258,5 @@ def make_request(
         raise UserError(f"--adapter-table {str(adapter_table)!r} is about adapters from elsewhere; give --adapters too")
     elif adapter_pattern != DEFAULT_PATTERN:
         raise UserError(f"--adapter-pattern {adapter_pattern!r} is about adapters from elsewhere; give --adapters too")
-    return EvalRequest(narrowing=narrowing, adapters=adapters, **options)
+    design = Design(max_items) if adaptive else None
+    return EvalRequest(narrowing=narrowing, adapters=adapters, design=design, **options)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from transfergrid.commands.options import make_request, narrowing_options, pair_options, with_config
+from transfergrid.commands.options import adaptive_options, make_request, narrowing_options, pair_options, with_config
 from transfergrid.commands.output import make_console, print_report
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
@@ -32,6 +32,7 @@ def show_estimate(config: GridConfig, run: RunFolder, request: EvalRequest, *, a
 @with_config
 @narrowing_options
 @pair_options
+@adaptive_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def plan(config: GridConfig, run: RunFolder, as_json: bool, **options: Any) -> None:
     """Show what would run and what it costs; no model is loaded.

@@ -22,7 +22,8 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--png", type=_FOLDER, help="Also write figures for a paper into this folder, as PNG.")
 @click.option("--svg", type=_FOLDER, help="Also write figures for a paper into this folder, as SVG.")
-def report(config: GridConfig | None, run: RunFolder, out: Path | None, png: Path | None, svg: Path | None) -> None:
+@click.option("--pdf", type=_FOLDER, help="Also write figures for a paper into this folder, as PDF.")
+def report(config: GridConfig | None, run: RunFolder, out: Path | None, **folders: Path | None) -> None:
     """Write one HTML page that shows a run: summary, transfer matrix, regimes, roles, and where it all comes from.
 
     \b
@@ -32,7 +33,7 @@ def report(config: GridConfig | None, run: RunFolder, out: Path | None, png: Pat
     """
     from transfergrid.analysis.report.page import write_report
 
-    folders = {form: folder for form, folder in (("png", png), ("svg", svg)) if folder is not None}
+    chosen = {form: folder for form, folder in folders.items() if folder is not None}
     with Console(stderr=True).status("analysing") as status:
-        written = write_report(run, config, out=out, figure_folders=folders, on_progress=status.update)
+        written = write_report(run, config, out=out, figure_folders=chosen, on_progress=status.update)
     print_report(make_console(), written, soft_wrap=True)

@@ -13,16 +13,17 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, fi
 
 from transfergrid.config.values import (
     NUMBER,
+    AutoOrPositive,
     Dtype,
     Fraction,
     LocalPath,
     PositiveFloat,
     PositiveInt,
     Seed,
+    UsableName,
+    UsablePath,
     is_language_code,
     refuse_repeated,
-    usable_name,
-    usable_path,
 )
 from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Grid
 from transfergrid.wording import closest_hint
@@ -50,10 +51,10 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """A base model; a plain string in YAML is its path."""
 
-    path: str
+    path: UsablePath
     """Hub id, local folder (relative to this file), or ``bundled:smollm2-135m-instruct``, which is built once in the
     folder that the environment variable TRANSFERGRID_CACHE names, else in ``~/.cache/transfergrid``."""
-    name: str = ""
+    name: UsableName = ""
     """Name in folders and tables; default: the last part of the path."""
     revision: str | None = None
     """Hub revision (a commit hash pins the weights)."""
@@ -70,16 +71,6 @@ class ModelConfig(Section):
         if isinstance(raw, dict) and isinstance(raw.get("path"), str) and not raw.get("name"):
             raw = {**raw, "name": raw["path"].rstrip("/").rsplit("/", 1)[-1].removeprefix("bundled:")}
         return raw
-
-    @field_validator("path")
-    @classmethod
-    def _usable_path(cls, path: str) -> str:
-        return usable_path(path)
-
-    @field_validator("name")
-    @classmethod
-    def _usable_name(cls, name: str) -> str:
-        return usable_name(name)
 
 
 class DataConfig(Section):
@@ -179,6 +170,8 @@ class TrainingConfig(Section):
     """Load the base quantised by bitsandbytes (GPU only)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    adapters_at_once: AutoOrPositive = "auto"
+    """Adapters trained in one pass over the base; ``auto``: as memory and measured speed allow, at most 16."""
     report_to: tuple[str, ...] = ()
     """Experiment trackers of transformers' Trainer, for example ``wandb`` or ``mlflow``."""
 

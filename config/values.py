@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import pycountry
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from transfergrid.grid import Cell, UserError
 
@@ -23,6 +23,13 @@ def _refuse_truth(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"expected a number, not {str(value).lower()}")
     return value
+
+
+def _auto_or_positive(value: Any) -> Any:
+    """Take ``auto`` and whole numbers from 1 on."""
+    if value == "auto" or (type(value) is int and value >= 1):
+        return value
+    raise ValueError(f"expected 'auto' or a whole number of at least 1, not {value!r}")
 
 
 def usable_path(path: str) -> str:
@@ -55,6 +62,11 @@ NUMBER = BeforeValidator(_refuse_truth)
 """Goes with the bounds of every setting that is a number."""
 PositiveInt = Annotated[int, Field(ge=1), NUMBER]
 PositiveFloat = Annotated[float, Field(gt=0), NUMBER]
+AutoOrPositive = Annotated[
+    Literal["auto"] | int,
+    PlainValidator(_auto_or_positive),
+    WithJsonSchema({"anyOf": [{"enum": ["auto"]}, {"type": "integer", "minimum": 1}]}),
+]
 Fraction = Annotated[float, Field(gt=0, lt=1), NUMBER]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1), NUMBER]
 """What every generator of random numbers takes, NumPy's old one too."""
@@ -108,3 +120,7 @@ def is_language_code(code: str) -> bool:
     plain = code.partition("_")[0]
     key = "alpha_2" if len(plain) == 2 else "alpha_3"
     return pycountry.languages.get(**{key: plain}) is not None
+
+
+UsablePath = Annotated[str, AfterValidator(usable_path)]
+UsableName = Annotated[str, AfterValidator(usable_name)]

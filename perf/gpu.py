@@ -181,6 +181,11 @@ def speed(shape: str, items: int, counts: tuple[int, ...]) -> None:
                 busy = f"{device_busy(scorer, asked, sources[0]):.0%}" if peak else ""
                 row = (f"{len(asked)}", f"{seconds:.3f}", f"{len(asked) / seconds:.0f}", share, busy)
                 table.add_row(f"planned, {label}", *row)
+        with engine(model, vllm_args={"hf_overrides": {"head_dtype": "model"}}) as scorer:  # what float32 there costs
+            seconds_of(scorer, asked[:N_STOCK_ITEMS], [None])
+            seconds = seconds_of(scorer, asked, [None])
+            row = (f"{len(asked)}", f"{seconds:.3f}", f"{len(asked) / seconds:.0f}")
+            table.add_row("planned, base, vocabulary projection in the model's format", *row)
         with engine(model, is_public=True) as scorer:
             part = asked[:N_STOCK_ITEMS]
             for label, source in (("base", None), ("one adapter", adapters[0])):

@@ -1,8 +1,9 @@
-"""What happened to some items on their way to a score: counted in every part's footer, shown to every reader."""
+"""What a part's footer says of a cell; what happened to some items on their way to a score, shown to every reader."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 COUNTS: Mapping[str, str] = {
@@ -27,3 +28,34 @@ def sum_counts(records: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 def describe_counts(counts: Mapping[str, int]) -> str:
     """Return all counts as one line."""
     return "; ".join(f"{counts[name]:,} {words}" for name, words in COUNTS.items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellRecord:
+    """What a part's footer says about one of its cells."""
+
+    target: str
+    run_key: str
+    items_hash: str
+    n_items: int
+    n_unscored: int
+    n_to_retry: int
+    """Unscored items that another attempt could score: those whose log-likelihood was not finite."""
+    wall_s: float
+    n_computed_tokens: int
+    n_repeated_tokens: int
+    n_tied: int | None = None
+    """Scored items whose best value by the primary metric two choices share; this and the next are None in parts that
+    were written before they were counted."""
+    n_truncated: int | None = None
+    """Items whose context was cut on the left."""
+    n_not_prefix: int | None = None
+    """(item, choice) pairs whose context, encoded alone, is not the start of the joint encoding."""
+    n_encoded_apart: int | None = None
+    """(item, choice) pairs whose choice has no token of its own in the joint encoding."""
+    start: int | None = None
+    """Of a slice of a cell: its first item's place in the seeded order of `store.adaptive`; None: the whole cell."""
+    n_all: int | None = None
+    """Of a slice: items of the cell."""
+    n_planned: int | None = None
+    """Of a slice: items that the pair gets unless it is stopped."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from transfergrid.grid import Cell, Source, UserError
+from transfergrid.store.adaptive import Joined, join_slices
+from transfergrid.store.counts import CellRecord as CellRecord
 from transfergrid.store.file_index import FileIndex
 from transfergrid.store.files import FOOTER_KEY
 from transfergrid.store.scores import SCORE_SCHEMA, UNREADABLE, content_checksum, scan_scores, write_named
@@ -63,31 +65,6 @@ class Origin(NamedTuple):
         return f"model {self.model!r}{seed}, source {self.source.name!r}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CellRecord:
-    """What a part's footer says about one of its cells."""
-
-    target: str
-    run_key: str
-    items_hash: str
-    n_items: int
-    n_unscored: int
-    n_to_retry: int
-    """Unscored items that another attempt could score: those whose log-likelihood was not finite."""
-    wall_s: float
-    n_computed_tokens: int
-    n_repeated_tokens: int
-    n_tied: int | None = None
-    """Scored items whose best value by the primary metric two choices share; this and the next are None in parts that
-    were written before they were counted."""
-    n_truncated: int | None = None
-    """Items whose context was cut on the left."""
-    n_not_prefix: int | None = None
-    """(item, choice) pairs whose context, encoded alone, is not the start of the joint encoding."""
-    n_encoded_apart: int | None = None
-    """(item, choice) pairs whose choice has no token of its own in the joint encoding."""
-
-
 @dataclass(frozen=True, slots=True)
 class Part:
     """One file of the store."""
@@ -99,12 +76,41 @@ class Part:
     cells: tuple[CellRecord, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedCell:
-    """A cell in the store and the part that holds it."""
+class StoredCell(NamedTuple):
+    """What the store has of a cell: all of it, or the slices from its first item on."""
 
-    part: Part
-    record: CellRecord
+    slices: tuple[tuple[Part, CellRecord], ...]
+    """In the order of the items."""
+
+    @property
+    def part(self) -> Part:
+        """The first part; all of them have the same key."""
+        return self.slices[0][0]
+
+    @property
+    def record(self) -> CellRecord:
+        """The first record."""
+        return self.slices[0][1]
+
+    @property
+    def n_items(self) -> int:
+        """Items that are stored."""
+        return sum(record.n_items for _, record in self.slices)
+
+    @property
+    def n_planned(self) -> int:
+        """Items that were to be stored, unless the pair was stopped."""
+        return max(record.n_planned or record.n_items for _, record in self.slices)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the pair was stopped, or has items left to score."""
+        return self.n_items < self.n_planned
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no item is missing."""
+        return self.record.n_all is None or self.n_items >= self.record.n_all
 
 
 class Scan(NamedTuple):
@@ -114,13 +120,24 @@ class Scan(NamedTuple):
     set_aside: tuple[tuple[Path, str], ...] = ()
     """Parts that were moved aside because they are not whole, with the reason."""
 
-    def finished(self) -> dict[tuple[Origin, Cell], FinishedCell]:
-        """Return the finished cells; of a cell that stands in two parts, the one in the first."""
-        return {
-            (part.origin, Cell.parse(record.target)): FinishedCell(part, record)
-            for part in reversed(self.parts)
-            for record in part.cells
-        }
+    def cells(self) -> dict[tuple[Origin, Cell], StoredCell]:
+        """Return the cells, whole or not; of items that stand in two parts, those in the first."""
+        return {pair: StoredCell(tuple(joined.fitting)) for pair, joined in _join(self.parts).items() if joined.fitting}
+
+    def finished(self) -> dict[tuple[Origin, Cell], StoredCell]:
+        """Return the whole cells."""
+        return {pair: cell for pair, cell in self.cells().items() if cell.is_whole}
+
+
+def _join(parts: Iterable[Part]) -> dict[tuple[Origin, Cell], Joined[tuple[Part, CellRecord]]]:
+    """Return per cell the slices that follow each other from the first item on, and the others."""
+    found: dict[tuple[Origin, Cell], list[tuple[Part, CellRecord]]] = {}
+    for part in parts:
+        for record in part.cells:
+            found.setdefault((part.origin, Cell.parse(record.target)), []).append((part, record))
+    return {
+        pair: join_slices(slices, lambda each: (each[1].start or 0, each[1].n_items)) for pair, slices in found.items()
+    }
 
 
 class ScoreStore:
@@ -136,15 +153,19 @@ class ScoreStore:
         """The parts by name: those of the last scan, with what this object wrote and without what it evicted."""
         return tuple(self._parts[path] for path in sorted(self._parts))
 
-    def finished(self) -> dict[tuple[Origin, Cell], FinishedCell]:
-        """Return the finished cells of these parts."""
+    def cells(self) -> dict[tuple[Origin, Cell], StoredCell]:
+        """Return the cells of these parts, whole or not."""
+        return Scan(self.parts).cells()
+
+    def finished(self) -> dict[tuple[Origin, Cell], StoredCell]:
+        """Return the whole cells of these parts."""
         return Scan(self.parts).finished()
 
     def scan(self, *, repair: bool = True) -> Scan:
         """Read the footers of all parts; a part that has not changed since an earlier scan is not read again.
 
         Args:
-            repair: Move parts that are not whole, and cells that stand in two parts, aside. Without it they are
+            repair: Move parts that are not whole, and items that stand in two parts, aside. Without it they are
                 left out and left alone, for readers that do not hold the run folder.
         """
         self._parts = {}
@@ -209,13 +230,10 @@ class ScoreStore:
         return self.write(part.origin, part.key_parts, kept, kept_rows)
 
     def _evict_repeats(self) -> None:
-        """Evict cells that stand in an earlier part too."""
-        seen: set[tuple[Origin, str]] = set()
-        for part in self.parts:
-            repeated = {cell.target for cell in part.cells if (part.origin, cell.target) in seen}
-            if repeated:
-                self.evict(part, repeated)
-            seen.update((part.origin, cell.target) for cell in part.cells)
+        """Evict items that stand in another part too, and slices before which one is missing."""
+        while others := [each for joined in _join(self.parts).values() for each in joined.others]:
+            part = others[0][0]
+            self.evict(part, {record.target for other, record in others if other is part})
 
     def _move_aside(self, path: Path) -> None:
         folder = self.folder / ASIDE
@@ -226,6 +244,18 @@ class ScoreStore:
             target = folder / f"{path.name}.{count}"
             count += 1
         path.rename(target)
+
+
+def read_cells(folder: Path) -> dict[tuple[Origin, Cell], StoredCell]:
+    """Return what a store's parts hold, by their footers alone; nothing if every cell was scored at once.
+
+    Raises:
+        StoreError: If a footer is unusable.
+    """
+    footers = {path: pl.read_parquet_metadata(path).get(FOOTER_KEY) for path in sorted(folder.glob("*.parquet"))}
+    parts = tuple(_part(path, json.loads(text)) for path, text in footers.items() if text is not None)
+    is_sliced = any(cell.start is not None for part in parts for cell in part.cells)
+    return Scan(parts).cells() if is_sliced else {}
 
 
 def read_part(path: Path) -> Part:

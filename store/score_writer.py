@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -28,6 +28,8 @@ class ScoredCell:
     record: CellRecord
     make_rows: Callable[[], pl.DataFrame]
     """Builds the rows; called in the writer's thread."""
+    values: Mapping[str, float | None] = field(default_factory=dict)
+    """Value of every item; None: not scored."""
 
 
 class PartWriter(Protocol):

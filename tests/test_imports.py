@@ -30,7 +30,8 @@ RECORDS = {*ASKED, "analysis.records"}
 STATISTICS = {*RECORDS, "analysis/statistics"}
 TRANSFER = {*STATISTICS, "analysis/transfer"}
 TABLES = {*TRANSFER, "analysis/tables"}
-ANALYSIS = {*TABLES, "analysis/terminal", "analysis/report", "analysis/imports"}
+CHARTS = {*TABLES, "analysis/charts"}
+ANALYSIS = {*CHARTS, "analysis/terminal", "analysis/report", "analysis/imports"}
 
 ALLOWED: dict[str, set[str]] = {
     "grid": set(),
@@ -57,7 +58,8 @@ ALLOWED: dict[str, set[str]] = {
     "analysis/transfer": STATISTICS,
     "analysis/tables": TRANSFER,
     "analysis/terminal": TABLES,
-    "analysis/report": TABLES,
+    "analysis/charts": TABLES,
+    "analysis/report": CHARTS,
     "analysis/imports": TRANSFER,
     "analysis": {"analysis", *ANALYSIS},
     "commands/display": {*ENGINE, "trainers"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from transfergrid.trainers.events import AdapterStarted, BatchHalved, TrainingEv
 from transfergrid.trainers.jobs import BatchShape, TrainingJob
 from transfergrid.trainers.recipe import make_trainer
 from transfergrid.trainers.record import TrainedAdapter
-from transfergrid.trainers.sft.memory import is_out_of_memory, peak_memory_gib, reset_peak_memory
+from transfergrid.trainers.sft.memory import free_memory, is_out_of_memory, peak_memory_gib, reset_peak_memory
 from transfergrid.trainers.trackers import end_tracker_runs
 
 SaveAdapter = Callable[[Any, TrainedAdapter], None]
@@ -55,7 +54,7 @@ def train_adapter(
                     "training.max_length"
                 ) from error
         shape = smaller
-        _free_memory(base.device)
+        free_memory(base.device)
         end_tracker_runs()
         events(
             BatchHalved(job=job.name, batch_size=shape.batch_size, gradient_accumulation=shape.gradient_accumulation)
@@ -73,47 +72,62 @@ def _train_once(  # noqa: PLR0913 - everything an attempt needs
     save: SaveAdapter,
 ) -> TrainedAdapter:
     """Train with one batch shape."""
-    from transfergrid.trainers.sft.callback import BestWeights, ProgressCallback
-
-    start = time.perf_counter()
     reset_peak_memory(base.device)
     with attached_adapter(base, config.lora, job.seed) as model:
-        best = BestWeights(model)
-        progress = ProgressCallback(job.name, events, best, patience=config.training.early_stopping_patience)
-        trainer = make_trainer(model, job, base, config.training, shape=shape, scratch=scratch)
-        trainer.add_callback(progress)
-        progress.trainer = trainer
+        prepared = PreparedAdapter(model, job, base, config, shape=shape, scratch=scratch, events=events)
+        prepared.trainer.train()
+        trained = prepared.result()
+        save(model, trained)
+        return trained
+
+
+class PreparedAdapter:
+    """An adapter that is attached, its trainer, and what is noted of its training."""
+
+    def __init__(  # noqa: PLR0913 - everything an attempt needs
+        self,
+        model: Any,
+        job: TrainingJob,
+        base: LoadedBase,
+        config: GridConfig,
+        *,
+        shape: BatchShape,
+        scratch: Path,
+        events: TrainingEvents,
+    ) -> None:
+        """Make the trainer of a peft model and say that the adapter is started."""
+        from transfergrid.trainers.sft.callback import BestWeights, ProgressCallback
+
+        self._start, self._device, self._shape = time.perf_counter(), base.device, shape
+        self._best = BestWeights(model)
+        patience = config.training.early_stopping_patience
+        self._progress = ProgressCallback(job.name, events, self._best, patience=patience)
+        self.trainer = make_trainer(model, job, base, config.training, shape=shape, scratch=scratch)
+        self.trainer.add_callback(self._progress)
+        self._progress.trainer = self.trainer
         events(_started(job, shape, config.training.epochs))
-        train_start = time.perf_counter()
-        trainer.train()
+        self._train_start = time.perf_counter()
+
+    def result(self, *, at_once: int = 1) -> TrainedAdapter:
+        """Put the best weights in place and return what is known; ``at_once`` adapters were trained in one pass."""
+        best, progress, now = self._best, self._progress, time.perf_counter()
         best.restore()
-        now = time.perf_counter()
-        trained = TrainedAdapter(
-            batch=shape,
-            n_steps=trainer.state.global_step,
+        return TrainedAdapter(
+            batch=self._shape,
+            n_steps=self.trainer.state.global_step,
             best_epoch=best.epoch,
             best_validation_loss=best.loss,
             untrained_validation_loss=progress.untrained_loss,
             step_curve=progress.step_curve,
             epoch_curve=progress.epoch_curve,
-            n_tokens=trainer.n_tokens_seen,
-            train_s=now - train_start,
-            wall_s=now - start,
-            peak_gib=peak_memory_gib(base.device),
+            n_tokens=self.trainer.n_tokens_seen,
+            train_s=now - self._train_start,
+            wall_s=now - self._start,
+            peak_gib=peak_memory_gib(self._device),
+            adapters_at_once=at_once,
         )
-        save(model, trained)
-        return trained
 
 
 def _started(job: TrainingJob, shape: BatchShape, epochs: int) -> AdapterStarted:
     n_tokens = epochs * job.data.n_train_tokens
     return AdapterStarted(job=job.name, epochs=epochs, n_steps=job.n_steps(shape.effective, epochs), n_tokens=n_tokens)
-
-
-def _free_memory(device: str) -> None:
-    """Give freed memory back to the device."""
-    gc.collect()
-    if device == "cuda":
-        import torch
-
-        torch.cuda.empty_cache()

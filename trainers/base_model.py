@@ -44,6 +44,7 @@ def load_base(folder: Path, training: TrainingConfig, *, device: str | None = No
     import torch
     from transformers import AutoModelForCausalLM
 
+    from transfergrid.trainers.sft.attention import choose_attention
     from transfergrid.trainers.sft.loss import has_plain_head
 
     device = device or device_type()
@@ -58,42 +59,81 @@ def load_base(folder: Path, training: TrainingConfig, *, device: str | None = No
         dtype=getattr(torch, dtype),
         device_map={"": device},
         quantization_config=_quantization(training.quantization, device, dtype),
-        attn_implementation="sdpa",
+        attn_implementation=choose_attention(device, dtype),
     )
     model.requires_grad_(False).eval()
     return LoadedBase(model, device, dtype, has_plain_head(model))
 
 
-def expected_keys(base: Any, target_modules: tuple[str, ...]) -> set[str]:
-    """Return the keys a saved adapter must have: A and B of every linear layer of a decoder with one of the names."""
-    return {
-        f"base_model.model.{name}.lora_{side}.weight"
+def targeted_layers(base: Any, target_modules: tuple[str, ...]) -> list[str]:
+    """Return the names of the linear layers of a decoder that get LoRA."""
+    return [
+        name
         for name, module in base.named_modules()
         if name.rpartition(".")[2] in target_modules and NOT_THE_DECODER not in name and hasattr(module, "weight")
-        for side in "AB"
-    }
+    ]
+
+
+def expected_keys(base: Any, target_modules: tuple[str, ...]) -> set[str]:
+    """Return the keys a saved adapter must have: A and B of every targeted layer."""
+    layers = targeted_layers(base, target_modules)
+    return {f"base_model.model.{name}.lora_{side}.weight" for name in layers for side in "AB"}
+
+
+class AttachedAdapter:
+    """A fresh adapter of a base, on it only while it is asked for, so that several can take turns."""
+
+    def __init__(self, base: LoadedBase, lora: LoraConfig, seed: int) -> None:
+        """Make it; the base is left as it was.
+
+        Args:
+            base: The base; its weights are never changed.
+            lora: Shape of the adapter.
+            seed: Seed of A's random values, and of everything random that follows.
+        """
+        from peft import get_peft_model
+        from transformers import set_seed
+
+        self._base = base.model
+        before = _remember(self._base)
+        set_seed(seed)
+        try:
+            self.model: Any = get_peft_model(self._base, _peft_settings(self._base, lora))
+            """The peft model."""
+            self.weights = fuse_lora_layers(self.model)
+            """Weights of the fused layers by name."""
+            self._attached = _remember(self._base)
+        finally:
+            _restore(self._base, before)
+
+    @contextmanager
+    def on_base(self) -> Iterator[Any]:
+        """Put it on the base; on leaving, remove what was added since. Yields the peft model."""
+        before = _remember(self._base)
+        try:
+            _restore(self._base, self._attached)
+            yield self.model
+        finally:
+            self._attached = _remember(self._base)
+            _restore(self._base, before)
 
 
 @contextmanager
 def attached_adapter(base: LoadedBase, lora: LoraConfig, seed: int) -> Iterator[Any]:
-    """Put a fresh adapter on the base; on leaving, remove what was added since.
-
-    Args:
-        base: The base; its weights are never changed.
-        lora: Shape of the adapter.
-        seed: Seed of A's random values, and of everything random that follows.
+    """Put a fresh adapter on the base; on leaving, remove what was added since. See ``AttachedAdapter``.
 
     Yields:
         The peft model.
     """
-    from peft import LoraConfig as PeftLoraConfig
-    from peft import get_peft_model
-    from transformers import set_seed
+    with AttachedAdapter(base, lora, seed).on_base() as model:
+        yield model
 
-    model = base.model
-    before = _remember(model)
-    set_seed(seed)
-    settings = PeftLoraConfig(
+
+def _peft_settings(model: Any, lora: LoraConfig) -> Any:
+    """Return the shape of an adapter as peft names it."""
+    from peft import LoraConfig as PeftLoraConfig
+
+    return PeftLoraConfig(
         task_type="CAUSAL_LM",
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -102,12 +142,6 @@ def attached_adapter(base: LoadedBase, lora: LoraConfig, seed: int) -> Iterator[
         target_modules=list(lora.target_modules),
         exclude_modules=f".*{NOT_THE_DECODER}.*" if _has_vision(model) else None,
     )
-    try:
-        peft_model = get_peft_model(model, settings)
-        fuse_lora_layers(peft_model)
-        yield peft_model
-    finally:
-        _restore(model, before)
 
 
 def _remember(model: Any) -> tuple[Any, ...]:

@@ -101,10 +101,11 @@ class TrainingJob:
     def key_parts(self, config: GridConfig) -> dict[str, Any]:
         """Return what decides the adapter's weights, as JSON.
 
-        Where the numbers are logged does not decide them, nor does gradient checkpointing. The number format is the
-        one that this machine computes in.
+        Where the numbers are logged does not decide them, nor do gradient checkpointing and the number of adapters in
+        one pass. The number format is the one that this machine computes in.
         """
-        training = config.training.model_dump(mode="json", exclude={"report_to", "gradient_checkpointing"})
+        beside = {"report_to", "gradient_checkpointing", "adapters_at_once"}
+        training = config.training.model_dump(mode="json", exclude=beside)
         training["dtype"] = resolve_dtype(config.training.dtype)
         training["max_length"] = max_length(config, self.cell.task)
         return {

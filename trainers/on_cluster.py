@@ -38,8 +38,9 @@ from transfergrid.trainers.events import (
     TrainingEvents,
 )
 from transfergrid.trainers.jobs import CellData, ResolvedModel, TrainingJob, find_model
+from transfergrid.trainers.side_by_side import train_jobs, train_model
 from transfergrid.trainers.trackers import check_trackers
-from transfergrid.trainers.train_one import open_base, train_model, train_one
+from transfergrid.trainers.train_one import open_base
 
 
 class JobOrder(NamedTuple):
@@ -164,13 +165,12 @@ class TrainingRunner:
             self._train(unit, RunFolder(Path(folder)), send)
 
     def _train(self, unit: TrainingUnit, run: RunFolder, send: Send) -> None:
-        for order in unit.jobs:
-            model = self._find(unit)
-            job = TrainingJob(model, *order, run.adapter(unit.model, order.seed, order.cell))
-            tell = send if unit.sees_run else partial(_tell_with_files, job, send)
-            if self._base is None:
-                self._base = self._open(job, tell)
-            train_one(job, self._base, self._setup.config, run, events=tell)
+        model = self._find(unit)
+        jobs = [TrainingJob(model, *order, run.adapter(unit.model, order.seed, order.cell)) for order in unit.jobs]
+        tell = send if unit.sees_run else partial(_tell_with_files, {job.name: job for job in jobs}, send)
+        if self._base is None:
+            self._base = self._open(jobs[0], tell)
+        train_jobs(jobs, self._base, self._setup.config, run, events=tell)
 
     def _open(self, job: TrainingJob, tell: Send) -> LoadedBase:
         try:
@@ -204,8 +204,8 @@ class TrainingRunner:
         return self._model
 
 
-def _tell_with_files(job: TrainingJob, send: Send, event: TrainingEvent) -> None:
+def _tell_with_files(jobs: Mapping[str, TrainingJob], send: Send, event: TrainingEvent) -> None:
     """Send an adapter's files before the event that it is finished."""
     if isinstance(event, AdapterFinished):
-        send(SentAdapter(job.name, read_adapter(job.folder)))
+        send(SentAdapter(event.job, read_adapter(jobs[event.job].folder)))
     send(event)

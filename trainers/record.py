@@ -40,6 +40,9 @@ class TrainedAdapter:
     wall_s: float = 0.0
     """Wall seconds from attaching the adapter on."""
     peak_gib: float = 0.0
+    """Of the process or the device, whatever else was trained in the same pass."""
+    adapters_at_once: int = 1
+    """Most adapters that were trained in one pass while this one was."""
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -88,6 +91,7 @@ def make_record(
             "dtype": base.dtype,
             "device": base.device,
             **asdict(trained.batch),
+            "adapters_at_once": trained.adapters_at_once,
             "max_length": job.key_parts(config)["training"]["max_length"],
             "model_folder": str(job.model.folder),
         },

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.trainers.adapter_folder import save_adapter, unfinished_folder
-from transfergrid.trainers.adapter_training import train_adapter
+from transfergrid.trainers.adapter_training import SaveAdapter, train_adapter
 from transfergrid.trainers.base_model import LoadedBase, expected_keys, load_base
 from transfergrid.trainers.events import AdapterFailed, AdapterFinished, BaseLoaded, Remark, TrainingEvents
 from transfergrid.trainers.jobs import TrainingJob
@@ -31,13 +33,6 @@ def open_base(job: TrainingJob, config: GridConfig, events: TrainingEvents) -> L
     return base
 
 
-def train_model(jobs: Sequence[TrainingJob], config: GridConfig, run: RunFolder, events: TrainingEvents) -> None:
-    """Train the adapters of one model, one after another on one base in memory."""
-    base = open_base(jobs[0], config, events)
-    for job in jobs:
-        train_one(job, base, config, run, events=events)
-
-
 def train_one(
     job: TrainingJob, base: LoadedBase, config: GridConfig, run: RunFolder, *, events: TrainingEvents
 ) -> None:
@@ -46,25 +41,43 @@ def train_one(
     Raises:
         SaveError: If it cannot be saved.
     """
+    with unfinished_folder(run, job) as folder, ending(job, events) as end:
+        save = make_save(job, base, config, folder)
+        with tracked_run(config.training.report_to, run.tracking, job.name):
+            end(train_adapter(job, base, config, scratch=folder, events=events, save=save))
+
+
+def make_save(job: TrainingJob, base: LoadedBase, config: GridConfig, folder: Path) -> SaveAdapter:
+    """Return what saves an adapter that is started now; it raises a SaveError where that fails."""
     started = datetime.now(UTC)
     expected = expected_keys(base.model, config.lora.target_modules)
-    with unfinished_folder(run, job) as folder:
 
-        def save(model: object, trained: TrainedAdapter) -> None:
-            record = make_record(job, base, config, trained, started=started)
-            try:
-                save_adapter(model, folder, job, record=record, expected=expected)
-            except UserError as error:
-                raise SaveError(str(error)) from error
-
+    def save(model: object, trained: TrainedAdapter) -> None:
+        record = make_record(job, base, config, trained, started=started)
         try:
-            with tracked_run(config.training.report_to, run.tracking, job.name):
-                trained = train_adapter(job, base, config, scratch=folder, events=events, save=save)
-        except SaveError:
-            raise
+            save_adapter(model, folder, job, record=record, expected=expected)
         except UserError as error:
-            events(AdapterFailed(job=job.name, reason=str(error)))
-            return
+            raise SaveError(str(error)) from error
+
+    return save
+
+
+@contextmanager
+def ending(job: TrainingJob, events: TrainingEvents) -> Iterator[Callable[[TrainedAdapter], None]]:
+    """Say at the end that an adapter is finished, or failed if it was given up; call what is yielded with its record.
+
+    Raises:
+        SaveError: If it cannot be saved.
+    """
+    found: list[TrainedAdapter] = []
+    try:
+        yield found.append
+    except SaveError:
+        raise
+    except UserError as error:
+        events(AdapterFailed(job=job.name, reason=str(error)))
+        return
+    (trained,) = found
     events(
         AdapterFinished(
             job=job.name,

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from transfergrid.analysis.graded.columns import NUMBERS
 from transfergrid.analysis.graded.sign_flips import FlipColumns, flip_columns, sign_flip_tests
 from transfergrid.analysis.graded.temperature import (
     base_temperature,
@@ -29,22 +30,6 @@ NO_LENGTHS = "no graded transfer: the metric compares lengths that the store doe
 NOTHING_TOLD_APART = "no graded transfer: the base gives the choices of half of the items the same score"
 NO_TEMPERATURE = "no graded transfer: no temperature makes the adapter as sure as the base"
 
-NUMBERS = {
-    "graded_pp": pl.Float64,
-    "graded_se_pp": pl.Float64,
-    "graded_squares": pl.Float64,
-    "graded_n_items": pl.Int64,
-    "temperature_ratio": pl.Float64,
-    "register_nats_per_char": pl.Float64,
-    "graded_p": pl.Float64,
-    "graded_p_below_0": pl.Float64,
-    "graded_pp_low": pl.Float64,
-    "graded_pp_high": pl.Float64,
-    "graded_reason": pl.String,
-}
-"""Columns of one (model, seed, source, target); p and interval are of sources with one seed."""
-OF_SEEDS = ("graded_squares", "graded_n_items", "graded_p", "graded_p_below_0", "graded_pp_low", "graded_pp_high")
-"""Those that only the average over seeds needs."""
 _KEYS = {"seed": pl.Int64, "source": pl.String, **dict.fromkeys(TARGET, pl.String)}
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from markupsafe import Markup, escape
 
 NBSP = "\u00a0"
 """Keeps a number and its unit on one line."""
@@ -17,6 +20,12 @@ def pp(value: float) -> str:
 def percent(value: float) -> str:
     """Return a rate in 0..1 as percent with one digit."""
     return f"{100 * value:.1f}%"
+
+
+def bold_numbers(text: str) -> Markup:
+    """Return text for a page, its numbers with sign and unit in bold; a digit inside a name is none."""
+    number = r"(?<![\w.\-−+&#;])([+−]?\d[\d,]*(?:\.\d+)?(?:%|\u00a0pp| pp)?)(?![\w\-])"
+    return Markup(re.sub(number, r"<b>\1</b>", str(escape(text))))
 
 
 def interval(row: Mapping[str, Any], name: str, form: str = "pp") -> str | None:

@@ -13,12 +13,18 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.text import Text
 
+from transfergrid.analysis.charts.embed import libraries, script_hash, script_json, themes
+from transfergrid.analysis.charts.theme import COLOURS
+from transfergrid.analysis.records import TARGET
+from transfergrid.analysis.report.answer import answer
+from transfergrid.analysis.report.figures import page_charts, write_figures
 from transfergrid.analysis.report.headline import headline, key_figures
-from transfergrid.analysis.report.numbers import interval, percent, pp
+from transfergrid.analysis.report.numbers import bold_numbers, interval, percent, pp
 from transfergrid.analysis.report.origins import ManifestPart, read_run_manifest
-from transfergrid.analysis.report.payload import page_data, script_json
 from transfergrid.analysis.report.sentences import REGIME_WORDS, findings
 from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
+from transfergrid.analysis.tables.facts import missing_reasons
+from transfergrid.analysis.tables.recommendation import LIKELY_HELP
 from transfergrid.analysis.tables.regimes import SEEDS_ONLY, seeds_only
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
@@ -26,9 +32,7 @@ from transfergrid.store.files import write_text
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import read_noise_floor
 
-SCRIPTS = ("base.js", "matrix.js", "charts.js", "sections.js")
-"""Parts of the page's script, in their order."""
-
+_LEAST_COLUMN_PX = 14
 _PACKAGE = "transfergrid.analysis.report"
 
 
@@ -82,7 +86,7 @@ def write_report(
         run: The run's folder; scores, imports, noise floor and manifests are read from it.
         config: Expected cells and seeds, models' traits and the analysis' settings; None: what is there, defaults.
         out: Where the page goes; None: ``report.html`` in the run's folder.
-        figure_folders: Folder by format, ``png`` or ``svg``, for the figures of a paper; None writes none.
+        figure_folders: Folder by format, ``png``, ``svg`` or ``pdf``, for the figures of a paper; None writes none.
         on_progress: Called with the name of every stage before it starts.
 
     Raises:
@@ -107,7 +111,7 @@ def write_report(
     except OSError as error:
         raise UserError(
             f"the report cannot be written to {str(error.filename or page)!r}: {error.strerror or error}; "
-            "give another place with --out, --png or --svg"
+            "give another place with --out, --png, --svg or --pdf"
         ) from error
     return Report(page, len(text.encode()), tuple(figures))
 
@@ -115,8 +119,6 @@ def write_report(
 def _write_figures(content: PageContent, folders: dict[str, Path], report: Progress) -> list[Path]:
     written = []
     for form, folder in folders.items():
-        from transfergrid.analysis.report.figures import write_figures
-
         report(f"figures ({form})")
         written += write_figures(content.tables, content.settings, folder, form=form)
     return written
@@ -126,11 +128,16 @@ def render_page(content: PageContent) -> str:
     """Return the page as HTML text; it needs no other file and makes no request."""
     tables, settings = content.tables, content.settings
     regimes = tables.regimes.filter(pl.col("by") == "all").to_dicts()
+    style = page_style(_read("style.css"), tables.transfer.select(TARGET).n_unique())
+    nothing = nothing_to_say(tables, content.noise_floor)
+    script = f"{libraries()}\n(() => {{\n{_read('page.js')}}})();"
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
             name=content.name,
+            advice=answer(tables.recommendations, settings),
+            likely=LIKELY_HELP,
             headline=headline(tables, settings),
             figures=key_figures(tables, settings),
             findings=findings(tables, settings),
@@ -140,11 +147,43 @@ def render_page(content: PageContent) -> str:
             seeds_only=SEEDS_ONLY if any(map(seeds_only, regimes)) else None,
             noise_floor=noise_rows(content.noise_floor),
             manifest=content.manifest,
-            style=Markup(_read("style.css")),
-            script=Markup("\n".join(_read(name) for name in SCRIPTS)),
-            data=Markup(script_json(page_data(tables, settings))),
+            nothing=nothing,
+            correlations=tables.distance.to_dicts(),
+            style=Markup(style),
+            style_hash=script_hash(style),
+            script=Markup(script),
+            script_hash=script_hash(script),
+            data=Markup(script_json({"charts": page_charts(tables, settings, nothing), "themes": themes()})),
         )
     )
+
+
+def page_style(rest: str, n_columns: int) -> str:
+    """Return the styles of a page: colours of both schemes, as in the charts, the matrix' least width, the rest."""
+    light, dark = (
+        " ".join(f"--{name}: {colour};" for name, colour in COLOURS[scheme].items()) for scheme in ("light", "dark")
+    )
+    schemes = f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
+    return f"{schemes}\n.matrix {{ min-width: {_LEAST_COLUMN_PX * n_columns + 100}px; }}\n{rest}"
+
+
+def nothing_to_say(tables: AnalysisTables, noise_floor: pl.DataFrame) -> dict[str, str]:
+    """Return the sections without a number and why they have none; the page gives each one line."""
+    known = {
+        "roles": (tables.roles, "score_pp"),
+        "variance": (tables.variance, "share"),
+        "agreement": (tables.consistency, "median"),
+        "distance": (tables.distance_pairs, "mean_pp"),
+    }
+    found = {}
+    for section, (table, column) in known.items():
+        if table[column].null_count() == table.height:
+            told = tables.distance if section == "distance" else table
+            reasons = missing_reasons(told, 2) if "reason" in told.columns else []
+            found[section] = "; ".join(reason for reason, _ in reasons) or "too few cells"
+    if noise_floor.is_empty():
+        found["noise"] = "not measured; 'grid eval --noise-floor' measures how many predictions flip by rounding alone"
+    return {section: f"{why}." for section, why in found.items()}
 
 
 def noise_rows(noise_floor: pl.DataFrame) -> list[dict[str, Any]]:
@@ -167,7 +206,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"pp": pp, "percent": percent}
+    environment.filters |= {"pp": pp, "percent": percent, "bold_numbers": bold_numbers}
     environment.globals["interval"] = interval
     return environment
 

@@ -36,7 +36,7 @@ REGIME_WORDS = {
 }
 """What source and target share."""
 
-_SHOWN_NAMES = 12
+_SHOWN_NAMES = 6
 _VERBS = {
     "donor": ("helps the others most", "harms the others least"),
     "recipient": ("is helped most", "is harmed least"),
@@ -84,17 +84,17 @@ def _measured(rows: pl.DataFrame) -> str:
     seeds = transfer["n_seeds"].max()
     repeated = f", with {count(seeds, 'training seed')}" if isinstance(seeds, int) and seeds > 1 else ""
     grid = (
-        f"A cell is one task in one language, here {count(len(tasks), 'task')} ({listed(tasks, _SHOWN_NAMES)}) in "
+        f"A cell is one task in one language: here {count(len(tasks), 'task')} ({listed(tasks, _SHOWN_NAMES)}) in "
         f"{count(len(languages), 'language')} ({listed(languages, _SHOWN_NAMES)})."
     )
     training = (
         f"For {count(n_sources, 'cell')}, a small add-on to the base model (a LoRA adapter) was trained on that cell "
-        f"alone{repeated}, for {count(len(models), 'model')} ({listed(models, _SHOWN_NAMES)})."
+        f"alone{repeated}. This was done for {count(len(models), 'model')} ({listed(models, _SHOWN_NAMES)})."
     )
     scoring = (
         "Every adapter then answered the same multiple-choice questions as the untouched base model, on "
         f"{count(n_targets, 'cell')}. The delta of a pair is the adapter's score minus the base's, in percentage "
-        "points (pp): above 0 the training helped there, below 0 it hurt. An adapter on its own cell (MT-ML) is not "
+        "points (pp). Above 0 the training helped there, below 0 it hurt. An adapter on its own cell (MT-ML) is not "
         "transfer and is kept out of the numbers below."
     )
     return f"{grid} {training} {scoring}"
@@ -141,13 +141,13 @@ def _surely(fact: Significance, transfer: pl.DataFrame, settings: AnalysisConfig
     if fact.harm_rate_significant is None:
         return " ".join([*parts, "The table has no standard errors, so no single pair can be tested; read averages."])
     parts.append(
-        f"Tested one by one, with at most {level(settings.fdr)} false alarms expected among the hits "
-        f"(Benjamini-Hochberg over the whole table), {fact.n_gained:,} of {count(fact.n_tested, 'pair')} gained and "
-        f"{fact.n_harmed:,} were harmed."
+        f"Tested one by one (Benjamini-Hochberg over the whole table), {fact.n_gained:,} of "
+        f"{count(fact.n_tested, 'pair')} gained and {fact.n_harmed:,} were harmed, with at most {level(settings.fdr)} "
+        "false alarms expected."
     )
     if fact.seeds_only:
         parts.append(
-            f"Mind that {SEEDS_ONLY}: the t tests of imported tables contain training noise only and find too much."
+            f"Mind that {SEEDS_ONLY}. So the t tests of imported tables contain training noise only and find too much."
         )
     if fact.is_mostly_noise:
         parts.append("Most single gains and losses are inside the noise: trust averages over many pairs, not one cell.")
@@ -174,7 +174,7 @@ def _risk(row: Mapping[str, Any], fact: Significance, settings: AnalysisConfig) 
         )
         text += ", so much of this count is noise." if fact.harm_is_mostly_chance else "."
     if fact.seeds_only:
-        return f"{text} How many would look harmed by chance alone is not known, since {SEEDS_ONLY}."
+        return f"{text} How many would look harmed by chance alone is not known. The reason: {SEEDS_ONLY}."
     if fact.harm_rate_significant is not None:
         text += f" Harm that noise does not explain: {percent(fact.harm_rate_significant)} of pairs."
     return text
@@ -190,7 +190,7 @@ def _roles(roles: pl.DataFrame) -> str:
             if part.height > 1:
                 best.append(_best(part, role))
         if best:
-            lines.append(f"Among {unit}s ({regime}), {' and '.join(best)}.")
+            lines += [f"Among {unit}s ({regime}), {each}." for each in best]
     if not lines:
         return "With one language and one task there is nothing to rank."
     if any(", rank " in line for line in lines):

@@ -10,15 +10,18 @@ import polars as pl
 from scipy import special
 
 from transfergrid.analysis.graded.groups import graded_rows
-from transfergrid.analysis.records import PAIR, TARGET, ItemBlock
+from transfergrid.analysis.records import ALL_TRANSFER, PAIR, TARGET, ItemBlock, in_regime
 from transfergrid.analysis.statistics.pair_noise import PairNoise, independent_noise, measure_noise
 from transfergrid.analysis.statistics.reml import FitError
 from transfergrid.analysis.statistics.shrinkage import shrink
+from transfergrid.analysis.tables.table import PAIR_COLUMNS, REASON, REGIME, Column, Table, TableInputs, schema_of
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Cell, Regime, UserError
 
 HIGH_HARM = 0.5
 """``--avoid`` lists sources whose probability of harm is above this."""
+LIKELY_HELP = 0.5
+"""Where no source of a target has a probability of help above this, nothing is recommended."""
 MATCHED = "the target's own cell: its delta as measured, not part of the model"
 NO_DATA = "no data: this source was not scored on the target"
 NO_INTERVAL = "no interval: the table has no standard errors"
@@ -184,3 +187,44 @@ def with_unestimated(estimates: pl.DataFrame, rows: pl.DataFrame, target: Cell) 
     return everything.select(list(RECOMMENDATION_SCHEMA)).sort(
         "estimate_pp", "source_task", "source_language", descending=[True, False, False], nulls_last=True
     )
+
+
+_COLUMNS = (
+    *PAIR_COLUMNS,
+    REGIME,
+    Column("n_models", pl.Int64, "models", "Models with a delta."),
+    Column("observed_pp", pl.Float64, "pp", "Mean of the models' deltas as measured."),
+    Column("estimate_pp", pl.Float64, "pp", "The same, drawn towards what source and target do elsewhere."),
+    Column("low_pp", pl.Float64, "pp", "Lower end of the interval of `estimate_pp`."),
+    Column("high_pp", pl.Float64, "pp", "Upper end of the interval of `estimate_pp`."),
+    Column("p_harm", pl.Float64, "0..1", "Probability that the true delta is at or below the harm cut."),
+    Column("p_help", pl.Float64, "0..1", "Probability that the true delta is above 0."),
+    Column("graded_estimate_pp", pl.Float64, "pp", "The same estimate of graded transfer."),
+    Column("graded_low_pp", pl.Float64, "pp", "Lower end of the interval of `graded_estimate_pp`."),
+    Column("graded_high_pp", pl.Float64, "pp", "Upper end of the interval of `graded_estimate_pp`."),
+    Column("graded_p_help", pl.Float64, "0..1", "Probability that the true graded transfer is above 0."),
+    REASON,
+)
+
+
+def recommendations_table(inputs: TableInputs) -> pl.DataFrame:
+    """Return the estimate of every pair of a source and another target, over all models."""
+    there = inputs.rows.filter(pl.col("delta_pp").is_not_null() & in_regime(ALL_TRANSFER))
+    if there.is_empty():
+        return pl.DataFrame(schema=schema_of(_COLUMNS))
+    estimates = estimate_pairs(noisy_pairs(there, inputs.transfer.items), inputs.settings)
+    estimates = with_graded_estimates(estimates, there, inputs.transfer.graded_items, inputs.settings)
+    return estimates.select(pl.col(column.name).cast(column.dtype) for column in _COLUMNS)
+
+
+RECOMMENDATIONS = Table(
+    name="recommendations",
+    row="source, target",
+    estimand=(
+        "What 'grid recommend' ranks by: the mean true delta of these models from one source to one other target; the "
+        "probabilities are about one more model like them."
+    ),
+    columns=_COLUMNS,
+    shown="source target regime estimate_pp low_pp high_pp p_harm p_help",
+    build=recommendations_table,
+)

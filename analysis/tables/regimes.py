@@ -33,6 +33,7 @@ from transfergrid.analysis.tables.table import (
     schema_of,
     with_ends,
 )
+from transfergrid.analysis.transfer.adaptive import STOPPED, with_tested
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 from transfergrid.store.imported import SE_OF_SEEDS
@@ -52,11 +53,9 @@ DIMENSIONS = (
 """Columns of the transfer table that regimes are broken down by."""
 
 NO_ROWS = "no rows with a delta in this regime"
-
 NO_TRUE_RATES = (
     "no true rates: rows without a standard error, or too few sources and targets to tell noise from effects"
 )
-
 SEEDS_ONLY = "imported standard errors are across training seeds and leave out the noise of items and of the baseline"
 """What is wrong with standard errors and t tests of imported tables."""
 
@@ -180,7 +179,7 @@ def _summarise(
 
 
 def _significance(rows: pl.DataFrame, groups: Sequence[Group], settings: AnalysisConfig) -> pl.DataFrame:
-    deltas = rows["delta_pp"].to_numpy()
+    deltas = with_tested(rows)["delta_pp"].to_numpy()
     q_values = rows["q_value"].fill_null(np.nan).to_numpy()
     errors = rows["se_pp"].fill_null(np.nan).to_numpy()
     of_seeds = (rows["se_origin"] == SE_OF_SEEDS).fill_null(False).to_numpy()
@@ -214,9 +213,13 @@ def _significance(rows: pl.DataFrame, groups: Sequence[Group], settings: Analysi
 
 def _beyond_cut_q(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
     """Return q of the one-sided test against the harm cut, all rows being one family; NaN: no test."""
-    delta, se, df = (rows[name].fill_null(np.nan).to_numpy() for name in ("delta_pp", "se_pp", "df"))
+    there = with_tested(rows)
+    delta, se, df = (there[name].fill_null(np.nan).to_numpy() for name in ("delta_pp", "se_pp", "df"))
     tested = rows["q_value"].is_not_null().to_numpy()
-    return benjamini_hochberg(np.where(tested, beyond_cut_p(delta, se, df, cut_pp), np.nan))
+    p_values = beyond_cut_p(delta, se, df, cut_pp)
+    if "decision" in rows.columns:
+        p_values = np.where((rows["decision"] == STOPPED).fill_null(False).to_numpy(), 1.0, p_values)
+    return benjamini_hochberg(np.where(tested, p_values, np.nan))
 
 
 def _harm_by_chance(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from transfergrid.analysis.tables.consistency import CONSISTENCY, CONSISTENCY_BY_SOURCE
 from transfergrid.analysis.tables.distance import DISTANCE, DISTANCE_PAIRS
 from transfergrid.analysis.tables.matrices import LANGUAGE_MATRICES, MATRICES
+from transfergrid.analysis.tables.recommendation import RECOMMENDATIONS
 from transfergrid.analysis.tables.regimes import REGIMES
 from transfergrid.analysis.tables.roles import ROLES_TABLE
 from transfergrid.analysis.tables.table import Table
@@ -24,6 +25,7 @@ TABLES = [
     TRANSFER,
     TRANSFER_BY_SEED,
     MISSING,
+    RECOMMENDATIONS,
 ]
 
 

@@ -42,6 +42,22 @@ _GRADED_REST = (
 _FLIPS = Column(
     "n_flips_noise_floor", pl.Int64, "items", "Predictions of the base that change between two scorings of the target."
 )
+_DECISIONS = (
+    Column(
+        "decision",
+        pl.String,
+        "",
+        "Of an adaptive evaluation: `tested`, or `stopped` before its last item (or not finished), with p = 1.",
+    ),
+    Column("tested_n_items", pl.Int64, "items", "Items that a `tested` pair is tested on, the fewest over seeds."),
+    Column(
+        "tested_delta_pp",
+        pl.Float64,
+        "pp",
+        "Delta of a `tested` pair over these items; too large on average, since it is one of those that went on.",
+    ),
+    Column("tested_se_pp", pl.Float64, "pp", "Standard error of `tested_delta_pp`."),
+)
 
 
 def missing_table(transfer: Transfer) -> pl.DataFrame:
@@ -102,6 +118,7 @@ TRANSFER = Table(
         _FLIPS,
         REASON,
         REMARK,
+        *_DECISIONS,
     ),
     shown="model source target n_seeds base_score delta_pp se_pp q_value",
     build=lambda inputs: inputs.transfer.every_row,
@@ -150,6 +167,7 @@ TRANSFER_BY_SEED = Table(
         Column("unscored_reason", pl.String, "", "Why items could not be scored."),
         REASON,
         REMARK,
+        *_DECISIONS,
     ),
     shown="model seed source target n_items delta_pp se_pp mcnemar_p n_ties",
     build=lambda inputs: inputs.transfer.by_seed,

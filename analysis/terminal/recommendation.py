@@ -18,6 +18,7 @@ from rich.text import Text
 from transfergrid.analysis.records import ALL_TRANSFER, Transfer, in_regime
 from transfergrid.analysis.tables.recommendation import (
     HIGH_HARM,
+    LIKELY_HELP,
     choose_rows,
     estimate_pairs,
     noisy_pairs,
@@ -31,9 +32,6 @@ from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import Cell
 from transfergrid.store.folder import RunFolder
 from transfergrid.wording import level
-
-LIKELY_HELP = 0.5
-"""A table in which no source has a probability of help above this says that nothing is recommended."""
 
 
 @dataclass(frozen=True, slots=True)

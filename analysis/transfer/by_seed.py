@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from transfergrid.analysis.graded.items import NUMBERS
+from transfergrid.analysis.graded.columns import NUMBERS
 from transfergrid.analysis.records import EVERY_KEY, ROW, TARGET
 from transfergrid.analysis.statistics.significance import benjamini_hochberg, mcnemar_exact_p
 from transfergrid.analysis.transfer.sources import IS_SINGLE
@@ -52,7 +52,7 @@ def transfer_by_seed(
 ) -> pl.DataFrame:
     """Return one row per (model, seed, source, target), with ``squares``, the sum of its items' squared differences.
 
-    The columns of `graded.OF_SEEDS` are there for the average over seeds, too.
+    The columns of `columns.OF_SEEDS` are there for the average over seeds, too.
 
     Args:
         counts: One row per (model, seed, source, target) with item rows.

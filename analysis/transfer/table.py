@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from transfergrid.analysis.graded.items import OF_SEEDS
+from transfergrid.analysis.graded.columns import OF_SEEDS
 from transfergrid.analysis.graded.seeds import NO_ITEMS, graded_as_delta, graded_columns
 from transfergrid.analysis.records import EVERY_KEY, KEY, ItemBlock, Transfer
 from transfergrid.analysis.statistics.levels import level_codes
@@ -18,6 +19,7 @@ from transfergrid.analysis.statistics.significance import (
     crossed_standard_error,
     t_test_p,
 )
+from transfergrid.analysis.transfer.adaptive import DECISION_SCHEMA, read_stopping, with_decisions
 from transfergrid.analysis.transfer.by_seed import no_counts, transfer_by_seed, with_q
 from transfergrid.analysis.transfer.construction import construction_expr
 from transfergrid.analysis.transfer.imported import transfer_from_imported
@@ -29,6 +31,8 @@ from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import check_names, read_imported, read_noise_floor, read_remarks
+from transfergrid.store.noise_floor import NOISE_FLOOR_SCHEMA
+from transfergrid.store.score_store import read_cells
 from transfergrid.store.scores import (
     UNREADABLE,
     check_contents,
@@ -58,32 +62,36 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     parts = score_parts(run)
     check_contents(parts)
     scores = scan_scores(parts)
-    observations = _observe_all(scores, parts, settings)
-    blocks = merge_blocks([block for each in observations for block in each.blocks])
-    graded = merge_blocks([block for each in observations for block in each.graded])
-    counts = pl.concat([each.rows for each in observations]) if observations else no_counts()
+    stopping = read_stopping(read_cells(run.scores))
     cells = config.grid.cells if config is not None else ()
+    observations = _observed(stopping.common(scores), parts, settings)
+    blocks = merge_blocks([block for each in observations for block in each.blocks])
+    graded_blocks = merge_blocks([block for each in observations for block in each.graded])
+    counts = pl.concat([each.rows for each in observations]) if observations else no_counts()
     sources = read_sources(scores, [*counts["source"], *(cell.name for cell in cells)])
     by_seed = transfer_by_seed(counts, config, read_noise_floor(run), sources)
     check_names(run.scores, by_seed)
+    averaged = average_seeds(by_seed, blocks)
+    if stopping.partial:
+        read = partial(_tables, sources=sources, parts=parts, settings=settings)
+        by_seed, averaged = stopping.with_final_tests((by_seed, averaged), scores, read)
     imported = read_imported(run)
     if both := sorted(set(by_seed["model"]) & set(imported["model"])):
         raise UserError(
             f"model {both[0]!r} has both item scores and an imported table; analyse them in two run folders"
         )
-    averaged = with_graded(average_seeds(by_seed, blocks), by_seed, graded, settings.confidence)
-    averaged = averaged.join(sources, on="source", how="left", validate="m:1")
+    with_both = with_graded(averaged, by_seed, graded_blocks, settings.confidence)
+    averaged = with_both.join(sources, on="source", how="left", validate="m:1")
     of_imports = transfer_from_imported(imported).with_columns(graded_reason=pl.coalesce("reason", pl.lit(NO_ITEMS)))
-    rows = pl.concat([averaged, of_imports], how="diagonal")
-    rows = _finish(rows, imported, run, config)
-    remarked = by_seed.join(read_remarks(run), on=list(KEY), how="left", validate="m:1", maintain_order="left")
+    rows = _finish(pl.concat([averaged, of_imports], how="diagonal"), imported, run, config)
+    by_seed = by_seed.join(read_remarks(run), on=list(KEY), how="left", validate="m:1", maintain_order="left")
     return Transfer(
-        remarked.drop("squares", *OF_SEEDS),
+        with_decisions(by_seed.drop("squares", *OF_SEEDS)),
         rows.filter(IS_SINGLE),
         single_blocks(blocks, sources),
         _unscored_models(by_seed.filter(IS_SINGLE), config),
         rows.filter(~IS_SINGLE),
-        single_blocks(graded, sources),
+        single_blocks(graded_blocks, sources),
     )
 
 
@@ -95,7 +103,7 @@ def with_graded(
     return averaged.join(columns, on=list(EVERY_KEY), how="left", validate="1:1", maintain_order="left")
 
 
-def _observe_all(scores: pl.LazyFrame, parts: Sequence[Path], settings: AnalysisConfig) -> list[ModelObservations]:
+def _observed(scores: pl.LazyFrame, parts: Sequence[Path], settings: AnalysisConfig) -> list[ModelObservations]:
     try:
         return list(observe(scores, settings))
     except UNREADABLE as error:
@@ -103,6 +111,18 @@ def _observe_all(scores: pl.LazyFrame, parts: Sequence[Path], settings: Analysis
         if fault is None:
             raise
         raise fault from error
+
+
+def _tables(
+    scores: pl.LazyFrame, sources: pl.DataFrame, parts: Sequence[Path], settings: AnalysisConfig
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the transfer tables of some item rows, by seed and averaged over seeds."""
+    observations = _observed(scores, parts, settings)
+    blocks = merge_blocks([block for each in observations for block in each.blocks])
+    counts = pl.concat([each.rows for each in observations])
+    by_seed = transfer_by_seed(counts, None, pl.DataFrame(schema=NOISE_FLOOR_SCHEMA), sources)
+    there = by_seed.filter(pl.col("delta_pp").is_not_null())
+    return there, average_seeds(there, blocks)
 
 
 def _unscored_models(by_seed: pl.DataFrame, config: GridConfig | None) -> tuple[str, ...]:
@@ -223,6 +243,7 @@ _COLUMNS = (
     "n_flips_noise_floor",
     "reason",
     "remark",
+    *DECISION_SCHEMA,
 )
 
 
@@ -230,7 +251,7 @@ def _finish(rows: pl.DataFrame, imported: pl.DataFrame, run: RunFolder, config: 
     traits = _traits(rows, imported, config)
     languages = sorted({*rows["source_language"].drop_nulls(), *rows["target_language"]})
     families = {language: language_family(language) for language in languages}
-    frame = rows.join(read_remarks(run), on=list(KEY), how="left", validate="m:1")
+    frame = with_decisions(rows.join(read_remarks(run), on=list(KEY), how="left", validate="m:1"))
     frame = with_regime(frame.join(traits, on="model", how="left", validate="m:1")).with_columns(
         construction=construction_expr(rows, run, config),
         source_language_family=pl.col("source_language").replace_strict(families, return_dtype=pl.String),

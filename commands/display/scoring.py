@@ -146,7 +146,8 @@ class SweepDisplay:
         elif isinstance(event, ItemsScored):
             self.pace.add_items(event.n_items)
         elif isinstance(event, CellFinished):
-            self.n_cells_done += 1
+            self.n_cells_done += event.is_last
+            self.pace.n_items_left -= event.n_skipped
             self.pace.n_items_left -= event.record.n_unscored - event.record.n_to_retry  # never given to the scorer
             self.pace.n_computed_tokens += event.record.n_computed_tokens
             self.pace.n_repeated_tokens += event.record.n_repeated_tokens

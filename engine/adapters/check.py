@@ -22,6 +22,7 @@ _OTHER_KEYS = (
     (r".*(lora_embedding_[AB]|token_adapter.*|lora_magnitude_vector|base_layer\.weight)", SEQUENTIAL),
     (r".*(lm_head|embed_tokens)\b.*", SEQUENTIAL),
     (r".*\.experts(\.base_layer)?\.lora_[AB]\.weight", SEQUENTIAL),
+    (r"(?!.*\blayers\.\d+\.).*\.lora_[ABab]\b.*", "it belongs to a base of another build, such as GPT-2"),
     (r".*\.lora_[AB]\.[^.]+\.weight", _CONVERTED),  # the adapter's name left in
     (r".*\.lora_[ab](\.weight)?", _CONVERTED),  # mlx, torchtune
     (r".*\.lora_[AB]\.weight", _CONVERTED),  # another prefix

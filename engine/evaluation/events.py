@@ -48,10 +48,14 @@ class ItemsScored:
 
 @dataclass(frozen=True, slots=True)
 class CellFinished:
-    """A cell went to the store."""
+    """A cell, or a slice of it, went to the store."""
 
     origin: Origin
     record: CellRecord
+    is_last: bool = True
+    """Whether nothing of the cell is left to score."""
+    n_skipped: int = 0
+    """Items that will not be scored, since the pair was stopped."""
 
 
 @dataclass(frozen=True, slots=True)

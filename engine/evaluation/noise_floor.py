@@ -30,7 +30,7 @@ from transfergrid.store.noise_floor import (
     read_noise_floor_file,
     write_noise_floor,
 )
-from transfergrid.store.score_store import FinishedCell, Origin
+from transfergrid.store.score_store import Origin, StoredCell
 
 
 def has_noise_floor(run: RunFolder, base: ScoredBase, targets: Iterable[CellItems]) -> bool:
@@ -42,7 +42,7 @@ def has_noise_floor(run: RunFolder, base: ScoredBase, targets: Iterable[CellItem
 
 
 def drop_stale_noise_floor(
-    run: RunFolder, base: ScoredBase, targets: Iterable[CellItems], finished: Mapping[tuple[Origin, Cell], FinishedCell]
+    run: RunFolder, base: ScoredBase, targets: Iterable[CellItems], finished: Mapping[tuple[Origin, Cell], StoredCell]
 ) -> int:
     """Drop rows that were measured with another setup than that of the base's stored scores, or today's.
 
@@ -71,7 +71,7 @@ def measure_noise_floor(
     targets: Mapping[Cell, TokenisedCell],
     scorer: Scorer,
     *,
-    finished: Mapping[tuple[Origin, Cell], FinishedCell],
+    finished: Mapping[tuple[Origin, Cell], StoredCell],
 ) -> pl.DataFrame:
     """Score the base again and store the flips of every target whose base scores are in the store.
 
@@ -119,8 +119,8 @@ def _score_again(scorer: Scorer, target: TokenisedCell, null: Adapter) -> dict[s
     return {items[result.index].item_id: result.loglikelihoods_nats for result in scorer.score(prepared, null)}
 
 
-def _stored_sums(cell: FinishedCell, target: Cell) -> dict[str, tuple[float, ...]]:
-    rows = pl.read_parquet(cell.part.path).filter(
+def _stored_sums(cell: StoredCell, target: Cell) -> dict[str, tuple[float, ...]]:
+    rows = pl.concat([pl.read_parquet(path) for path in {part.path for part, _ in cell.slices}]).filter(
         pl.col("target_task") == target.task,
         pl.col("target_language") == target.language,
         pl.col("loglikelihoods_nats").is_not_null(),
@@ -147,7 +147,7 @@ def _compare(
 
 
 def _valid_keys(
-    base: ScoredBase, targets: Iterable[CellItems], finished: Mapping[tuple[Origin, Cell], FinishedCell]
+    base: ScoredBase, targets: Iterable[CellItems], finished: Mapping[tuple[Origin, Cell], StoredCell]
 ) -> dict[str, set[str]]:
     """Return by target the keys that a noise floor may have: that of the base's stored scores, and today's."""
     valid: dict[str, set[str]] = {}

@@ -36,8 +36,10 @@ from transfergrid.engine.interfaces import Adapter, ScorerMaker
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.work.base_model import ScoredBase, resolve_base
 from transfergrid.engine.work.cells import CellItems
-from transfergrid.engine.work.source_jobs import SourceJob
+from transfergrid.engine.work.left import find_left
+from transfergrid.engine.work.source_jobs import SourceJob, Values
 from transfergrid.grid import Cell, UserError
+from transfergrid.store.adaptive import Design
 from transfergrid.store.files import hash_files
 from transfergrid.store.key import changed_parts
 from transfergrid.store.score_store import CellRecord, Origin, ScoreStore
@@ -73,11 +75,15 @@ class ScoringSetup:
     max_ranks: Mapping[str, int]
     targets: Mapping[Cell, CellItems]
     scores: Path
+    design: Design | None
+    base_values: Mapping[str, Values]
 
 
 def scoring_workload(remaining: Remaining) -> Workload[SourceJob]:
     """Return what is left to score as an executor takes it."""
-    intake = _Intake(remaining.store, remaining.tell)
+    n_items = {target: len(cell.items) for target, cell in remaining.targets.items()}
+    base_values = {name: model.base_values for name, model in remaining.models.items()}
+    intake = _Intake(remaining.store, remaining.tell, n_items, remaining.design, base_values)
     bases = {name: model.jobs.base for name, model in remaining.models.items()}
     size = cache(lambda name: read_model_facts(bases[name].folder).n_layer_parameters)
     setup = ScoringSetup(
@@ -87,6 +93,8 @@ def scoring_workload(remaining: Remaining) -> Workload[SourceJob]:
         max_ranks={name: model.max_rank for name, model in remaining.models.items()},
         targets=remaining.targets,
         scores=remaining.store.folder.resolve(),
+        design=remaining.design,
+        base_values=base_values,
     )
     return Workload(
         root=remaining.run.root,
@@ -111,6 +119,9 @@ class _Intake:
 
     store: ScoreStore
     tell: OnEvent
+    n_items: Mapping[Cell, int] = field(default_factory=dict)
+    design: Design | None = None
+    base_values: Mapping[str, Values] = field(default_factory=dict)
     _told: set[Any] = field(default_factory=set)
     _failed: set[tuple[str, int | None, str | None, str | None]] = field(default_factory=set)
     """Model, seed, source and target of what failed; target None: all of the source's."""
@@ -120,7 +131,7 @@ class _Intake:
             case SentPart():
                 self.store.write(*message)
             case CellFinished():
-                self._tell_once((message.origin, message.record.target), message)
+                self._tell_once((message.origin, message.record.target, message.record.start), message)
             case SourceFinished() | SourceStarted():
                 self._tell_once((type(message), message.origin), message)
             case Failed(failure):
@@ -137,15 +148,17 @@ class _Intake:
 
     def left(self, unit: Unit[SourceJob]) -> Sequence[SourceJob]:
         """Return what of a unit is neither stored nor failed; what failed is not tried again in this sweep."""
-        finished = self.store.scan(repair=False).finished()
+        stored = self.store.scan(repair=False).cells()
+        base = self.base_values.get(unit.model, {})
 
-        def is_left(origin: Origin, target: Cell) -> bool:
+        def is_failed(origin: Origin, target: Cell) -> bool:
             source = (origin.model, origin.seed, origin.source.name)
-            failed = {(*source, target.name), (*source, None)} & self._failed
-            return (origin, target) not in finished and not failed
+            return bool({(*source, target.name), (*source, None)} & self._failed)
 
-        jobs = (replace(job, targets=tuple(t for t in job.targets if is_left(job.origin, t))) for job in unit.jobs)
-        return [job for job in jobs if job.targets]
+        untried = (
+            replace(job, targets=tuple(t for t in job.targets if not is_failed(job.origin, t))) for job in unit.jobs
+        )
+        return find_left(untried, stored, self.n_items, design=self.design, base=base)
 
 
 def pack_unit(unit: Unit[SourceJob], sees_run: bool) -> ScoringUnit:
@@ -205,6 +218,7 @@ class ScoringRunner:
             self._model = open_model(
                 base, setup.targets, maker=setup.maker, max_rank=setup.max_ranks[name], tell=self._tell
             )
+            self._model.design, self._model.base_values = setup.design, dict(setup.base_values[name])
         except UserError as error:
             raise ModelRefusedError(str(error)) from error
         return self._model

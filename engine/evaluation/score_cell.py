@@ -21,29 +21,33 @@ from transfergrid.store.score_writer import ScoredCell
 
 _REPORT_EVERY = 32
 
+Extent = tuple[int, int] | None
+"""First item of a slice and the one after its last, by the seeded order; None: all items of the cell."""
+
 
 class CellScorer:
-    """Scores whole cells of one model.
+    """Scores cells of one model, or slices of them.
 
-    Every cell has its own plan, so that its numbers do not depend on which other cells are left to do.
+    Every cell or slice has its own plan, so that its numbers do not depend on which others are left to do.
     """
 
     def __init__(self, scorer: Scorer, targets: Mapping[Cell, TokenisedCell], on_event: OnEvent) -> None:
         self._scorer = scorer
         self._targets = targets
         self._on_event = on_event
-        self._prepared: dict[Cell, Prepared] = {}
+        self._prepared: dict[tuple[Cell, Extent], tuple[TokenisedCell, Prepared | None]] = {}
 
-    def score(self, origin: Origin, adapter: Adapter | None, key: RunKey, cell: Cell) -> ScoredCell:
-        """Score one target.
+    def score(
+        self, origin: Origin, adapter: Adapter | None, key: RunKey, cell: Cell, *, extent: Extent = None
+    ) -> ScoredCell:
+        """Score one target, or the items of an extent of its seeded order.
 
         Raises:
             AdapterError: If the adapter cannot be applied.
             ScoringError: If the scorer leaves an item out, or gives one twice.
         """
         started = time.perf_counter()
-        target = self._targets[cell]
-        prepared = self._prepare(cell)
+        target, prepared = self._prepare(cell, extent)
         said = {} if prepared is None else self._collect(prepared, adapter, get_mode(target.asked.mode))
         item_origin = CellOrigin(
             origin=origin,
@@ -66,15 +70,20 @@ class CellScorer:
             n_truncated=target.counts.n_truncated_items,
             n_not_prefix=target.counts.n_not_prefix,
             n_encoded_apart=target.counts.n_encoded_apart,
+            start=target.asked.start,
+            n_all=target.asked.n_all,
         )
-        return ScoredCell(origin, key.parts, record, partial(score_rows, item_origin, scores))
+        values = {score.item_id: score.value for score in scores}
+        return ScoredCell(origin, key.parts, record, partial(score_rows, item_origin, scores), values)
 
-    def _prepare(self, cell: Cell) -> Prepared | None:
-        """Plan a target when it is first needed; None if no item of it can be scored."""
-        target = self._targets[cell]
-        if cell not in self._prepared and target.scorable:
-            self._prepared[cell] = get_mode(target.asked.mode).prepare(self._scorer, target.scorable)
-        return self._prepared.get(cell)
+    def _prepare(self, cell: Cell, extent: Extent) -> tuple[TokenisedCell, Prepared | None]:
+        """Plan a target or slice when it is first needed; None if no item of it can be scored."""
+        if (cell, extent) not in self._prepared:
+            target = self._targets[cell] if extent is None else self._targets[cell].slice(*extent)
+            scorable = target.scorable
+            plan = get_mode(target.asked.mode).prepare(self._scorer, scorable) if scorable else None
+            self._prepared[cell, extent] = target, plan
+        return self._prepared[cell, extent]
 
     def _collect(self, prepared: Prepared, adapter: Adapter | None, mode: Mode) -> dict[int, Any]:
         """Return what the model says, by position among the prepared items."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import NamedTuple
 
@@ -26,17 +26,15 @@ from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.engine.work.base_model import ScoredBase
 from transfergrid.engine.work.cells import CellItems, TokenisedCell, tokenise_cells
 from transfergrid.engine.work.failures import Failure
-from transfergrid.engine.work.source_jobs import ModelJobs, SourceJob
+from transfergrid.engine.work.source_jobs import ModelJobs, SourceJob, Values
 from transfergrid.grid import Cell, UserError
+from transfergrid.store.adaptive import Design, Seen, next_stop
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import Origin, ScoreStore
 from transfergrid.store.score_writer import StoreWriter
 
 MAX_BROKEN_SOURCES = 3
 """Adapters in a row that fail for an unforeseen reason, before the engine is taken to be broken."""
-
-MIN_MODEL_LEN = 64
-"""Shortest longest sequence an engine is started for, in tokens; its own probe needs some."""
 
 
 class RemainingModel(NamedTuple):
@@ -46,6 +44,8 @@ class RemainingModel(NamedTuple):
     max_rank: int
     """Largest rank of all its adapters, finished or not, so that the engine's size stays the same."""
     noise_floor: bool
+    base_values: Values
+    """What the store has of the base, where pairs are stopped by comparing with it."""
 
 
 class Remaining(NamedTuple):
@@ -58,6 +58,8 @@ class Remaining(NamedTuple):
     targets: Mapping[Cell, CellItems]
     models: Mapping[str, RemainingModel]
     tell: OnEvent
+    design: Design | None = None
+    """None: all items of a cell are scored at once."""
 
 
 @dataclass(slots=True)
@@ -68,6 +70,9 @@ class ModelScorer:
     tokenised: Mapping[Cell, TokenisedCell]
     scorer: Scorer
     tell: OnEvent
+    design: Design | None = None
+    base_values: Values = field(default_factory=dict)
+    """Of targets whose base was scored; with a design only."""
     _cells: CellScorer = field(init=False)
     _n_broken: int = field(default=0, init=False)
 
@@ -92,7 +97,7 @@ class ModelScorer:
     def _score_source(self, job: SourceJob, writer: StoreWriter) -> None:
         for target in job.targets:
             try:
-                scored = self._cells.score(job.origin, job.adapter, job.key, target)
+                self._score_target(job, target, writer)
             except AdapterError as error:
                 self._fail(job.origin, str(error))
                 return
@@ -107,9 +112,26 @@ class ModelScorer:
                     raise
                 self._fail(job.origin, f"{type(error).__name__}: {error}")
                 return
-            writer.submit(scored)
-            self.tell(CellFinished(job.origin, scored.record))
         self._n_broken = 0
+
+    def _score_target(self, job: SourceJob, target: Cell, writer: StoreWriter) -> None:
+        """Score what is left of a target, slice by slice as far as the design goes."""
+        n_all, is_base = len(self.tokenised[target].asked.items), job.adapter is None
+        base = self.base_values.setdefault(target, {})
+        seen = Seen().plus(job.values.get(target, {}), base)
+        stop = next_stop(seen, n_all, self.design, is_base=is_base)
+        while stop is not None:
+            scored = self._cells.score(job.origin, job.adapter, job.key, target, extent=(seen.n_items, stop))
+            if is_base:
+                base.update(scored.values)
+            seen = seen.plus(scored.values, base)
+            stop = next_stop(seen, n_all, self.design, is_base=is_base)
+            n_planned = n_all if self.design is None else self.design.n_planned(n_all)
+            if scored.record.start is not None:
+                scored = replace(scored, record=replace(scored.record, n_planned=n_planned))
+            writer.submit(scored)
+            n_skipped = n_planned - seen.n_items if stop is None else 0
+            self.tell(CellFinished(job.origin, scored.record, stop is None, n_skipped))
 
     def _fail(self, origin: Origin, reason: str, target: Cell | None = None) -> None:
         self.tell(Failed(source_failure(origin, reason, target)))
@@ -129,7 +151,7 @@ def open_model(
     """
     started = time.perf_counter()
     tokenised = tokenise_cells(targets.values(), load_tokenizer(base.folder), base.tokenisation)
-    longest = max(MIN_MODEL_LEN, *(target.longest_tokens for target in tokenised.values()))
+    longest = max(target.longest_tokens for target in tokenised.values())
     scorer = maker.open(base.folder, longest_tokens=longest, max_rank=max_rank)
     tell(ModelOpened(base.name, time.perf_counter() - started))
     return ModelScorer(base, tokenised, scorer, tell)
@@ -145,6 +167,7 @@ def score_model(remaining: Remaining, name: str, jobs: Sequence[SourceJob]) -> N
     base = model.jobs.base
     try:
         opened = open_model(base, remaining.targets, maker=remaining.maker, max_rank=model.max_rank, tell=tell)
+        opened.design, opened.base_values = remaining.design, model.base_values
     except UserError as error:
         tell(Failed(Failure(model=name, reason=str(error))))
         return

@@ -15,7 +15,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.tasks import get_task
@@ -34,6 +36,7 @@ from transfergrid.engine.scorers.public import start_public
 from transfergrid.engine.scorers.reference import ReferenceScorer
 from transfergrid.engine.workers.version import selftest_record, vllm_version
 from transfergrid.store.files import write_json
+from transfergrid.wording import one_line
 
 if TYPE_CHECKING:
     import polars as pl
@@ -99,15 +102,15 @@ class SelftestReport:
         """Return one object per way."""
         return [asdict(way) | {"is_right": way.is_right} for way in self.ways]
 
-    def __rich__(self) -> Table:
-        """Render as a table, one row per way."""
+    def __rich__(self) -> Group:
+        """Render as a table, one row per way, and why a way did not run."""
         title = f"Selftest: vLLM {self.version} on {self.device}, {self.n_items} items, largest differences in nats"
         table = Table(title=title)
         for name in ("way", "dtype", "base", "adapter", "allowed", "effect", "same adapter twice", "items/s", "state"):
             table.add_column(name, overflow="fold")
         for way in self.ways:
             if way.failure is not None:
-                table.add_row(way.name, way.dtype, *[""] * 6, f"did not run: {way.failure}")
+                table.add_row(way.name, way.dtype, *[""] * 6, "[red]did not run[/]")
                 continue
             table.add_row(
                 way.name,
@@ -120,7 +123,8 @@ class SelftestReport:
                 f"{way.items_per_s:.2f}",
                 "[green]right[/]" if way.is_right else "[red]wrong[/]",
             )
-        return table
+        failed = [f"{way.name} {way.dtype} did not run: {way.failure}" for way in self.ways if way.failure]
+        return Group(table, *map(Text, failed))
 
 
 def run_selftest(n_items: int) -> SelftestReport:
@@ -201,7 +205,7 @@ class _Case:
             finally:
                 scorer.close()
         except Exception as error:  # whatever an untested version raises
-            return WayResult(name=name, dtype=dtype, failure=f"{type(error).__name__}: {error}")
+            return WayResult(name=name, dtype=dtype, failure=f"{type(error).__name__}: {one_line(error)}")
 
     def _measure(self, scorer: Scorer, empty: WayResult, expected: Sequence[Scores]) -> WayResult:
         """Score base and adapter, the adapter twice."""

@@ -15,10 +15,11 @@ from rich.text import Text
 from transfergrid.benchmarks.metrics import lower_is_better
 from transfergrid.config.selection import Selection
 from transfergrid.engine.work.failures import Failure, describe_failures, is_about, read_failures
-from transfergrid.grid import BASE_KIND, CELL_KIND, Cell, Regime
+from transfergrid.grid import BASE, BASE_KIND, CELL_KIND, Cell, Regime
+from transfergrid.store.common_items import common_rows, partial_tasks
 from transfergrid.store.counts import describe_counts, sum_counts
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.score_store import CellRecord, Origin, Part, Scan
+from transfergrid.store.score_store import CellRecord, Origin, Part, Scan, StoredCell
 from transfergrid.store.scores import SOURCE_COLUMNS, scan_scores, with_regime
 
 SHOWN_FAULTS = 30
@@ -38,10 +39,10 @@ class Totals(NamedTuple):
     scoring_s: float = 0.0
     wall_s: float = 0.0
 
-    def plus(self, record: CellRecord) -> Totals:
-        """Return the totals with one more cell."""
+    def plus(self, record: CellRecord, *, is_last: bool = True) -> Totals:
+        """Return the totals with one more cell, or a slice of it."""
         return self._replace(
-            n_cells=self.n_cells + 1,
+            n_cells=self.n_cells + is_last,
             n_items=self.n_items + record.n_items,
             n_computed_tokens=self.n_computed_tokens + record.n_computed_tokens,
             n_repeated_tokens=self.n_repeated_tokens + record.n_repeated_tokens,
@@ -52,6 +53,28 @@ class Totals(NamedTuple):
     def saved_share(self) -> float:
         """Share of the repeated tokens that sharing did not compute; 0 where nothing was scored."""
         return 1 - self.n_computed_tokens / self.n_repeated_tokens if self.n_repeated_tokens else 0.0
+
+
+class Stopped(NamedTuple):
+    """What an adaptive evaluation left out."""
+
+    n_pairs: int
+    """Finished (adapter, target) pairs."""
+    n_stopped: int
+    """Pairs of these that were stopped before their last item."""
+    n_items: int
+    """Items that were scored of these pairs, in this run and before."""
+    n_planned: int
+    """Items that they would have without stopping."""
+
+    def __str__(self) -> str:
+        """Return what was saved, and what was not decided."""
+        saved = 1 - self.n_items / self.n_planned if self.n_planned else 0.0
+        return (
+            f"adaptive: {self.n_stopped:,} of {self.n_pairs:,} pairs of adapter and target stopped early, {saved:.0%} "
+            f"of the items were not scored; a stopped pair is not decided (its change, if any, is too small to show "
+            f"with so many items) and counts as p = 1; the other {self.n_pairs - self.n_stopped:,} have their test"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +94,9 @@ class EvaluationReport:
     unscored: pl.DataFrame
     """model, target_task, target_language, item_id, unscored_reason, n_sources."""
     counts: Mapping[str, int]
-    """What happened to items and choices, summed over the finished cells; see ``store.counts``."""
+    """What happened to items and choices, summed over the stored cells; see ``store.counts``."""
+    stopped: Stopped | None = None
+    """None: all items of all pairs were to be scored."""
 
     @property
     def is_complete(self) -> bool:
@@ -90,6 +115,7 @@ class EvaluationReport:
             "failures": [{"what": failure.what, "reason": failure.reason} for failure in self.failures],
             "unscored": self.unscored.to_dicts(),
             "counts": dict(self.counts),
+            "adaptive": None if self.stopped is None else self.stopped._asdict(),
         }
 
     def rows(self) -> pl.DataFrame:
@@ -102,7 +128,10 @@ class EvaluationReport:
         parts: list[RenderableType] = [_baseline_table(self.baselines, model) for model in models]
         if not self.deltas.is_empty():
             parts.append(_delta_table(self.deltas))
-        return Group(*parts, Text(self._closing_line()), Text(self._count_line()), *map(Text, self._fault_lines()))
+        lines = [self._closing_line(), self._count_line(), *self._fault_lines()]
+        if self.stopped is not None:
+            lines.insert(1, str(self.stopped))
+        return Group(*parts, *map(Text, lines))
 
     def _closing_line(self) -> str:
         totals = self.totals
@@ -132,7 +161,7 @@ class EvaluationReport:
 def summarise(
     run: RunFolder,
     selection: Selection,
-    pairs: Sequence[tuple[Origin, Cell]],
+    pairs: Mapping[tuple[Origin, Cell], bool],
     totals: Totals,
     parts: Sequence[Part],
 ) -> EvaluationReport:
@@ -141,11 +170,11 @@ def summarise(
     Args:
         run: The run folder.
         selection: What was asked for.
-        pairs: Every (source, target) whose source is usable.
+        pairs: Every (source, target) whose source is usable, and whether nothing of it is left to score.
         totals: What this run did.
         parts: All parts of the store.
     """
-    finished = Scan(tuple(parts)).finished()
+    stored = Scan(tuple(parts)).cells()
     origins = {origin for origin, _ in pairs}
     paths = [part.path for part in parts if part.origin in origins]
     targets = pl.DataFrame(
@@ -159,13 +188,22 @@ def summarise(
     return EvaluationReport(
         totals=totals,
         n_cells=len(pairs),
-        n_finished=sum(pair in finished for pair in pairs),
+        n_finished=sum(pairs.values()),
         baselines=baselines.sort(_TARGET),
-        deltas=mean_deltas(scores),
+        deltas=mean_deltas(score_cells(common_rows(rows, partial_tasks(stored))).collect()),
         failures=tuple(failure for failure in read_failures(run.scores) if is_about(selection, failure)),
         unscored=_unscored(rows).collect(),
-        counts=sum_counts(asdict(finished[pair].record) for pair in pairs if pair in finished),
+        counts=sum_counts(asdict(record) for pair in pairs if pair in stored for _, record in stored[pair].slices),
+        stopped=_stopped([stored[pair] for pair, is_done in pairs.items() if is_done and pair[0].source != BASE]),
     )
+
+
+def _stopped(cells: Sequence[StoredCell]) -> Stopped | None:
+    if all(cell.record.start is None for cell in cells):
+        return None
+    n_items, n_planned = [cell.n_items for cell in cells], [cell.n_planned for cell in cells]
+    n_stopped = sum(cell.is_short for cell in cells)
+    return Stopped(len(cells), n_stopped, sum(n_items), sum(n_planned))
 
 
 def score_cells(rows: pl.LazyFrame) -> pl.LazyFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -33,15 +33,19 @@ from transfergrid.engine.interfaces import ScorerMaker
 from transfergrid.engine.work.base_model import resolve_base
 from transfergrid.engine.work.cells import CellItems, load_cell
 from transfergrid.engine.work.failures import Failure, FailureLog, is_about
+from transfergrid.engine.work.left import find_left, pairs_of, read_values
 from transfergrid.engine.work.request import EvalRequest, find_sources
-from transfergrid.engine.work.source_jobs import ModelJobs, find_jobs
+from transfergrid.engine.work.source_jobs import ModelJobs, SourceJob, Values, find_jobs
 from transfergrid.engine.work.stale_cells import evict_cells, find_stale_cells, refuse_stale_cells
-from transfergrid.grid import Cell, UserError
+from transfergrid.grid import BASE, Cell, UserError
+from transfergrid.store.adaptive import Design
 from transfergrid.store.file_index import FileIndex
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import hold_run_folder
-from transfergrid.store.score_store import ASIDE, FinishedCell, Origin, Part, ScoreStore, unwritable
+from transfergrid.store.score_store import ASIDE, Origin, Part, ScoreStore, unwritable
+from transfergrid.wording import listed
 
+SHOWN_TARGETS = 3
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -89,16 +93,19 @@ def evaluate(
         try:
             sweep.begin(asked, force=request.force)
             sweep.store.index.save()
-            left = sweep.left(asked, request)
-            execute(scoring_workload(Remaining(config, run, maker, sweep.store, asked.targets, left, sweep.tell)))
-            if execute is not do_here:
-                sweep.store.scan()  # workers store parts themselves; one taken for dead may have scored a cell twice
+            for left in sweep.rounds(asked, request, is_one_process=execute is do_here):
+                remaining = Remaining(config, run, maker, sweep.store, asked.targets, left, sweep.tell, request.design)
+                execute(scoring_workload(remaining))
+                if execute is not do_here:
+                    sweep.store.scan()  # workers store parts; one taken for dead may have scored a cell twice
         except OSError as error:
             if error.errno not in _UNWRITABLE:
                 raise
             raise unwritable(run.scores, error) from error
         totals = sweep.totals._replace(wall_s=time.perf_counter() - started)
-        return summarise(run, asked.selection, asked.pairs(), totals, sweep.store.parts)
+        undone = pairs_of(job for _, jobs in sweep.find_left(asked, request.design) for job in jobs)
+        pairs = {pair: pair not in undone for pair in asked.pairs()}
+        return summarise(run, asked.selection, pairs, totals, sweep.store.parts)
 
 
 def evaluate_on_cluster(
@@ -173,7 +180,7 @@ class _Sweep:
     def tell(self, event: Event) -> None:
         """Keep count of an event and pass it on."""
         if isinstance(event, CellFinished):
-            self.totals = self.totals.plus(event.record)
+            self.totals = self.totals.plus(event.record, is_last=event.is_last)
         elif isinstance(event, Failed):
             self._failures.add(event.failure)
         self._on_event(event)
@@ -189,9 +196,7 @@ class _Sweep:
         refuse_stale_cells(find_stale_cells(scan.parts, asked.models, items_hashes), pairs, force=force)
         if n_evicted := evict_cells(self.store, scan.parts, pairs, all_cells=force):
             self.tell(Notice(f"{n_evicted} cell(s) are scored again; their old parts moved to {ASIDE!r}"))
-        n_other_way = sum(
-            pair in pairs and _way(cell.part) != self._way for pair, cell in self.store.finished().items()
-        )
+        n_other_way = sum(pair in pairs and _way(cell.part) != self._way for pair, cell in self.store.cells().items())
         if n_other_way and not force:
             kept = f"{n_other_way} cell(s) were scored in another way than {self._way!r} and are kept"
             self.tell(Notice(f"{kept}; --force scores them again"))
@@ -199,33 +204,67 @@ class _Sweep:
         for failure in asked.failures:
             self.tell(Failed(failure))
 
-    def left(self, asked: SweepJobs, request: EvalRequest) -> dict[str, RemainingModel]:
+    def rounds(
+        self, asked: SweepJobs, request: EvalRequest, *, is_one_process: bool
+    ) -> Iterator[dict[str, RemainingModel]]:
+        """Yield what is left to score; the base in a round of its own where other processes compare pairs with it."""
+        self._drop_stale_noise_floors(asked)
+        if request.design is not None:
+            self._require_base(asked)
+            base = {name: _only_base(model) for name, model in self._left(asked, request).items()}
+            if not is_one_process and any(model.jobs.jobs for model in base.values()):
+                yield base
+        yield self._left(asked, request)
+
+    def _require_base(self, asked: SweepJobs) -> None:
+        """Refuse to stop pairs that cannot be compared with the base."""
+        stored = self.store.cells()
+        for jobs in asked.models:
+            missing = [t.name for t in asked.targets if (Origin(jobs.base.name, BASE), t) not in stored]
+            if missing and not asked.selection.has_base:
+                raise UserError(
+                    f"--adaptive compares adapters with the base, and {jobs.base.name!r} has no scores on "
+                    f"{listed(missing, SHOWN_TARGETS)}; name --source base too"
+                )
+
+    def find_left(self, asked: SweepJobs, design: Design | None) -> list[tuple[Values, list[SourceJob]]]:
+        """Return by model what is stored of the base, with a design only, and what is left to score."""
+        stored, found = self.store.cells(), []
+        n_items = {target: len(cell.items) for target, cell in asked.targets.items()}
+        for jobs in asked.models:
+            base = {} if design is None else read_values(Origin(jobs.base.name, BASE), stored, asked.targets)
+            found.append((base, find_left(jobs.jobs, stored, n_items, design=design, base=base)))
+        return found
+
+    def _left(self, asked: SweepJobs, request: EvalRequest) -> dict[str, RemainingModel]:
         """Return what is left to score, and report its size."""
-        finished = self.store.finished()
-        self._drop_stale_noise_floors(asked, finished)
-        remaining = [jobs.without(finished) for jobs in asked.models]
-        pairs = asked.pairs()
-        n_sources = sum(len(jobs.jobs) for jobs in asked.models)
+        found, design = self.find_left(asked, request.design), request.design
+        left = [job for _, jobs in found for job in jobs]
+        pairs, n_sources = asked.pairs(), sum(len(jobs.jobs) for jobs in asked.models)
+        n_all = {target: len(cell.items) for target, cell in asked.targets.items()}
+        n_planned = {target: n if design is None else design.n_planned(n) for target, n in n_all.items()}
         self.tell(
             SweepStarted(
                 n_sources=n_sources,
-                n_sources_finished=n_sources - sum(len(jobs.jobs) for jobs in remaining),
+                n_sources_finished=n_sources - len(left),
                 n_cells=len(pairs),
-                n_finished=sum(pair in finished for pair in pairs),
-                n_items=sum(
-                    len(asked.targets[t].items) for jobs in remaining for job in jobs.jobs for t in job.targets
-                ),
+                n_finished=len(pairs) - sum(len(job.targets) for job in left),
+                n_items=sum(n_planned[t] - len(job.values.get(t, ())) for job in left for t in job.targets),
             )
         )
         return {
             every.base.name: RemainingModel(
-                left, max(NULL_RANK, every.max_rank), self._wants_noise_floor(every, asked, request)
+                ModelJobs(every.base, tuple(jobs)),
+                max(NULL_RANK, every.max_rank),
+                self._wants_noise_floor(every, asked, request),
+                base,
             )
-            for every, left in zip(asked.models, remaining, strict=True)
+            for every, (base, jobs) in zip(asked.models, found, strict=True)
         }
 
-    def _drop_stale_noise_floors(self, asked: SweepJobs, finished: Mapping[tuple[Origin, Cell], FinishedCell]) -> None:
+    def _drop_stale_noise_floors(self, asked: SweepJobs) -> None:
         """Keep the analysis from reading flips of another setup beside the scores of this one."""
+        finished = self.store.cells()
         for jobs in asked.models:
             name = jobs.base.name
             if n_dropped := drop_stale_noise_floor(self._run, jobs.base, asked.targets.values(), finished):
@@ -236,6 +275,11 @@ class _Sweep:
 
     def _wants_noise_floor(self, jobs: ModelJobs, asked: SweepJobs, request: EvalRequest) -> bool:
         return request.noise_floor and not has_noise_floor(self._run, jobs.base, asked.targets.values())
+
+
+def _only_base(model: RemainingModel) -> RemainingModel:
+    jobs = tuple(job for job in model.jobs.jobs if job.adapter is None)
+    return model._replace(jobs=ModelJobs(model.jobs.base, jobs), noise_floor=False)
 
 
 def _way(part: Part) -> str | None:

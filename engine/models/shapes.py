@@ -9,6 +9,7 @@ from transfergrid.engine.interfaces import AdapterError
 from transfergrid.store.json_text import JsonError, parse_json
 
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)  # what reading a damaged header can raise
+_MAX_LAYERS = 1_000
 LinearShapes = Mapping[str, tuple[int, int]]
 """(out, in) of linear layers by their name from ``layers.`` on: ``layers.0.self_attn.q_proj``."""
 
@@ -19,14 +20,20 @@ def read_linear_shapes(model_folder: Path) -> dict[str, tuple[int, int]]:
     Raises:
         AdapterError: If a file is damaged, the folder holds no safetensors, or none of them holds decoder layers.
     """
-    shapes: dict[str, tuple[int, int]] = {}
+    weights: dict[str, tuple[int, ...]] = {}
     for file in sorted(model_folder.glob("*.safetensors")):
-        shapes |= _decoder_layers(_base_shapes(file))
-    if not shapes:
+        weights |= _base_shapes(file)
+    if shapes := _decoder_layers(weights):
+        return shapes
+    if matrix := next((key for key, shape in weights.items() if len(shape) == 2 and ".0." in key), None):
         raise AdapterError(
-            f"{str(model_folder)!r} has no safetensors with decoder layers; expected the base model's own folder"
+            f"the model in {str(model_folder)!r} names its layers like {matrix!r}; expected names like "
+            "'model.layers.0.self_attn.q_proj.weight', as in Llama, Qwen or Gemma: models of another build, such as "
+            "GPT-2, are not served"
         )
-    return shapes
+    raise AdapterError(
+        f"{str(model_folder)!r} has no safetensors with decoder layers; expected the base model's own folder"
+    )
 
 
 def plan_linear_shapes(model_folder: Path) -> dict[str, tuple[int, int]]:
@@ -42,9 +49,11 @@ def plan_linear_shapes(model_folder: Path) -> dict[str, tuple[int, int]]:
 
     try:
         config = AutoConfig.from_pretrained(str(model_folder), local_files_only=True)
+        if (layers := config.get_text_config().num_hidden_layers) > _MAX_LAYERS:
+            raise ValueError(f"{layers:.3g} layers")  # building them takes minutes, and no model has as many
         with torch.device("meta"):  # shapes without memory
             model = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AttributeError) as error:
         raise AdapterError(
             f"the layers of the model in {str(model_folder)!r} cannot be told from its config.json "
             f"({str(error).partition('. ')[0]}); expected a causal language model that transformers knows"

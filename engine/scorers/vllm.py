@@ -35,7 +35,7 @@ class VllmScorer:
         self._adapter_ids: dict[str, int] = {}
         self._proven: set[str] = set()
         self._probe = probe_step(self._ask("vocabulary_size"), self._limits.block_size)
-        self._base_probe: npt.NDArray[np.float32] | None = None
+        self._base_probe = self._run(self._probe, None)  # a model whose layers have no kernel here fails now
         self._pass = 0
 
     @property
@@ -106,8 +106,6 @@ class VllmScorer:
             finally:
                 require_unchanged(adapter)  # also where reading it failed: then this is why
             require_modules(adapter, applied)
-            if self._base_probe is None:
-                self._base_probe = self._run(self._probe, None)
             require_effect(adapter, self._run(self._probe, reference), self._base_probe)
             self._proven.add(adapter.content_hash)
         return reference

@@ -27,7 +27,7 @@ from transfergrid.engine.server.wire import (
     pack_steps,
     unpack_frames,
 )
-from transfergrid.engine.workers.version import SUPPORTED_VLLM
+from transfergrid.engine.workers.version import TESTED_ON
 from transfergrid.grid import UserError
 
 TRANSIENT_STATUSES = (429, 502, 503, 504)
@@ -75,10 +75,10 @@ class ServerClient:
                 f"{self.url} answers, but is not this version's 'grid serve' (GET {FACTS_PATH} gives status "
                 f"{answer.status_code}); give the URL that 'grid serve' shows"
             ) from error
-        if facts.api_version != API_VERSION or facts.vllm_version != SUPPORTED_VLLM:
+        if facts.api_version != API_VERSION or facts.vllm_version not in TESTED_ON:
             raise EngineLostError(
                 f"the server at {self.url} runs vLLM {facts.vllm_version!r} and interface {facts.api_version}; expected"
-                f" {SUPPORTED_VLLM!r} and {API_VERSION}: install the same version of transfergrid on both sides"
+                f" one of {sorted(TESTED_ON)} and {API_VERSION}: install the same version of transfergrid on both sides"
             )
         return facts
 

@@ -24,7 +24,7 @@ from transfergrid.engine.models.resolve import model_revision, resolve_model
 from transfergrid.engine.scorers.launch import plan_engine
 from transfergrid.engine.scorers.vllm_args import check_engine_settings
 from transfergrid.engine.server.guard import SETUP_VARIABLE, GuardSetup
-from transfergrid.engine.workers.server_watch import SERVER_PID_VARIABLE
+from transfergrid.engine.server.process import SERVER_PID_VARIABLE
 from transfergrid.engine.workers.version import require_tested, vllm_version
 from transfergrid.grid import UserError
 from transfergrid.store.json_text import JsonError, read_json
@@ -33,7 +33,7 @@ API_KEY_VARIABLE = "TRANSFERGRID_API_KEY"
 MAX_SERVED_TOKENS = 4096
 """Longest sequence that is served where ``engine.max_model_len`` is not set, if the model takes as many."""
 
-_SERVER = "vllm.entrypoints.openai.api_server"
+_SERVER = "transfergrid.engine.server.process"
 _GUARD = "transfergrid.engine.server.guard.GuardMiddleware"
 # vLLM's doors that the guard does not watch: development routes, pickled arguments, adapters found elsewhere
 _DROPPED_VARIABLES = (

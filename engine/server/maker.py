@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transfergrid.config.settings import EngineConfig
-from transfergrid.engine.interfaces import Adapter, EngineLostError
+from transfergrid.engine.interfaces import EngineLostError
 from transfergrid.engine.scorers.vllm_way import check_served, vllm_key_parts
 from transfergrid.engine.server.client import ServerClient
 from transfergrid.engine.server.scorer import ServerScorer
@@ -27,18 +27,12 @@ class Server:
     config: EngineConfig
     """With the server's settings in place of what the configuration leaves open."""
 
+    check_adapter = staticmethod(check_served)
+
     def key_parts(self) -> Mapping[str, Any]:
         """Return the server's vLLM; the way is that of one engine here, whose numbers these are."""
         facts = self.facts
         return vllm_key_parts("multi-lora", self.config, version=facts.vllm_version, device=facts.device)
-
-    def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
-        """Check that vLLM serves an adapter and that it fits the base.
-
-        Raises:
-            AdapterError: If it is missing, broken, not served, or of another base.
-        """
-        return check_served(folder, model_folder, name=name)
 
     def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> ServerScorer:
         """Meet the server again.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transfergrid.engine.interfaces import TokenisedItem
 from transfergrid.engine.models.tokenizer import TokenisationSettings
 from transfergrid.engine.planning.tokenisation import TokenisationCounts, TokenisedItems, Unscorable, tokenise_items
 from transfergrid.grid import Cell
+from transfergrid.store.adaptive import seeded_order
 from transfergrid.store.files import hash_json
 
 
@@ -27,8 +28,20 @@ class CellItems:
     items: tuple[Item, ...]
     primary_metric: str
     items_hash: str
-    """Hash of ids, prompts, choices and golds, and of the mode if it is another than choice."""
+    """Hash of ids, prompts, choices and golds of all items, and of the mode if it is another than choice."""
     mode: str = CHOICE_MODE
+    start: int | None = None
+    """Of a slice: the place of its first item in the seeded order; None: these are all items."""
+    n_all: int | None = None
+    """Of a slice: items of the cell."""
+
+    def slice(self, start: int, stop: int) -> CellItems:
+        """Return the items from ``start`` up to ``stop`` of the seeded order; all of them as they are."""
+        if (start, stop) == (0, len(self.items)):
+            return self
+        by_id = {item.item_id: item for item in self.items}
+        chosen = tuple(by_id[item_id] for item_id in seeded_order(by_id)[start:stop])
+        return replace(self, items=chosen, start=start, n_all=len(self.items))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,13 @@ class TokenisedCell:
     unscorable: dict[int, str]
     """Reason by position of the items that are not scored."""
     counts: TokenisationCounts
+    tokenise: Callable[[CellItems], TokenisedCell]
+    """Tokenises some of the items alone."""
+
+    def slice(self, start: int, stop: int) -> TokenisedCell:
+        """Return the items from ``start`` up to ``stop`` of the seeded order."""
+        asked = self.asked.slice(start, stop)
+        return self if asked is self.asked else self.tokenise(asked)
 
     @property
     def longest_tokens(self) -> int:
@@ -72,10 +92,16 @@ def tokenise_cells(
     Raises:
         UserError: If a chat template is asked for and the tokenizer has none.
     """
-    return {target.cell: _split(target, tokenise_items(tokenizer, target.items, settings)) for target in targets}
+
+    def tokenise(target: CellItems) -> TokenisedCell:
+        return _split(target, tokenise_items(tokenizer, target.items, settings), tokenise)
+
+    return {target.cell: tokenise(target) for target in targets}
 
 
-def _split(target: CellItems, tokenised: TokenisedItems) -> TokenisedCell:
+def _split(
+    target: CellItems, tokenised: TokenisedItems, tokenise: Callable[[CellItems], TokenisedCell]
+) -> TokenisedCell:
     scorable = {at: result for at, result in enumerate(tokenised.results) if isinstance(result, TokenisedItem)}
     return TokenisedCell(
         asked=target,
@@ -83,4 +109,5 @@ def _split(target: CellItems, tokenised: TokenisedItems) -> TokenisedCell:
         positions=tuple(scorable),
         unscorable={at: r.reason for at, r in enumerate(tokenised.results) if isinstance(r, Unscorable)},
         counts=tokenised.counts,
+        tokenise=tokenise,
     )

@@ -23,11 +23,22 @@ from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.engine.planning.radix import build_chains, flatten_items
 from transfergrid.engine.work.base_model import tokenisation_settings
 from transfergrid.engine.work.cells import CellItems, TokenisedCell, load_cell, tokenise_cells
+from transfergrid.engine.work.left import find_left, read_values
 from transfergrid.engine.work.request import EvalRequest, find_sources
+from transfergrid.engine.work.source_jobs import SourceJob
 from transfergrid.grid import BASE, Cell, UserError
+from transfergrid.store.adaptive import (
+    EXPECTED_CHANGE,
+    EXPECTED_MEAN_PP,
+    EXPECTED_SD_PP,
+    LOOK_EVERY,
+    Design,
+    expected_items,
+)
 from transfergrid.store.folder import RunFolder
+from transfergrid.store.key import RunKey
 from transfergrid.store.lock import hold_run_folder
-from transfergrid.store.score_store import Origin, Part, ScoreStore
+from transfergrid.store.score_store import Origin, Part, Scan, ScoreStore
 from transfergrid.wording import format_bytes, format_duration
 
 ROW_BYTES = 64
@@ -50,7 +61,7 @@ class ModelEstimate:
     n_finished: int
     """Pairs of these in the store; their keys are compared when they are scored."""
     n_items: int
-    """Item scorings that are left."""
+    """Item scorings that are left; with stopping, this and what follows from it are what is expected."""
     n_requests: int
     """(item, choice) scorings that are left."""
     n_repeated_tokens: int
@@ -74,10 +85,13 @@ class Estimate:
     models: tuple[ModelEstimate, ...]
     unavailable: Mapping[str, str]
     """Reason by model that cannot be planned."""
+    expected_share: float | None = None
+    """Share of the adapters' items that is expected to be scored if pairs may stop; None: they may not."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the estimate for a program."""
-        return {"models": [asdict(model) for model in self.models], "unavailable": dict(self.unavailable)}
+        share = {} if self.expected_share is None else {"expected_share": self.expected_share}
+        return {"models": [asdict(model) for model in self.models], "unavailable": dict(self.unavailable), **share}
 
     def rows(self) -> pl.DataFrame:
         """Return one row per model."""
@@ -91,6 +105,12 @@ class Estimate:
         else:
             tables = [_by_figure(self.models)] if self.models else []
         lines = [f"{model}: {reason}" for model, reason in self.unavailable.items()]
+        if self.expected_share is not None:
+            lines.append(
+                f"adaptive: {self.expected_share:.0%} of the adapters' items are expected to be scored and are counted "
+                f"here, if adapters change {EXPECTED_CHANGE:.0%} of the answers and true deltas are {EXPECTED_MEAN_PP} "
+                f"pp, standard deviation {EXPECTED_SD_PP} pp"
+            )
         return Group(*tables, *(Text(line) for line in lines))
 
 
@@ -145,10 +165,14 @@ def _by_model(models: Sequence[ModelEstimate], figures: Sequence[_Figure]) -> Ta
 class _TargetCost(NamedTuple):
     """What one pass over a target costs."""
 
-    n_items: int
-    n_requests: int
-    n_repeated_tokens: int
-    n_unique_tokens: int
+    n_items: float
+    n_requests: float
+    n_repeated_tokens: float
+    n_unique_tokens: float
+
+    def times(self, share: float) -> _TargetCost:
+        """Return what a share of the items costs."""
+        return _TargetCost(*(share * each for each in self))
 
 
 def estimate(config: GridConfig, run: RunFolder, request: EvalRequest) -> Estimate:
@@ -173,32 +197,38 @@ def estimate(config: GridConfig, run: RunFolder, request: EvalRequest) -> Estima
     for model in selection.models:
         own_places = [place for place in places if place.model == model.name]
         try:
-            models.append(_estimate_model(config, model, selection, own_places, targets=targets, parts=parts))
+            own_parts = [part for part in parts if part.origin.model == model.name]
+            asked = _Asked(selection, own_places, targets, own_parts, request.design)
+            models.append(_estimate_model(config, model, asked))
         except UserError as error:
             unavailable[model.name] = str(error)
-    return Estimate(tuple(models), unavailable)
+    sizes = [len(target.items) for target in targets]
+    design = request.design
+    share = None if design is None else sum(expected_items(design.n_planned(n)) for n in sizes) / sum(sizes)
+    return Estimate(tuple(models), unavailable, share)
 
 
-def _estimate_model(
-    config: GridConfig,
-    model: ModelConfig,
-    selection: Selection,
-    places: Sequence[AdapterPlace],
-    *,
-    targets: Iterable[CellItems],
-    parts: Sequence[Part],
-) -> ModelEstimate:
+class _Asked(NamedTuple):
+    """A request's part of one model, and what is stored of it."""
+
+    selection: Selection
+    places: Sequence[AdapterPlace]
+    targets: Sequence[CellItems]
+    parts: Sequence[Part]
+    design: Design | None
+
+
+def _estimate_model(config: GridConfig, model: ModelConfig, asked: _Asked) -> ModelEstimate:
+    selection, places, parts = asked.selection, asked.places, asked.parts
     folder = resolve_model(model.path, model.revision, with_weights=False)
-    tokenised = tokenise_cells(targets, load_tokenizer(folder), tokenisation_settings(config, folder))
+    tokenised = tokenise_cells(asked.targets, load_tokenizer(folder), tokenisation_settings(config, folder))
     costs = {cell: _target_cost(target) for cell, target in tokenised.items()}
     origins = [Origin(model.name, BASE)] if selection.has_base else []
     origins += [Origin(model.name, place.source) for place in places]
-    parts = [part for part in parts if part.origin.model == model.name]
-    finished = {(part.origin, Cell.parse(record.target)) for part in parts for record in part.cells}
-    left = [costs[cell] for origin in origins for cell in selection.targets if (origin, cell) not in finished]
+    left = [costs[cell].times(share) for cell, share in _shares_left(origins, asked)]
     to_train = [place for place in places if not (place.path / CONFIG_FILE).is_file()]
-    n_items = sum(cost.n_items for cost in left)
-    n_unique = sum(cost.n_unique_tokens for cost in left)
+    n_items = round(sum(cost.n_items for cost in left))
+    n_unique = round(sum(cost.n_unique_tokens for cost in left))
     rate = _measured_rate(parts)
     return ModelEstimate(
         model=model.name,
@@ -208,14 +238,32 @@ def _estimate_model(
         n_cells=len(origins) * len(selection.targets),
         n_finished=len(origins) * len(selection.targets) - len(left),
         n_items=n_items,
-        n_requests=sum(cost.n_requests for cost in left),
-        n_repeated_tokens=sum(cost.n_repeated_tokens for cost in left),
+        n_requests=round(sum(cost.n_requests for cost in left)),
+        n_repeated_tokens=round(sum(cost.n_repeated_tokens for cost in left)),
         n_unique_tokens=n_unique,
         n_unscorable_items=sum(target.counts.n_unscorable for target in tokenised.values()),
         n_truncated_items=sum(target.counts.n_truncated_items for target in tokenised.values()),
         n_score_bytes=round(n_items * _row_bytes(parts)),
         expected_s=None if rate is None else n_unique / rate,
     )
+
+
+def _shares_left(origins: Sequence[Origin], asked: _Asked) -> list[tuple[Cell, float]]:
+    """Return target and share of its items, as far as something is left; expected shares with a design."""
+    stored, design = Scan(tuple(asked.parts)).cells(), asked.design
+    n_items = {target.cell: len(target.items) for target in asked.targets}
+    base = next((origin for origin in origins if origin.source == BASE), None)
+    values = read_values(base, stored, n_items) if base is not None and design is not None else {}
+    jobs = [SourceJob(origin, None, RunKey({}), tuple(n_items)) for origin in origins]
+    shares = []
+    for job in find_left(jobs, stored, n_items, design=design, base=values):
+        for target in job.targets:
+            n_all, n_seen = n_items[target], len(job.values.get(target, ()))
+            n = n_all if design is None else design.n_planned(n_all)
+            if design is not None and job.origin != base:
+                n = min(n, round(max(expected_items(n), n_seen + LOOK_EVERY if n_seen else 0)))
+            shares.append((target, (n - n_seen) / n_all))
+    return shares
 
 
 def _target_cost(target: TokenisedCell) -> _TargetCost:

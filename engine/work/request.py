@@ -9,6 +9,7 @@ from transfergrid.config.selection import Narrowing, Selection, select
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.adapters.places import AdapterFolder, AdapterPlace, folder_places, own_places
 from transfergrid.engine.interfaces import ScorerMaker
+from transfergrid.store.adaptive import Design
 from transfergrid.store.folder import RunFolder
 
 
@@ -23,6 +24,8 @@ class EvalRequest:
     """Score again what is finished."""
     noise_floor: bool = False
     """Score the base a second time in another order, and count the predictions that flip."""
+    design: Design | None = None
+    """Stop (source, target) pairs that could hardly become significant; None: score all items of all pairs."""
 
 
 @dataclass(frozen=True, slots=True)

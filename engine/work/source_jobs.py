@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ from transfergrid.grid import BASE, Cell, UserError
 from transfergrid.store.file_index import FileIndex
 from transfergrid.store.files import hash_files, hash_json
 from transfergrid.store.key import RunKey
-from transfergrid.store.score_store import FinishedCell, Origin
+from transfergrid.store.score_store import Origin
 
 _ENGINE = Path(__file__).resolve().parents[1]
+
+Values = dict[Cell, dict[str, float | None]]
+"""Value of every item by target; None: not scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class SourceJob:
     adapter: Adapter | None
     key: RunKey
     targets: tuple[Cell, ...]
+    values: Values = field(default_factory=dict)
+    """What the store has of targets of which some items are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +49,6 @@ class ModelJobs:
     def max_rank(self) -> int:
         """Largest rank of the adapters; 0 without any."""
         return max((job.adapter.rank for job in self.jobs if job.adapter is not None), default=0)
-
-    def without(self, finished: Mapping[tuple[Origin, Cell], FinishedCell]) -> ModelJobs:
-        """Return what is left to do; sources without remaining targets are left out."""
-        remaining = (
-            SourceJob(
-                job.origin, job.adapter, job.key, tuple(t for t in job.targets if (job.origin, t) not in finished)
-            )
-            for job in self.jobs
-        )
-        return ModelJobs(self.base, tuple(job for job in remaining if job.targets))
 
 
 def find_jobs(

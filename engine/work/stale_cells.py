@@ -90,14 +90,12 @@ def evict_cells(
         Number of cells that were moved.
     """
     asked_names = {(origin, target.name) for origin, target in asked}
+    parts = tuple(parts)
+    again = {(part.origin, cell.target) for part in parts for cell in part.cells if all_cells or cell.n_to_retry}
     n_evicted = 0
     for part in parts:
-        targets = {
-            cell.target
-            for cell in part.cells
-            if (part.origin, cell.target) in asked_names and (all_cells or cell.n_to_retry)
-        }
-        if targets:
+        pairs = {(part.origin, cell.target) for cell in part.cells} & again & asked_names
+        if targets := {target for _, target in pairs}:
             store.evict(part, targets)
             n_evicted += len(targets)
     return n_evicted

@@ -21,7 +21,6 @@ from transfergrid.engine.interfaces import AdapterError
 from transfergrid.engine.planning.answers import hands_back_errors
 from transfergrid.engine.planning.packing import AdapterReference
 from transfergrid.engine.workers.decoder_names import name_decoder_weights
-from transfergrid.engine.workers.server_watch import end_with_server
 from transfergrid.engine.workers.steps import StepRunner
 from transfergrid.engine.workers.version import check_vllm_version
 from transfergrid.grid import UserError
@@ -39,7 +38,6 @@ class ScoringMixin:
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load the model as vLLM does, then let adapters come from background loads."""
         check_vllm_version(vllm.__version__)
-        end_with_server()
         name_decoder_weights()
         lora_class = self.lora_class  # not self: what vLLM's platform keeps would keep the model alive
         current_platform.get_punica_wrapper = lambda: lora_class

@@ -16,6 +16,7 @@ from rich.table import Table
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.perf.coverage.graded import GRADED_WORLDS, GradedWorld, measure_graded
 from transfergrid.perf.coverage.measures import Found, Line, measure, summarise
+from transfergrid.perf.coverage.stopping import stopping
 from transfergrid.perf.coverage.world import NULL, SMALL, World, draw_run
 
 WORLDS = (
@@ -36,6 +37,16 @@ WORLDS = (
 )
 
 
+ADAPTIVE = (
+    World(name="adaptive, 44 x 44, 400 items"),
+    World(name="adaptive, 44 x 44, 400 items, nothing", **NULL),
+    World(name="adaptive, 44 x 44, 400 items, 2 % change", churn=0.02),
+    World(name="adaptive, 44 x 44, 400 items, unequal adapters", unequal=True),
+    World(name="adaptive, 44 x 44, up to 1,000 items against 400", n_items=1000),
+    World(name="adaptive, 6 x 6, 400 items", **SMALL),
+)
+FIXED_ITEMS = {"adaptive, 44 x 44, up to 1,000 items against 400": 400}
+
 SETTINGS = AnalysisConfig(bootstrap_resamples=400)
 """Fewer resamples than by default, since every run is analysed anew."""
 
@@ -47,6 +58,8 @@ def run_world(world: World | GradedWorld, n_runs: int, seed: int) -> list[Line]:
     for _ in range(n_runs):
         if isinstance(world, GradedWorld):
             found.extend(measure_graded(world, generator))
+        elif world in ADAPTIVE:
+            found.extend(stopping(world, generator, fixed_items=FIXED_ITEMS.get(world.name)))
         else:
             found.extend(measure(world, draw_run(world, generator), SETTINGS))
     return summarise(found)
@@ -57,10 +70,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10, help="made-up runs of 44 x 44; four times as many of 6 x 6")
     parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--world", action="append", choices=[world.name for world in (*WORLDS, *GRADED_WORLDS)])
+    parser.add_argument(
+        "--world", action="append", choices=[world.name for world in (*WORLDS, *ADAPTIVE, *GRADED_WORLDS)]
+    )
     arguments = parser.parse_args()
     console = Console(width=max(100, Console().width))
-    for world in (*WORLDS, *GRADED_WORLDS):
+    for world in (*WORLDS, *ADAPTIVE, *GRADED_WORLDS):
         if arguments.world and world.name not in arguments.world:
             continue
         start = time.perf_counter()

@@ -9,7 +9,7 @@ be is the base's plus the true effect. So every effect is exact, whatever the it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy import special
 
-from transfergrid.analysis.graded.items import NUMBERS
+from transfergrid.analysis.graded.columns import NUMBERS
 from transfergrid.analysis.records import EVERY_KEY, KEY, TARGET, ItemBlock, Transfer
 from transfergrid.analysis.transfer.by_seed import transfer_by_seed, with_q
 from transfergrid.analysis.transfer.model_traits import traits_frame
@@ -112,18 +112,33 @@ def draw_truth(world: World, generator: np.random.Generator) -> Truth:
 
 def draw_run(world: World, generator: np.random.Generator) -> Drawn:
     """Draw the answers of base and adapters to all items and count them as the analysis of a store does."""
+    truth, answers = draw_answers(world, generator)
+    return Drawn(count_answers(world, answers), truth)
+
+
+def draw_answers(world: World, generator: np.random.Generator) -> tuple[Truth, list[list[Answers]]]:
+    """Draw the truth and the answers of every model and seed."""
     truth = draw_truth(world, generator)
     n = len(world.cells)
     factors = np.exp(generator.uniform(-np.log(4), np.log(4), n)) if world.unequal else np.ones(n)
     n_pools = world.n_seeds if world.redrawn_items else 1
     pools = [np.stack([_margins(world, generator), _margins(world, generator)]) for _ in range(n_pools)]
-    answers = [list(_answers(world, pairs, factors, pools, generator)) for pairs in truth.pairs]
+    return truth, [list(_answers(world, pairs, factors, pools, generator)) for pairs in truth.pairs]
+
+
+def count_answers(world: World, answers: list[list[Answers]], *, n_items: int | None = None) -> Transfer:
+    """Return the transfer tables of the first items, or of all."""
+    world = replace(world, n_items=n_items or world.n_items)
+    answers = [
+        [Answers(each.base[:, : world.n_items], each.adapters[..., : world.n_items]) for each in of_model]
+        for of_model in answers
+    ]
     counts = pl.concat(
         _counts(world, MODELS[model], seed, *each)
         for model, of_model in enumerate(answers)
         for seed, each in enumerate(of_model)
     )
-    return Drawn(_transfer(world, counts, tuple(_blocks(world, answers))), truth)
+    return _transfer(world, counts, tuple(_blocks(world, answers)))
 
 
 class Answers(NamedTuple):

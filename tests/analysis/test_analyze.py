@@ -224,7 +224,7 @@ def test_what_cannot_be_computed_says_why_and_the_other_tables_are_there(name: s
             main = main or {"consistency": "median", "consistency_by_source": "mean_tau_b"}.get(
                 table_name, "correlation"
             )
-            main = "mean_pp" if table_name == "language_matrices" else main
+            main = {"language_matrices": "mean_pp", "recommendations": "estimate_pp"}.get(table_name, main)
             unsaid = table.filter(pl.col(main).is_null() & pl.col("reason").is_null())
             unsaid = unsaid.filter(pl.col("models_by") == "all") if table_name == "roles" else unsaid
             assert unsaid.is_empty(), table_name

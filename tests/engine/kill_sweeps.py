@@ -1,6 +1,6 @@
 """Evaluations that are killed at random moments: ``python -m tests.engine.kill_sweeps JOB``; see ``tests.kills``.
 
-JOB is JSON: model, whole (a run folder with adapters), n_kills. The tokenizer is one token per character and the
+JOB is JSON: model, whole (a run folder with adapters), n_kills, adaptive. The tokenizer is one token per character and the
 model's configuration was read before the first start, so that no sweep has to import torch or transformers: the time
 to be killed in is the sweep's own.
 """
@@ -20,12 +20,13 @@ from typing import Any
 from tests.engine.fake_scorer import hashed_loglikelihood
 from tests.engine.sweeps import FakeMaker, small_config
 from tests.kills import kill_rounds
-from transfergrid.config.settings import EngineConfig, PromptConfig
+from transfergrid.config.settings import DataConfig, EngineConfig, PromptConfig
 from transfergrid.engine.evaluation import score_model as model_scoring
 from transfergrid.engine.evaluation import sweep
 from transfergrid.engine.interfaces import Adapter, TokenisedItem
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.grid import UserError
+from transfergrid.store import adaptive as store_adaptive
 from transfergrid.store import file_index
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import HOLDER_FILE
@@ -53,7 +54,7 @@ def slow_loglikelihood(item: TokenisedItem, choice: int, adapter: Adapter | None
     return hashed_loglikelihood(item, choice, adapter)
 
 
-def sweep_once(model: Path, run: Path) -> None:
+def sweep_once(model: Path, run: Path, adaptive: bool = False) -> None:
     """Sweep with a slow fake scorer, parts that are written every few milliseconds, and an index that keeps them at once."""
     model_scoring.load_tokenizer = lambda folder: CharacterTokenizer()  # type: ignore[attr-defined]
     StoreWriter.__init__.__kwdefaults__["flush_after_s"] = 0.005
@@ -64,7 +65,11 @@ def sweep_once(model: Path, run: Path) -> None:
         engine=EngineConfig(dtype="float32", max_model_len=100_000),
         prompts=PromptConfig(eval_chat_template=False),
     )
-    report = sweep.evaluate(config, RunFolder(run), sweep.EvalRequest(), maker=FakeMaker(slow_loglikelihood))
+    if adaptive:
+        store_adaptive.FIRST_LOOK, store_adaptive.LOOK_EVERY = 4, 3
+        config = config.model_copy(update={"data": DataConfig(max_test_items=16, max_train_items=4)})
+    request = sweep.EvalRequest(design=store_adaptive.Design() if adaptive else None)
+    report = sweep.evaluate(config, RunFolder(run), request, maker=FakeMaker(slow_loglikelihood))
     os._exit(0 if report.is_complete else 1)
 
 
@@ -93,21 +98,21 @@ def fresh_runs(whole: Path) -> Iterator[Path]:
         yield run
 
 
-def main(model: str, whole: str, n_kills: int) -> None:
+def main(model: str, whole: str, n_kills: int, adaptive: bool = False) -> None:
     """Sweep once beside a sweep that is refused, then kill sweeps on fresh run folders; print the kills as JSON."""
     read_model_facts(Path(model))
     started = time.monotonic()
     if (process := os.fork()) == 0:
-        sweep_once(Path(model), Path(whole))
+        sweep_once(Path(model), Path(whole), adaptive)
     require_refusal(Path(model), Path(whole), process)
     os.waitpid(process, 0)
     wall_s = time.monotonic() - started
     rounds = kill_rounds(
         fresh_runs(Path(whole)),
-        lambda run: sweep_once(Path(model), run),
+        lambda run: sweep_once(Path(model), run, adaptive),
         "scores/*.parquet",
         n_kills=n_kills,
-        n_whole=7 * 6,  # a part has one cell or more
+        n_whole=10**6 if adaptive else 7 * 6,  # a part has one cell or more
         wall_s=wall_s,
     )
     print(json.dumps(rounds))

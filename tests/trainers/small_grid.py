@@ -28,7 +28,14 @@ def make_config(model: Path, *, tasks: tuple[str, ...] = ("arc_challenge",), **c
     sections = {
         name: changes.pop(name) for name in ("data", "languages", "lora", "prompts", "seeds") if name in changes
     }
-    training = {"learning_rate": 2e-3, "batch_size": 4, "epochs": 2, "max_length": LENGTHS, "dtype": "float32"}
+    training = {
+        "learning_rate": 2e-3,
+        "batch_size": 4,
+        "epochs": 2,
+        "max_length": LENGTHS,
+        "dtype": "float32",
+        "adapters_at_once": 1,
+    }
     return GridConfig(
         **{
             "models": [{"path": str(model), "name": "tiny"}],

@@ -53,7 +53,7 @@ def test_a_base_on_which_attaching_fails_is_as_it_was(tiny_llama: Path, monkeypa
     base = load_base(tiny_llama, FLOAT32)
     before = everything_about(base.model)
 
-    def run_out_of_memory(model: Any) -> None:
+    def run_out_of_memory(_: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr(base_model, "fuse_lora_layers", run_out_of_memory)

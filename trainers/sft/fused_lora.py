@@ -1,60 +1,103 @@
 """LoRA layers as one operation: no copies of the layer's input or output, no gradient that is not needed.
 
 peft computes ``W x``, ``B A x``, the scaling and the sum as separate operations, each of which writes an output-sized
-tensor and keeps what its gradient needs. Here the adapter's part is added by the GEMM that computes it, and only the
-input and ``A x`` (r values a token) are kept.
+tensor and keeps what its gradient needs. Here an adapter's part is added by the GEMM that computes it, and only the
+input and ``A x`` (r values a token) are kept. The rows of one input may belong to several adapters: the base's products
+take all rows at once, an adapter's its own.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 
+class LoraWeights:
+    """A and B of one layer and one adapter, and their copies in the base's number format."""
+
+    def __init__(self, a: torch.nn.Parameter, b: torch.nn.Parameter, scale: float) -> None:
+        """Take them.
+
+        Args:
+            a: Shape [r, in], in any dtype; used in the base's.
+            b: Shape [out, r], likewise.
+            scale: alpha / r, or alpha / sqrt(r).
+        """
+        self.a, self.b, self.scale = a, b, scale
+        self._copies: tuple[Any, ...] = (None,)
+
+    def copies(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return A and B in a number format; made once until an optimizer changes them."""
+        state = (dtype, self.a._version, self.b._version, self.a.data_ptr(), self.b.data_ptr())
+        if self._copies[0] != state:
+            self._copies = (state, self.a.detach().to(dtype), self.b.detach().to(dtype))
+        return self._copies[1], self._copies[2]
+
+
+class LoraRows(NamedTuple):
+    """The rows of a layer's input that one adapter is for."""
+
+    start: int
+    end: int
+    weights: LoraWeights
+
+
 class FusedLoraLinear(torch.autograd.Function):
-    """``y = W x + b + scale * B A x`` with a frozen base; gradients of x, A and B only."""
+    """``y = W x + b + scale * B A x`` with a frozen base, A and B by row; gradients of x, A and B only."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, base: Any, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
+    def forward(ctx: Any, x: torch.Tensor, base: Any, parts: Sequence[LoraRows], *_: torch.Tensor) -> torch.Tensor:
         """Compute the layer.
 
         Args:
             ctx: Autograd's context.
-            x: Shape [..., in], in the base's dtype.
+            x: Shape [N, in], in the base's dtype.
             base: The frozen linear layer, weight of shape [out, in].
-            a: Shape [r, in], in any dtype; used in the base's.
-            b: Shape [out, r], likewise.
-            scale: alpha / r, or alpha / sqrt(r).
+            parts: Rows of every adapter.
+            *_: A and B of every part, for autograd.
 
         Returns:
-            Shape [..., out].
+            Shape [N, out].
         """
-        rows = x.reshape(-1, x.shape[-1])
-        a_used, b_used = a.to(x.dtype), b.to(x.dtype)
-        y = torch.nn.functional.linear(rows, base.weight, base.bias)
-        inner = rows @ a_used.t()
-        y.addmm_(inner, b_used.t(), alpha=scale)
-        ctx.save_for_backward(rows, inner, a_used, b_used)
-        ctx.base, ctx.scale, ctx.dtypes = base, scale, (a.dtype, b.dtype)
-        return y.view(*x.shape[:-1], -1)
+        y = torch.nn.functional.linear(x, base.weight, base.bias)
+        saved = [x]
+        for start, end, weights in parts:
+            a, b = weights.copies(x.dtype)
+            inner = x[start:end] @ a.t()
+            y[start:end].addmm_(inner, b.t(), alpha=weights.scale)
+            saved += [inner, a, b]
+        ctx.save_for_backward(*saved)
+        ctx.base, ctx.parts = base, parts
+        return y
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         """Return the gradients of x, A and B; x's only where something below it is trained."""
         (grad,) = grads
-        rows, inner, a, b = ctx.saved_tensors
-        grad_rows = grad.reshape(-1, grad.shape[-1])
-        grad_inner = (grad_rows @ b).mul_(ctx.scale)
-        grad_a = (grad_inner.t() @ rows).to(ctx.dtypes[0])
-        grad_b = (grad_rows.t() @ inner).mul_(ctx.scale).to(ctx.dtypes[1])
-        if not ctx.needs_input_grad[0]:
-            return None, None, grad_a, grad_b, None
-        grad_x = (grad_rows @ ctx.base.weight).addmm_(grad_inner, a)
-        return grad_x.view(*grad.shape[:-1], -1), None, grad_a, grad_b, None
+        x, *saved = ctx.saved_tensors
+        grad_x = grad @ ctx.base.weight if ctx.needs_input_grad[0] else None
+        found: list[torch.Tensor] = []
+        for index, (start, end, weights) in enumerate(ctx.parts):
+            inner, a, b = saved[3 * index : 3 * index + 3]
+            own = grad[start:end]
+            grad_inner = (own @ b).mul_(weights.scale)
+            if grad_x is not None:
+                grad_x[start:end].addmm_(grad_inner, a)
+            found.append((grad_inner.t() @ x[start:end]).to(weights.a.dtype))
+            found.append((own.t() @ inner).mul_(weights.scale).to(weights.b.dtype))
+        return grad_x, None, None, *found
 
 
-def fuse_lora_layers(model: Any) -> int:
+def lora_linear(x: torch.Tensor, base: Any, parts: Sequence[LoraRows]) -> torch.Tensor:
+    """Return a layer's output, shape [..., out], for an input of shape [..., in] whose rows are counted as if flat."""
+    flat = [side for part in parts for side in (part.weights.a, part.weights.b)]
+    y: torch.Tensor = FusedLoraLinear.apply(x.reshape(-1, x.shape[-1]), base, parts, *flat)  # type: ignore[no-untyped-call]
+    return y.view(*x.shape[:-1], -1)
+
+
+def fuse_lora_layers(model: Any) -> dict[str, LoraWeights]:
     """Let a peft model's plain LoRA layers compute as one operation; others keep peft's way.
 
     Layers with dropout, a quantised base or a variant such as DoRA are others. Nothing has to be undone: the layers
@@ -64,15 +107,16 @@ def fuse_lora_layers(model: Any) -> int:
         model: A peft model with one adapter, named ``default``.
 
     Returns:
-        Number of fused layers.
+        The weights of the fused layers, by the layer's name in the base model.
     """
     from peft.tuners.lora import Linear
 
-    fused = 0
-    for layer in model.modules():
+    fused = {}
+    for name, layer in model.get_base_model().named_modules():
         if type(layer) is Linear and _is_plain(layer):
-            layer.forward = _fused_forward(layer)
-            fused += 1
+            a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            fused[name] = LoraWeights(a, b, float(layer.scaling["default"]))
+            layer.forward = _fused_forward(layer.base_layer, fused[name])
     return fused
 
 
@@ -87,12 +131,10 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
-def _fused_forward(layer: Any) -> Any:
-    """Return a forward method for one layer, its parts looked up once."""
-    base, scale = layer.base_layer, float(layer.scaling["default"])
-    a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+def _fused_forward(base: Any, weights: LoraWeights) -> Any:
+    """Return a forward method for one layer with one adapter."""
 
     def forward(x: torch.Tensor, *_: Any, **__: Any) -> Any:
-        return FusedLoraLinear.apply(x, base, a, b, scale)  # type: ignore[no-untyped-call]
+        return lora_linear(x, base, [LoraRows(0, x.numel() // x.shape[-1], weights)])
 
     return forward

@@ -7,6 +7,8 @@ its gradient are taken while it is in the cache, and it is forgotten.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,60 +28,84 @@ _LOGIT_CHANGES = (
 
 
 class FusedCrossEntropy(torch.autograd.Function):
-    """Sum of -log p(label) over rows, with the gradient of the rows made in the forward pass."""
+    """Sums of -log p(label) over the rows of every adapter, with the gradient of the rows made in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, head: Any, labels: torch.Tensor) -> torch.Tensor:
-        """Compute the sum.
+    def forward(ctx: Any, rows: torch.Tensor, head: Any, labels: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        """Compute the sums.
 
         Args:
             ctx: Autograd's context.
-            rows: Shape [S, hidden].
+            rows: Shape [S, hidden], those of an adapter side by side.
             head: The frozen vocabulary projection, weight of shape [V, hidden].
             labels: Shape [S].
+            sizes: Rows of every adapter, K numbers with the sum S.
 
         Returns:
-            Scalar, float32, in nats.
+            Shape [K], float32, in nats.
         """
-        total = torch.zeros((), dtype=torch.float32, device=rows.device)
+        losses = torch.empty(rows.shape[0], dtype=torch.float32, device=rows.device)
         grad = torch.empty_like(rows) if ctx.needs_input_grad[0] else None
         size = ROWS_AT_ONCE.get(rows.device.type, ROWS_AT_ONCE["cuda"])
         for start in range(0, rows.shape[0], size):
             chunk, gold = rows[start : start + size], labels[start : start + size, None]
             logits = torch.nn.functional.linear(chunk, head.weight, head.bias).float()
             normaliser = torch.logsumexp(logits, dim=-1, keepdim=True)
-            total += (normaliser - logits.gather(1, gold)).sum()
+            losses[start : start + size] = (normaliser - logits.gather(1, gold)).squeeze(1)
             if grad is not None:
                 probabilities = logits.sub_(normaliser).exp_()
                 probabilities.scatter_add_(1, gold, torch.full_like(normaliser, -1.0))
                 torch.mm(probabilities.to(rows.dtype), head.weight, out=grad[start : start + size])
         if grad is not None:
             ctx.save_for_backward(grad)
-        return total
+            ctx.sizes = sizes
+        return torch.stack([part.sum() for part in torch.split(losses, list(sizes))])
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
-        """Scale the gradient that the forward pass made."""
+        """Scale the gradients that the forward pass made, those of every adapter by its own weight."""
         (grad,) = ctx.saved_tensors
-        return grad * grads[0].to(grad.dtype), None, None
+        weights = grads[0].to(grad.dtype)
+        if len(ctx.sizes) > 1:
+            sizes = torch.tensor(ctx.sizes, device=grad.device)
+            weights = weights.repeat_interleave(sizes, output_size=grad.shape[0])[:, None]
+        return grad * weights, None, None, None
 
 
-def supervised_loss(hidden: torch.Tensor, labels: torch.Tensor, head: Any) -> torch.Tensor:
-    """Return the summed loss of a batch's supervised positions.
+def supervised_losses(hidden: torch.Tensor, labels: torch.Tensor, head: Any, sizes: Sequence[int]) -> torch.Tensor:
+    """Return the summed losses of a batch's supervised positions, one for every adapter.
 
     Args:
         hidden: Last hidden states, shape [B, T, hidden].
         labels: Shape [B, T], -100 where a token is not learnt; the token at t is predicted from position t - 1.
         head: The frozen vocabulary projection.
+        sizes: Sequences of every adapter, K numbers with the sum B; those of an adapter lie side by side.
 
     Returns:
-        Scalar, float32, in nats, summed over supervised tokens.
+        Shape [K], float32, in nats, summed over supervised tokens.
     """
     targets = labels[:, 1:]
     mask = targets != IGNORED
     rows = hidden[:, :-1][mask]
-    loss: torch.Tensor = FusedCrossEntropy.apply(rows, head, targets[mask])  # type: ignore[no-untyped-call]
-    return loss
+    counts = [rows.shape[0]] if len(sizes) == 1 else [int(part.sum()) for part in torch.split(mask, list(sizes))]
+    losses: torch.Tensor = FusedCrossEntropy.apply(rows, head, targets[mask], counts)  # type: ignore[no-untyped-call]
+    return losses
+
+
+class Decoder:
+    """A causal model as its backbone and its vocabulary projection: sequences in, losses out."""
+
+    def __init__(self, model: Any) -> None:
+        """Take a model without adapters, or the one below them."""
+        self._backbone = model.base_model
+        self._head = model.get_output_embeddings()
+        self._needs_types = "token_type_ids" in inspect.signature(self._backbone.forward).parameters
+
+    def losses(self, ids: torch.Tensor, labels: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+        """Return the summed losses of every adapter's sequences; shapes as in ``supervised_losses``."""
+        types = {"token_type_ids": torch.zeros_like(ids)} if self._needs_types else {}
+        hidden = self._backbone(input_ids=ids, use_cache=False, **types).last_hidden_state
+        return supervised_losses(hidden, labels, self._head, sizes)
 
 
 def has_plain_head(model: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 from pathlib import Path
 
@@ -48,3 +49,35 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
+def free_memory(device: str) -> None:
+    """Give freed memory back to the device."""
+    gc.collect()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def available_gib(device: str) -> float:
+    """Return the memory that can be had now, GiB: of the device on CUDA, else of the machine."""
+    if device == "cuda":
+        import torch
+
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return float((torch.cuda.mem_get_info()[0] + cached) / GIB)
+    import psutil
+
+    return float(psutil.virtual_memory().available / GIB)
+
+
+def used_gib(device: str) -> float:
+    """Return the memory in use by this process, GiB: on the device on CUDA, else on the machine."""
+    if device == "cuda":
+        import torch
+
+        return float(torch.cuda.memory_allocated() / GIB)
+    import psutil
+
+    return float(psutil.Process().memory_info().rss / GIB)

@@ -8,7 +8,6 @@ supervised tokens instead of a mean over batches.
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
@@ -17,7 +16,7 @@ from trl import SFTTrainer
 
 from transfergrid.grid import UserError
 from transfergrid.trainers.sft import IGNORED
-from transfergrid.trainers.sft.loss import supervised_loss
+from transfergrid.trainers.sft.loss import Decoder
 from transfergrid.trainers.sft.microbatches import LIMITS, MicrobatchLimits, group_by_length
 
 
@@ -44,11 +43,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         super().__init__(model, *args, **kwargs)
         for weight, exact in adapter:  # TRL rounds those on a quantised base to bfloat16, which small steps cannot move
             weight.data = exact
-        base = self.model.get_base_model()
-        self._backbone = base.base_model
-        self._head = base.get_output_embeddings()
+        self._decoder = Decoder(self.model.get_base_model())
         self._is_plain = plain_head
-        self._needs_types = "token_type_ids" in inspect.signature(self._backbone.forward).parameters
         self._limits = limits or LIMITS[self.args.device.type]
         self.model_accepts_loss_kwargs = self._loss_shifts_labels = True  # supervised tokens of a step are counted
         self.n_tokens_seen = 0
@@ -66,7 +62,7 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
             The batch's share of the step's mean loss per supervised token, nats.
 
         Raises:
-            NonFiniteLossError: If it is not finite; names step and learning rate.
+            NonFiniteLossError: If it is not finite.
         """
         model.train()
         inputs = self._prepare_inputs(inputs)
@@ -75,13 +71,21 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
             loss = self.compute_loss(model, part, num_items_in_batch=num_items_in_batch)
             self.accelerator.backward(loss)
             total += loss.detach()
+        self.take_loss(total, inputs)
+        return total
+
+    def take_loss(self, loss: torch.Tensor, inputs: dict[str, Any]) -> None:
+        """Count a batch's tokens and check its loss.
+
+        Raises:
+            NonFiniteLossError: If it is not finite; names step and learning rate.
+        """
         self.n_tokens_seen += int(inputs["attention_mask"].sum())
-        if not math.isfinite(total.item()):
+        if not math.isfinite(loss.item()):
             raise NonFiniteLossError(
-                f"loss is {total.item()} at step {self.state.global_step + 1} with learning rate "
+                f"loss is {loss.item()} at step {self.state.global_step + 1} with learning rate "
                 f"{self._get_learning_rate():.3g}; lower training.learning_rate, or raise training.warmup_ratio"
             )
-        return total
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -92,10 +96,8 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
         """
         if not self._is_plain or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        ids = inputs["input_ids"]
-        types = {"token_type_ids": torch.zeros_like(ids)} if self._needs_types else {}
-        hidden = self._backbone(input_ids=ids, use_cache=False, **types).last_hidden_state
-        return supervised_loss(hidden, inputs["labels"], self._head) / num_items_in_batch
+        ids, labels = inputs["input_ids"], inputs["labels"]
+        return self._decoder.losses(ids, labels, [len(ids)]).sum() / num_items_in_batch
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -106,18 +108,29 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
             NonFiniteLossError: If it is not finite.
         """
         self.model.eval()
-        inputs = self._prepare_inputs(self.data_collator(list(eval_dataset or self.eval_dataset)))
-        n_supervised = (inputs["labels"][:, 1:] != IGNORED).sum()
+        inputs, n_supervised = self.validation_inputs()
+        total = torch.zeros((), device=self.args.device)
         with torch.no_grad():
-            losses = [
-                self.compute_loss(self.model, part, num_items_in_batch=n_supervised) for part in self._groups(inputs)
-            ]
-        loss = sum(loss.item() for loss in losses)
-        if not math.isfinite(loss):
+            for part in self._groups(inputs):
+                total += self.compute_loss(self.model, part, num_items_in_batch=n_supervised)
+        return self.take_validation_loss(total)
+
+    def validation_inputs(self) -> tuple[dict[str, Any], torch.Tensor]:
+        """Return all validation examples as one batch, and the number of their supervised tokens."""
+        inputs = self._prepare_inputs(self.data_collator(list(self.eval_dataset)))
+        return inputs, (inputs["labels"][:, 1:] != IGNORED).sum()
+
+    def take_validation_loss(self, loss: torch.Tensor) -> dict[str, float]:
+        """Check the mean loss of the validation examples, log it, and tell the callbacks.
+
+        Raises:
+            NonFiniteLossError: If it is not finite.
+        """
+        if not math.isfinite(loss.item()):
             raise NonFiniteLossError(
-                f"validation loss is {loss} after step {self.state.global_step}; lower training.learning_rate"
+                f"validation loss is {loss.item()} after step {self.state.global_step}; lower training.learning_rate"
             )
-        metrics = {f"{metric_key_prefix}_loss": loss}
+        metrics = {"eval_loss": loss.item()}
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -25,7 +25,7 @@ UNSCORED = (DE, Cell("global_mmlu", "fr"))
 TOO_LONG = "item is longer than 2048 tokens"
 
 
-def write_holed_run(root: Path) -> RunFolder:
+def write_holed_run(root: Path, *, model: str = MODELS[0], reason: str = TOO_LONG) -> RunFolder:
     """2 tasks x 3 languages, one model, 32 items; one pair is not scored and one is a certain gain."""
     rows = item_rows(models=MODELS[:1], seeds=(17,), n_items=32)
     source, target = UNSCORED
@@ -36,7 +36,7 @@ def write_holed_run(root: Path) -> RunFolder:
         & (pl.col("target_language") == target.language)
     ).fill_null(False)
     nothing = dict.fromkeys(("pred", "pred_norm", "loglikelihoods_nats"))
-    unscored = [{**row, **nothing, "unscored_reason": TOO_LONG} for row in rows.filter(gone).iter_rows(named=True)]
+    unscored = [{**row, **nothing, "unscored_reason": reason} for row in rows.filter(gone).iter_rows(named=True)]
     sure = (pl.col("target_task") == EN.task) & (pl.col("target_language") == EN.language)
     from_de = (pl.col("source_task") == DE.task) & (pl.col("source_language") == DE.language)
     decided = sure & (pl.col("source_task").is_null() | from_de.fill_null(False))
@@ -46,7 +46,7 @@ def write_holed_run(root: Path) -> RunFolder:
         for item in range(32)
     ]
     frames = [rows.filter(~gone & ~decided), item_frame(unscored), item_frame(answers)]
-    return write_run(root, pl.concat(frames))
+    return write_run(root, pl.concat(frames).with_columns(model=pl.lit(model)))
 
 
 def write_two_models(root: Path) -> RunFolder:
@@ -70,6 +70,14 @@ def data_of(page: str) -> dict[str, Any]:
     start = page.index('id="data">') + len('id="data">')
     found: dict[str, Any] = json.loads(page[start : page.index("</script>", start)])
     return found
+
+
+def matrix_of(page: str) -> dict[str, Any]:
+    """Return views, sources, targets and reasons out of the description of a page's matrix."""
+    chart = data_of(page)["charts"]["matrix-chart"]
+    params = {each["name"]: each["value"] for each in chart["params"] if "value" in each}
+    lists = {name: params[name] for name in ("sources", "targets", "reasons")}
+    return {"views": chart["datasets"][chart["data"]["name"]], **lists}
 
 
 def place_of(matrix: dict[str, Any], source: Cell, target: Cell) -> int:

@@ -88,8 +88,11 @@ def test_a_table_of_seeds_only_claims_no_chance_and_no_harm_beyond_noise() -> No
     text = text_of(seeds)
     for gone in ("chance alone would make", "Harm that noise does not explain"):
         assert gone not in text
-    assert "look harmed by chance alone is not known, since imported standard errors are across training seeds" in text
-    assert "the t tests of imported tables contain training noise only and find too much" in text
+    assert (
+        "look harmed by chance alone is not known. The reason: imported standard errors are across training seeds"
+        in text
+    )
+    assert "So the t tests of imported tables contain training noise only and find too much" in text
     assert key_figures(seeds, FAST)[3].note.endswith("60 tests of training noise only")
     shown = " ".join(f"{_rendered(summary(seeds, FAST))}".split())
     assert "how many would count as harm by chance is not known" in shown
@@ -107,14 +110,17 @@ def test_when_all_scores_are_negative_the_best_only_harms_least() -> None:
     assert "Clearly helping" not in text
     assert "Clearly harming less than the average of their kind, but not helping: arc_challenge (CT-CL)" in text
     up = text_of(from_rows(rows.with_columns(delta_pp=pl.col("delta_pp") + 30)))
-    assert "helps the others most and" in up
+    assert "helps the others most." in up
     assert "Clearly helping more than the average of their kind: arc_challenge (CT-CL)" in up
     assert "Clearly harming less" not in up
 
 
 def test_scores_that_tie_have_no_winner() -> None:
     text = text_of(from_rows(transfer_rows(MODELS, cells())))
-    assert "Among languages (MT-CL), 3 of 3 tie at +0.00 pp as the best donors and 3 of 3 tie" in text
+    assert (
+        "Among languages (MT-CL), 3 of 3 tie at +0.00 pp as the best donors. Among languages (MT-CL), 3 of 3 tie"
+        in text
+    )
     assert "helps the others most" not in text
     assert "harms the others least" not in text
 

@@ -120,7 +120,7 @@ def test_adapter_of_another_base_is_refused(tiny_adapters: tuple[Path, ...], bas
         ("base_model.model.layers.0.self_attn.q_proj.lora_A.weight", "grid convert-adapter"),
         ("model.layers.0.self_attn.q_proj.lora_a", "grid convert-adapter"),
         ("layers.0.attn.q_proj.lora_a.weight", "grid convert-adapter"),
-        ("base_model.model.transformer.h.0.attn.c_attn.lora_A.weight", "grid convert-adapter"),
+        ("base_model.model.transformer.h.0.attn.c_attn.lora_A.weight", "a base of another build, such as GPT-2"),
         ("base_model.model.model.layers.0.self_attn.q_proj.lora.weight", "save it with peft"),
     ],
 )

@@ -12,6 +12,7 @@ from rich.console import Console
 from tests.engine.fake_scorer import FakeScorer
 from transfergrid.engine.evaluation import selftest
 from transfergrid.engine.evaluation.selftest import SelftestReport, WayResult, largest_difference, run_selftest
+from transfergrid.engine.interfaces import TokenisedItem
 from transfergrid.engine.workers.version import require_tested, selftest_record
 
 RIGHT = WayResult(name="planned", dtype="float32", base_difference=1e-4, adapter_difference=2e-4, effect=3.0)
@@ -44,7 +45,7 @@ def test_the_report_shows_differences_and_why_a_way_did_not_run() -> None:
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "2.0e-04" in text
     assert "bit-equal" in text
-    assert "did not run: AssertionError" in text
+    assert "public float32 did not run: AssertionError: half precision only" in text
     assert report.rows()["is_right"].to_list() == [True, False]
 
 
@@ -65,6 +66,17 @@ def made_up(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(selftest, "resolve_dtype", lambda *_: "float32")
     monkeypatch.setattr(selftest, "engine_device_type", lambda: "cuda")
     return scorers
+
+
+@pytest.mark.engine
+def test_every_way_gives_what_transformers_gives(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "resolve_dtype", lambda *_: "float32")
+    items = [TokenisedItem(item_id="a", context=(1, 2), continuations=((3,), (4, 5)))]  # shorter than the probe
+    report = selftest.compare_ways(tiny_llama, items)
+    assert [(way.name, way.failure, way.is_right) for way in report.ways] == [
+        ("planned", None, True),
+        ("public", None, True),
+    ]
 
 
 def test_a_passed_selftest_lets_an_untested_device_run(made_up: dict[str, FakeScorer]) -> None:

@@ -35,3 +35,19 @@ def test_a_sweep_killed_at_random_moments_ends_as_if_it_had_not_been(
         assert list(run.scores.glob(".*")) == []
         (run.scores / INDEX_FILE).unlink()
         assert ScoreStore(run.scores).scan() == told, "the index says something else than the parts"
+
+
+def test_an_adaptive_sweep_killed_between_slices_and_in_one_ends_as_if_it_had_not_been(
+    tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path: Path
+) -> None:
+    whole = RunFolder(tmp_path / "whole")
+    add_adapters(small_config(tiny_llama, languages=LANGUAGES), whole, tiny_adapters[0])
+    rounds = run_killer(
+        "tests.engine.kill_sweeps", model=str(tiny_llama), whole=str(whole.root), n_kills=8, adaptive=True
+    )
+    expected = stored_rows(whole)
+    assert 7 * 6 * 4 < expected.height < 7 * 6 * 16, "no pair was stopped, or all of them at once"
+    for number, kills in enumerate(rounds):
+        run = RunFolder(tmp_path / f"killed-{number}")
+        assert_kept(kills, run.root)
+        assert_frame_equal(stored_rows(run), expected, check_exact=True)

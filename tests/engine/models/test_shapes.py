@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from transfergrid.engine.interfaces import AdapterError
 from transfergrid.engine.models.shapes import plan_linear_shapes, read_linear_shapes
@@ -16,6 +18,12 @@ def test_linear_shapes_are_those_of_the_checkpoint(tiny_llama: Path) -> None:
     assert base["layers.0.self_attn.k_proj"] == (64, 128)
     assert base["layers.1.mlp.down_proj"] == (128, 192)
     assert len(base) == 14
+
+
+def test_a_base_of_another_build_is_named_by_one_of_its_layers(tmp_path: Path) -> None:
+    save_file({"transformer.h.0.attn.c_attn.weight": torch.zeros(4, 12)}, tmp_path / "model.safetensors")
+    with pytest.raises(AdapterError, match=r"like 'transformer.h.0.attn.c_attn.weight'; expected .* GPT-2, are not"):
+        read_linear_shapes(tmp_path)
 
 
 def test_folder_without_weights_is_no_base(tmp_path: Path) -> None:
@@ -49,12 +57,15 @@ def test_layers_are_told_only_of_models_that_transformers_knows(tmp_path: Path) 
         plan_linear_shapes(tmp_path)
     snapshot = tmp_path / "snapshots" / "0123abcd"
     snapshot.mkdir(parents=True)
-    (snapshot / "config.json").write_text('{"model_type": "unheard_of"}', encoding="utf-8")
-    with pytest.raises(
-        AdapterError,
-        match=r"cannot be told from its config\.json \(.*`unheard_of`.*\); expected a causal language model",
+    for text, reason in (
+        ('{"model_type": "unheard_of"}', "unheard_of"),
+        ('{"model_type": "llama", "num_hidden_layers": 1000000000}', r"1e\+09 layers"),
     ):
-        plan_linear_shapes(snapshot)
+        (snapshot / "config.json").write_text(text, encoding="utf-8")
+        with pytest.raises(
+            AdapterError, match=rf"told from its config\.json \(.*{reason}.*\); expected a causal language"
+        ):
+            plan_linear_shapes(snapshot)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.models import make_tiny_tokenizer
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.scorers.launch import start_llm, start_vllm
 from transfergrid.engine.scorers.vllm import close_llm
@@ -37,8 +39,20 @@ def test_workers_that_do_not_start_name_the_setting_and_the_main_guard(monkeypat
     failing_with(monkeypatch, RuntimeError("WorkerProc initialization failed."))
     with pytest.raises(UserError, match=r"tensor_parallel_size 2 did not start: WorkerProc .*; .* 'if __name__ =="):
         start_llm(PARALLEL)
-    with pytest.raises(RuntimeError, match="WorkerProc initialization failed"):  # one process: a bug, not a setting
-        start_llm({"tensor_parallel_size": 1})
+
+
+def test_a_kind_of_model_that_vllm_does_not_serve_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing_with(monkeypatch, ValueError("XForCausalLM does not\nsupport LoRA yet."))
+    with pytest.raises(UserError, match=r"in '/x' here: ValueError: XForCausalLM does not support LoRA yet\.; 'grid"):
+        start_llm({"tensor_parallel_size": 1, "model": "/x"})
+
+
+def test_a_model_whose_attention_has_no_kernel_here_is_one_sentence(tmp_path: Path) -> None:
+    tokenizer = make_tiny_tokenizer(tmp_path)
+    shape = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 1}
+    LlamaForCausalLM(LlamaConfig(**shape, vocab_size=len(tokenizer))).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"Unsupported CPU attention configuration: head_dim=16 .* --engine reference"):
+        start_vllm(tmp_path, EngineConfig(dtype="float32", kv_cache_gib=0.05), longest_tokens=64)
 
 
 def test_a_spawned_worker_that_runs_the_script_again_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,6 @@ from transfergrid.engine.server.launch import (
     prepare_server,
     require_free,
 )
-from transfergrid.engine.workers.server_watch import end_with_server
 from transfergrid.grid import UserError
 
 
@@ -116,7 +113,7 @@ def test_a_port_that_is_taken_is_refused() -> None:
 
 def test_the_command_names_the_model_our_workers_and_the_guard(tiny_llama: Path, tmp_path: Path) -> None:
     found = start(small_config(tiny_llama), tmp_path)
-    assert found.arguments[:3] == (sys.executable, "-m", "vllm.entrypoints.openai.api_server")
+    assert found.arguments[:3] == (sys.executable, "-m", "transfergrid.engine.server.process")
     assert value(found, "--model") == str(tiny_llama)
     assert value(found, "--served-model-name") == "tiny"
     assert value(found, "--worker-cls").startswith("transfergrid.engine.")
@@ -199,27 +196,6 @@ def test_it_becomes_the_server(tiny_llama: Path, tmp_path: Path, monkeypatch: py
     found.run()
     environment = {**found.environment, "TRANSFERGRID_SERVER_PID": str(os.getpid())}
     assert called == [(sys.executable, found.arguments, environment)]
-
-
-WATCHER = "from transfergrid.engine.workers.server_watch import end_with_server as end; import time; end(); print('on', flush=True); time.sleep(60)"
-
-
-def test_a_worker_ends_with_its_server() -> None:
-    server = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    environment = {**os.environ, "TRANSFERGRID_SERVER_PID": str(server.pid)}
-    worker = subprocess.Popen([sys.executable, "-c", WATCHER], env=environment, stdout=subprocess.PIPE, text=True)
-    assert worker.stdout is not None
-    assert worker.stdout.readline() == "on\n"
-    assert worker.poll() is None
-    server.kill()
-    server.wait()
-    assert worker.wait(3) == -signal.SIGKILL, "killed without a word: the watch looks five times a second"
-    worker.stdout.close()
-
-
-def test_an_embedded_engine_watches_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRANSFERGRID_SERVER_PID", raising=False)
-    assert end_with_server() is None
 
 
 def grid_serve(folder: Path, model: Path, *arguments: str, names: tuple[str, ...] = ("tiny",)) -> Result:

@@ -234,5 +234,7 @@ def test_a_key_that_is_missing_or_wrong_is_named(given: str | None, message: str
 
 def test_a_server_of_another_version_is_refused(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transfergrid.engine.server.guard.vllm_version", lambda: "0.31.0")
-    with pytest.raises(EngineLostError, match=r"runs vLLM '0\.31\.0' and interface 2; expected '0\.32\.0' and 2"):
+    with pytest.raises(
+        EngineLostError, match=r"runs vLLM '0\.31\.0' and interface 2; expected one of \['0\.26\.0', '0\.32\.0'\] and 2"
+    ):
         ServerClient(server.url, None).facts()

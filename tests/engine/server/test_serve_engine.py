@@ -52,8 +52,9 @@ class ServeProcess:
         self.folder, self.url, self.port = folder, f"http://127.0.0.1:{port}", port
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        with (self.folder / "serve.log").open("ab") as log:
+    def launch(self, path: Path) -> None:
+        """Start the process and do not wait for it; what it says goes to a file."""
+        with path.open("ab") as log:
             self.process = subprocess.Popen(
                 command("serve", self.folder, "--port", str(self.port)),
                 env=environment(),
@@ -62,6 +63,10 @@ class ServeProcess:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def start(self) -> None:
+        self.launch(self.folder / "serve.log")
+        assert self.process is not None
         for _ in range(1200):
             assert self.process.poll() is None, (self.folder / "serve.log").read_text()[-3000:]
             if self.answers():
@@ -273,3 +278,16 @@ def test_an_interrupt_leaves_no_process_behind(served: ServeProcess) -> None:
     assert alive == []
     assert status == 0
     assert not served.answers()
+
+
+def test_the_engine_ends_with_a_server_killed_in_its_first_moments(folder: Path, tmp_path: Path) -> None:
+    served = ServeProcess(folder, free_port())
+    served.launch(tmp_path / "serve.log")
+    assert served.process is not None
+    engine: list[psutil.Process] = []
+    while not engine:  # vLLM's engine names itself before it shakes hands with the server
+        assert served.process.poll() is None, (tmp_path / "serve.log").read_text()[-3000:]
+        engine = [child for child in served.family() if "EngineCore" in child.name()]
+        time.sleep(0.01)
+    status, alive = served.end(signal.SIGKILL)
+    assert (status, alive) == (-signal.SIGKILL, [])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from transfergrid.trainers.sft.fused_lora import FusedLoraLinear, fuse_lora_layers
+from transfergrid.trainers.sft.fused_lora import LoraRows, LoraWeights, fuse_lora_layers, lora_linear
 
 
 def make_peft(folder: Path, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
@@ -32,8 +32,14 @@ def logits_and_gradients(model: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
 def test_gradients_equal_finite_differences() -> None:
     torch.manual_seed(0)
     base = torch.nn.Linear(5, 7, dtype=torch.float64).requires_grad_(False)
-    x, a, b = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 3, 5), (2, 5), (7, 2)))
-    assert torch.autograd.gradcheck(lambda x, a, b: FusedLoraLinear.apply(x, base, a, b, 1.5), (x, a, b))
+    shapes = ((2, 3, 5), (2, 5), (7, 2), (3, 5), (7, 3))
+    inputs = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+    def layer(x: torch.Tensor, *sides: Any) -> torch.Tensor:  # two adapters of other ranks on two and four rows
+        parts = [LoraRows(0, 2, LoraWeights(*sides[:2], 1.5)), LoraRows(2, 6, LoraWeights(*sides[2:], 0.5))]
+        return lora_linear(x, base, parts)
+
+    assert torch.autograd.gradcheck(layer, inputs)
 
 
 @pytest.mark.parametrize("family", ["tiny_llama", "tiny_qwen2"])
@@ -42,7 +48,7 @@ def test_fused_layers_compute_what_peft_computes(family: str, rslora: bool, requ
     folder = request.getfixturevalue(family)
     expected, expected_grads = logits_and_gradients(make_peft(folder, use_rslora=rslora))
     model = make_peft(folder, use_rslora=rslora)
-    assert fuse_lora_layers(model) == 6
+    assert len(fuse_lora_layers(model)) == 6
     logits, grads = logits_and_gradients(model)
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
     for grad, expected_grad in zip(grads, expected_grads, strict=True):
@@ -63,7 +69,7 @@ def test_bfloat16_base_keeps_float32_adapters_and_close_gradients(tiny_llama: Pa
 
 @pytest.mark.parametrize("settings", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}])
 def test_layers_with_more_than_the_plain_sum_keep_pefts_way(tiny_llama: Path, settings: dict[str, Any]) -> None:
-    assert fuse_lora_layers(make_peft(tiny_llama, **settings)) == 0
+    assert fuse_lora_layers(make_peft(tiny_llama, **settings)) == {}
 
 
 def test_nothing_below_the_lowest_adapter_gets_a_gradient(tiny_llama: Path) -> None:

@@ -8,33 +8,37 @@ from torch.nn import functional
 
 from transfergrid.trainers.sft import IGNORED
 from transfergrid.trainers.sft import loss as loss_module
-from transfergrid.trainers.sft.loss import has_plain_head, supervised_loss
+from transfergrid.trainers.sft.loss import has_plain_head, supervised_losses
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 4, 128])
 @pytest.mark.parametrize("bias", [False, True])
-def test_loss_and_gradient_equal_cross_entropy_over_full_logits(
-    rows_at_once: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("sizes", [[3], [1, 2]])
+def test_losses_and_gradient_equal_cross_entropy_over_full_logits(
+    rows_at_once: int, bias: bool, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(loss_module.ROWS_AT_ONCE, "cpu", rows_at_once)
     torch.manual_seed(0)
     head = torch.nn.Linear(8, 50, bias=bias).requires_grad_(False)
     hidden = torch.randn(3, 6, 8, requires_grad=True)
     labels = torch.randint(0, 50, (3, 6)).masked_fill(torch.rand(3, 6) < 0.4, IGNORED)
-    expected = functional.cross_entropy(
-        head(hidden)[:, :-1].reshape(-1, 50), labels[:, 1:].reshape(-1), ignore_index=IGNORED, reduction="sum"
+    each = functional.cross_entropy(
+        head(hidden)[:, :-1].reshape(-1, 50), labels[:, 1:].reshape(-1), ignore_index=IGNORED, reduction="none"
     )
-    (expected_grad,) = torch.autograd.grad(expected / 7, hidden)
-    found = supervised_loss(hidden, labels, head)
-    (grad,) = torch.autograd.grad(found / 7, hidden)
+    expected = torch.stack([part.sum() for part in each.view(3, 5).split(sizes)])
+    weights = torch.tensor([1 / 7, 1 / 3][: len(sizes)])  # each adapter's loss is a mean over its own tokens
+    (expected_grad,) = torch.autograd.grad((expected * weights).sum(), hidden)
+    found = supervised_losses(hidden, labels, head, sizes)
+    (grad,) = torch.autograd.grad((found * weights).sum(), hidden)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(grad, expected_grad)
 
 
 def test_batch_without_supervised_tokens_has_no_loss_and_no_gradient() -> None:
     hidden = torch.randn(1, 3, 4, requires_grad=True)
-    loss = supervised_loss(hidden, torch.full((1, 3), IGNORED), torch.nn.Linear(4, 5).requires_grad_(False))
-    loss.backward()
+    head = torch.nn.Linear(4, 5).requires_grad_(False)
+    loss = supervised_losses(hidden, torch.full((1, 3), IGNORED), head, [1])
+    loss.sum().backward()
     assert loss.item() == 0
     assert hidden.grad is not None
     assert not hidden.grad.any()

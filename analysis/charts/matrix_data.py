@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from scipy import special
 
+from transfergrid.analysis.charts.matrix import LISTS
 from transfergrid.analysis.records import PAIR, SOURCE, TARGET
 from transfergrid.analysis.statistics.significance import holds_fdr
 from transfergrid.config.settings import AnalysisConfig
@@ -17,8 +18,11 @@ from transfergrid.config.settings import AnalysisConfig
 ALL_MODELS = "all models"
 """Name of the view that averages over models."""
 
+GRADED = ", graded transfer"
+"""Ending of the names of views of graded transfer."""
 NOT_THERE = "not part of this run"
-DIGITS = 4
+DIGITS = {"delta_pp": 2, "half_pp": 2, "base_score": 3, "q_value": 4}
+"""Decimals of the numbers in a page."""
 
 _SCALE_QUANTILE = 0.98
 _NICE_PP = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
@@ -33,25 +37,45 @@ def matrix_data(transfer: pl.DataFrame, settings: AnalysisConfig) -> dict[str, A
 
     Returns:
         ``sources`` and ``targets``: [task, language] in order. ``views``: one per model (and one for the mean of
-        several) with lists of length sources x targets, source by source; null where there is no such number.
-        ``reasons``: texts that ``reason`` points into; a cell with a reason was not scored. ``limit_pp``: where the
-        colour scale ends.
+        several), then the same of graded transfer where there is any, with the lists of `LISTS`; null where there is no
+        such number, empty where no entry has one. ``reasons``: texts that ``reason`` points into; a cell with a reason
+        was not scored. ``limit_pp``: where the colour scale ends.
     """
     sources, targets = (_cells(transfer, names) for names in (SOURCE, TARGET))
     places = sources.join(targets, how="cross", maintain_order="left_right")
-    rows = _with_intervals(transfer, settings)
-    reasons = sorted({*transfer["reason"].drop_nulls(), NOT_THERE})
-    models = transfer["model"].unique().sort().to_list()
-    views = [_model_view(model, places, rows, reasons) for model in models]
-    if len(models) > 1:
-        views.insert(0, _mean_view(places, rows, reasons, settings))
+    metrics = {"": _with_intervals(transfer, settings)}
+    if transfer["graded_pp"].count():
+        metrics[GRADED] = _graded(transfer, settings)
+    reasons = sorted({NOT_THERE, *(reason for rows in metrics.values() for reason in rows["reason"].drop_nulls())})
+    views = [
+        view | {"name": view["name"] + ending}
+        for ending, rows in metrics.items()
+        for view in _views(places, rows, reasons, settings)
+    ]
     return {
         "sources": [list(row) for row in sources.iter_rows()],
         "targets": [list(row) for row in targets.iter_rows()],
-        "views": views,
+        "views": [{"view": place, **view} for place, view in enumerate(views)],
         "reasons": reasons,
         "limit_pp": colour_limit(transfer["delta_pp"].drop_nulls().to_numpy()),
     }
+
+
+def _views(
+    places: pl.DataFrame, rows: pl.DataFrame, reasons: Sequence[str], settings: AnalysisConfig
+) -> list[dict[str, Any]]:
+    """Return the view of every model, after that of their mean where there are several."""
+    models = rows["model"].unique().sort().to_list()
+    views = [_model_view(model, places, rows, reasons) for model in models]
+    return [_mean_view(places, rows, reasons, settings), *views] if len(models) > 1 else views
+
+
+def _graded(transfer: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
+    """Return the rows with graded transfer in the columns of the delta; a probability has no base score."""
+    none = pl.lit(None, dtype=pl.Float64).alias("base_score")
+    graded = {"delta_pp": "graded_pp", "se_pp": "graded_se_pp", "q_value": "graded_q", "reason": "graded_reason"}
+    half = (pl.col("graded_pp_high") - pl.col("graded_pp_low")) / 2
+    return _with_intervals(transfer.with_columns(none, **graded), settings).with_columns(half_pp=half)
 
 
 def colour_limit(deltas: np.ndarray) -> float:
@@ -87,13 +111,8 @@ def _with_intervals(transfer: pl.DataFrame, settings: AnalysisConfig) -> pl.Data
 
 
 def _model_view(model: str, places: pl.DataFrame, rows: pl.DataFrame, reasons: Sequence[str]) -> dict[str, Any]:
-    part = _placed(places, rows.filter(pl.col("model") == model), reasons)
-    return {
-        "name": model,
-        "n_models": 1,
-        "significant": [None if flag is None else int(flag) for flag in part["significant"]],
-        **_columns(part, ("delta_pp", "half_pp", "base_score", "q_value", "n_items", "n_seeds", "reason")),
-    }
+    part = _placed(places, rows.filter(pl.col("model") == model).rename({"n_seeds": "n"}), reasons)
+    return {"name": model, "n_is": "seeds", **_columns(part.with_columns(pl.col("significant").cast(pl.Int8)))}
 
 
 def _mean_view(
@@ -105,7 +124,7 @@ def _mean_view(
         delta_pp=pl.col("delta_pp").mean(),
         se_pp=pl.col("delta_pp").std() / there.sum().sqrt(),
         df=there.sum().cast(pl.Float64) - 1,
-        n_models=there.sum().cast(pl.Int64),
+        n=there.sum().cast(pl.Int64),
         n_tested=pl.col("significant").count().cast(pl.Int64),
         n_gain=(significant & (pl.col("delta_pp") > 0)).sum().cast(pl.Int64),
         n_loss=(significant & (pl.col("delta_pp") < 0)).sum().cast(pl.Int64),
@@ -113,10 +132,12 @@ def _mean_view(
         n_items=pl.col("n_items").min(),
         reason=pl.when(~there.any()).then(pl.col("reason").drop_nulls().sort().first()),
     )
-    mean = mean.with_columns(half_pp=half_width(mean["se_pp"], mean["df"], settings.confidence))
-    names = ("delta_pp", "half_pp", "base_score", "n_models", "n_tested", "n_gain", "n_loss", "n_items", "reason")
-    columns = _columns(_placed(places, mean, reasons), names)
-    return {"name": ALL_MODELS, "n_models": rows["model"].n_unique(), **{"models": columns.pop("n_models")}, **columns}
+    most = 2 * pl.max_horizontal("n_gain", "n_loss") > pl.col("n_tested")
+    mean = mean.with_columns(
+        half_pp=half_width(mean["se_pp"], mean["df"], settings.confidence),
+        significant=pl.when(pl.col("n_tested") > 0).then(most.cast(pl.Int8)),
+    )
+    return {"name": ALL_MODELS, "n_is": "models", **_columns(_placed(places, mean, reasons))}
 
 
 def _placed(places: pl.DataFrame, rows: pl.DataFrame, reasons: Sequence[str]) -> pl.DataFrame:
@@ -130,6 +151,10 @@ def _placed(places: pl.DataFrame, rows: pl.DataFrame, reasons: Sequence[str]) ->
     )
 
 
-def _columns(part: pl.DataFrame, names: Sequence[str]) -> dict[str, list[Any]]:
-    rounded = part.select(pl.col(name).round(DIGITS) if part[name].dtype.is_float() else name for name in names)
-    return {name: rounded[name].to_list() for name in names}
+def _columns(part: pl.DataFrame) -> dict[str, list[Any]]:
+    lists = {}
+    for name in LISTS:
+        there = name in part.columns and part[name].null_count() < part.height
+        column = part[name] if there else pl.Series([], dtype=pl.Int64)
+        lists[name] = (column.round(DIGITS[name]) if column.dtype.is_float() else column).to_list()
+    return lists

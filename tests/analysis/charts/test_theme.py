@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-FOLDER = Path(__file__).parents[3] / "analysis" / "report"
+from transfergrid.analysis.charts.theme import COLOURS, DEEP
+
 SHADES = np.linspace(0, 1, 101)
 # Machado, Oliveira and Fernandes 2009, severity 1.0, on linear RGB
 VISIONS = {
@@ -28,17 +26,12 @@ Colour = npt.NDArray[np.float64]
 
 
 def schemes() -> dict[str, dict[str, str]]:
-    """Return the custom properties of the light and the dark scheme."""
-    blocks = re.findall(r":root \{(.*?)\}", (FOLDER / "style.css").read_text(encoding="utf-8"), re.DOTALL)
-    light, dark = (dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block)) for block in blocks)
-    return {"light": light, "dark": dark}
+    """Return the colours of the light and the dark scheme."""
+    return COLOURS
 
 
 def threshold(scheme: str) -> float:
-    script = (FOLDER / "matrix.js").read_text(encoding="utf-8")
-    found = re.search(rf"deep{scheme.capitalize()} = ([0-9.]+)", script)
-    assert found is not None
-    return float(found.group(1))
+    return DEEP[scheme]
 
 
 def rgb(text: str) -> Colour:
