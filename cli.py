@@ -14,18 +14,19 @@ from transfergrid import __version__
 from transfergrid.commands import (
     analyze,
     convert_adapter,
-    data,
     doctor,
     evaluate,
     imports,
-    init,
     plan,
+    prepare,
     quickstart,
     recommend,
     report,
     serve,
     train_adapters,
+    view,
 )
+from transfergrid.commands.interchange import lm_eval
 from transfergrid.grid import UserError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -68,8 +69,10 @@ def main() -> None:
     \b
     Beside it:
       grid quickstart       all of the above on the bundled model and items, in minutes
+      grid status           what is done, failed and left
       grid recommend        sources that help one target cell
       grid import           results from elsewhere, to analyze like a run's own
+      grid lm-eval          run lm-evaluation-harness on this engine, with many adapters
       grid serve            keep a model running for 'grid eval --server'
       grid convert-adapter  write an adapter of another format in peft's
       grid doctor           check this machine for training and scoring
@@ -77,12 +80,13 @@ def main() -> None:
 
 
 for _command in (
-    init.init,
+    prepare.init,
     plan.plan,
-    data.data,
+    prepare.data,
     doctor.doctor,
     train_adapters.train_adapters_command,
     evaluate.evaluate_command,
+    view.status,
     analyze.analyze_command,
     report.report,
     recommend.recommend_command,
@@ -90,6 +94,7 @@ for _command in (
     quickstart.quickstart,
     serve.serve,
     convert_adapter.convert_adapter_command,
+    lm_eval.lm_eval_command,
 ):
     main.add_command(_command)
 

@@ -22,6 +22,10 @@ BASELINE_NAME = "base"
 BASE_KIND = "base"
 CELL_KIND = "cell"
 """Kind of the adapters that were trained on one cell."""
+MIXTURE_KIND = "mixture"
+"""Kind of the adapters that were trained on several cells together."""
+MERGE_KIND = "merge"
+"""Kind of the adapters that were made of others, without training."""
 
 _SOURCE_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
 _TASK_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
@@ -124,7 +128,12 @@ def regime_of_several(cells: Sequence[Cell], target: Cell) -> str:
     return next(regime for regime in TRANSFER_REGIMES if regime in found)
 
 
-KINDS: dict[str, Callable[[Sequence[Cell], Cell], str | None]] = {BASE_KIND: no_regime, CELL_KIND: regime_of_one}
+KINDS: dict[str, Callable[[Sequence[Cell], Cell], str | None]] = {
+    BASE_KIND: no_regime,
+    CELL_KIND: regime_of_one,
+    MIXTURE_KIND: regime_of_several,
+    MERGE_KIND: regime_of_several,
+}
 """Kinds of sources, each with its rule for the regime of its cells and a target; None: no regime."""
 
 
@@ -167,15 +176,27 @@ class Source:
                 f"source name {self.name!r} is not usable; expected at most 100 lower-case letters, digits, "
                 "underscores and hyphens, starting with a letter or a digit"
             )
-        if self.kind == CELL_KIND and len(self.cells) != 1:
-            raise UserError(f"source {self.name!r} has {len(self.cells)} cells; kind {CELL_KIND!r} has one")
-        implied = _kind_and_cells(self.name)
-        is_plain = self.kind in (BASE_KIND, CELL_KIND) and not self.variant
-        if (implied or is_plain) and (not is_plain or implied != (self.kind, self.cells)):
+        if (self.kind == CELL_KIND and len(self.cells) != 1) or not (self.cells or self.is_base):
+            expected = "one" if self.kind == CELL_KIND else "at least one"
+            raise UserError(f"source {self.name!r} has {len(self.cells)} cells; kind {self.kind!r} has {expected}")
+        if len(set(self.cells)) < len(self.cells):
+            raise UserError(f"source {self.name!r} names a cell twice in {list(map(str, self.cells))}; name each once")
+        if self._has_ambiguous_name():
             raise UserError(
                 f"source name {self.name!r} is not usable for kind {self.kind!r}; {BASELINE_NAME!r} is the base model, "
                 "'task-lang' the usual adapter of that cell, and other sources have other names"
             )
+
+    def _has_ambiguous_name(self) -> bool:
+        """Whether the name is not that of the base or cell, or is one though this is another kind of source.
+
+        ``romance-arc`` could be a cell by its form; of a mixture it is refused only where its task is known.
+        """
+        implied = _kind_and_cells(self.name)
+        if self.kind in (BASE_KIND, CELL_KIND) and not self.variant:
+            return implied != (self.kind, self.cells)
+        tasks = {*TASKS, *(cell.task for cell in self.cells)}
+        return implied is not None and all(cell.task in tasks for cell in implied[1])
 
     @classmethod
     def of(cls, cell: Cell, seed: int | None = None) -> Source:

@@ -12,11 +12,11 @@ from rich.text import Text
 
 from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
 from transfergrid.analysis.tables.registry import all_tables
-from transfergrid.analysis.tables.remarks import remark_lines
 from transfergrid.analysis.terminal.hierarchy import hierarchy_rows, hierarchy_view
 from transfergrid.analysis.terminal.matrix import MatrixView
 from transfergrid.analysis.terminal.summary import summary
-from transfergrid.analysis.terminal.table_view import table_view
+from transfergrid.analysis.terminal.table_view import TableView
+from transfergrid.analysis.transfer.remarks import remark_lines
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.files import csv_text, write_atomically, write_text
@@ -64,7 +64,7 @@ class AnalysisReport:
             return MatrixView(self.tables.language_matrices, self.metric)
         if self.shown == HIERARCHY:
             return hierarchy_view(self.tables.roles)
-        return table_view(self.shown, self.tables[self.shown])
+        return TableView(self.shown, self.tables[self.shown])
 
     def rows(self) -> pl.DataFrame:
         """Return the rows behind what is shown; the summary's are the regimes."""

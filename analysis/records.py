@@ -61,6 +61,10 @@ class Transfer:
     """Models of the configuration without any score, where the store has scores of others."""
     other_kinds: pl.DataFrame = field(default_factory=pl.DataFrame)
     """Rows of other kinds of sources, in the columns of ``rows``; no table of single-cell sources takes them."""
+    other_sources: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """One row per other source: ``source``, ``source_kind``, ``source_cells``, ``method`` (of a merge)."""
+    every_item: tuple[ItemBlock, ...] = ()
+    """Item-wise differences of all kinds of sources, keyed by `EVERY_KEY`."""
     graded_items: tuple[ItemBlock, ...] = ()
     """What items add to graded transfer, blocks as in ``items``; only of pairs that have it."""
 

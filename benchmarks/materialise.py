@@ -26,7 +26,7 @@ Splits = dict[Split, dict[str, dict[str, Question]]]
 def request_hash(config: GridConfig) -> str:
     """Return a hash of everything in a configuration that decides the materialised rows."""
     specs = [get_task(name, config.custom_tasks).spec.model_dump(mode="json") for name in config.tasks]
-    data = config.data.model_dump(mode="json")
+    data = config.data.model_dump(mode="json", exclude={"test_items_per_seed"})
     return hash_json({"data": data, "tasks": specs, "languages": sorted(config.languages)})
 
 

@@ -19,7 +19,7 @@ from transfergrid.commands.options import (
     say_remote_code,
     with_config,
 )
-from transfergrid.commands.output import make_console, print_report
+from transfergrid.commands.output import make_console, print_report, say_next
 from transfergrid.commands.plan import show_estimate
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
@@ -60,8 +60,7 @@ def evaluate_command(
       grid eval --source base --source arc_challenge-de --target hellaswag-fr
       grid eval --adapters ~/adapters --adapter-pattern 'lora_{task}_{language}_{seed}'
       grid eval --server http://127.0.0.1:8000
-      grid eval --ray head:6379
-      grid eval --adaptive
+      grid eval --adaptive --ray head:6379
     """
     from transfergrid.commands.quiet import quiet_libraries
 
@@ -84,5 +83,7 @@ def evaluate_command(
         else:
             report = evaluate_on_cluster(config, run, request, cluster, maker=maker, on_event=display)
     print_report(make_console(), report, "json" if as_json else None)
+    if not as_json:
+        say_next(make_console(), *(["report", "view"] if report.is_complete else ["status"]))
     if not report.is_complete:
         sys.exit(1)

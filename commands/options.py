@@ -220,7 +220,7 @@ def pair_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option(
                 "--adapter-table",
                 type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                help="CSV with path, task, language and perhaps seed, model, in place of the pattern.",
+                help="CSV with path, task, language (or cells: task-lang+task-lang) and perhaps seed, model.",
             ),
         )
     ):

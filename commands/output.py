@@ -40,6 +40,16 @@ def make_console() -> Console:
     return console
 
 
+def say_next(console: Console, *commands: str) -> None:
+    """Print what to type next, with this command's configuration and run; within ``grid quickstart`` nothing."""
+    context = click.get_current_context()
+    if context.find_root().invoked_subcommand == "quickstart":
+        return
+    options = context.params
+    where = f"--config {options['config_path']} --run {options['run_dir']}"
+    console.print(f"next: {', then '.join(f'grid {name} {where}' for name in commands)}", markup=False, soft_wrap=True)
+
+
 def print_report(console: Console, report: Report, output: str | None = None, *, soft_wrap: bool = False) -> None:
     """Print what a command found.
 

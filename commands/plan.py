@@ -33,13 +33,20 @@ def show_estimate(config: GridConfig, run: RunFolder, request: EvalRequest, *, a
 @narrowing_options
 @pair_options
 @adaptive_options
+@click.option("--power", is_flag=True, help="Show the smallest deltas that the run can tell from chance.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def plan(config: GridConfig, run: RunFolder, as_json: bool, **options: Any) -> None:
+def plan(config: GridConfig, run: RunFolder, power: bool, as_json: bool, **options: Any) -> None:
     """Show what would run and what it costs; no model is loaded.
 
     \b
     Examples:
       grid plan --config grid.yaml --run runs/main
       grid plan --model Qwen2.5-0.5B-Instruct --language de
+      grid plan --power
     """
+    if power:
+        from transfergrid.analysis.tables.power import plan_power
+
+        print_report(make_console(), plan_power(config, run), "json" if as_json else None)
+        return
     show_estimate(config, run, make_request(**options), as_json=as_json)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from transfergrid.commands.options import narrowing_options, ray_options, with_config
-from transfergrid.commands.output import make_console, print_report
+from transfergrid.commands.output import make_console, print_report, say_next
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 
@@ -51,4 +51,5 @@ def train_adapters_command(
         else:
             summary = train_adapters_on_cluster(config, run, selection, cluster, events=events)
     print_report(console, summary)
+    say_next(console, "status" if summary.failed else "eval")
     summary.raise_failures()

@@ -42,11 +42,6 @@ class Selection:
     targets: tuple[Cell, ...]
 
     @property
-    def source_cells(self) -> tuple[Cell, ...]:
-        """Cells of the usual single-cell adapters among the sources."""
-        return tuple(source.cell for source in self.sources if source.cell is not None)
-
-    @property
     def has_base(self) -> bool:
         """Whether the base model is among the sources."""
         return any(source.is_base for source in self.sources)
@@ -67,9 +62,11 @@ def select(config: GridConfig, narrowing: Narrowing, *, sources: Sequence[Source
     languages = _chosen("language", narrowing.languages, config.languages)
     names = _chosen("model", narrowing.models, [model.name for model in config.models])
     cells = config.grid.cells
-    offered = (BASE, *(map(Source.of, cells) if sources is None else sources))
+    if sources is None:
+        sources = (*map(Source.of, cells), *(recipe.source for recipe in config.recipes))
+    offered = (BASE, *sources)
     targets = _chosen("target", narrowing.targets, [cell.name for cell in cells])
-    sources = _chosen("source", narrowing.sources, [source.name for source in offered])
+    chosen = _chosen("source", narrowing.sources, [source.name for source in offered])
 
     def is_kept(cell: Cell) -> bool:
         return (not narrowing.tasks or cell.task in tasks) and (not narrowing.languages or cell.language in languages)
@@ -78,7 +75,7 @@ def select(config: GridConfig, narrowing: Narrowing, *, sources: Sequence[Source
         models=tuple(model for model in config.models if model.name in names),
         seeds=tuple(_chosen("seed", narrowing.seeds, config.seeds)),
         sources=tuple(
-            source for source in offered if source.name in sources and all(is_kept(cell) for cell in source.cells)
+            source for source in offered if source.name in chosen and all(is_kept(cell) for cell in source.cells)
         ),
         targets=tuple(cell for cell in cells if is_kept(cell) and cell.name in targets),
     )

@@ -9,20 +9,24 @@ from __future__ import annotations
 import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
+from transfergrid.config.languages import is_language_code
+from transfergrid.config.lora import LoraConfig
+from transfergrid.config.sources import Recipe, SourceConfig, read_recipes
 from transfergrid.config.values import (
     NUMBER,
+    TEMPLATE_DATE,
     AutoOrPositive,
     Dtype,
     Fraction,
     LocalPath,
     PositiveFloat,
     PositiveInt,
+    Section,
     Seed,
     UsableName,
     UsablePath,
-    is_language_code,
     refuse_repeated,
 )
 from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Grid
@@ -31,21 +35,7 @@ from transfergrid.wording import closest_hint
 BUNDLED_MODEL = "bundled:smollm2-135m-instruct"
 """Model that is installed with the project and needs no hub."""
 
-TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""Linear layers that get LoRA in the study."""
-
-MAX_LORA_RANK = 512
-"""Largest LoRA rank that vLLM serves (largest value its ``max_lora_rank`` takes)."""
-
 Named = TypeVar("Named", bound=BaseModel)
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, unknown keys refused."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
 
 class ModelConfig(Section):
@@ -86,6 +76,8 @@ class DataConfig(Section):
     """Use only N train items, picked by a hash of their ids: the same ones in every language; null uses all."""
     max_test_items: PositiveInt | None = None
     """Use only N test items, picked by a hash of their ids: the same ones in every language; null uses all."""
+    test_items_per_seed: PositiveInt | None = None
+    """N test items of its own for each training seed, the same in every language; null: every seed has all of them."""
     revisions: dict[str, str] = {}
     """Hub revision per task, overriding the pinned one."""
 
@@ -109,23 +101,8 @@ class PromptConfig(Section):
     """Wrap scored prompts in the model's chat template."""
     template_arguments: dict[str, str | bool | int] = {"date_string": "26 Jul 2024"}
     """Variables of the chat template; a fixed date keeps Llama 3 prompts the same from day to day."""
-    date: datetime.date = datetime.date(2024, 7, 26)
+    date: datetime.date = TEMPLATE_DATE
     """The day that a chat template with a clock (``strftime_now``) sees, at midnight; never today's."""
-
-
-class LoraConfig(Section):
-    """Shape of the adapters."""
-
-    r: Annotated[int, Field(ge=1, le=MAX_LORA_RANK), NUMBER] = 32
-    """LoRA rank; vLLM serves at most 512."""
-    alpha: PositiveInt = 64
-    """Numerator of the scale: a layer adds (alpha / r) B A x."""
-    dropout: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.0
-    """Dropout on the input of A while training."""
-    target_modules: tuple[str, ...] = Field(default=TARGET_MODULES, min_length=1)
-    """Linear layers that get LoRA."""
-    rslora: bool = False
-    """Scale by alpha / sqrt(r) instead of alpha / r."""
 
 
 class TrainingConfig(Section):
@@ -237,6 +214,8 @@ class GridConfig(Section):
     """Which prompts training and evaluation use."""
     lora: LoraConfig = LoraConfig()
     """Shape of the adapters."""
+    sources: dict[str, SourceConfig] = {}
+    """Sources beyond one cell, by name: mixtures that are trained, merges of adapters."""
     training: TrainingConfig = TrainingConfig()
     """How one adapter is trained."""
     engine: EngineConfig = EngineConfig()
@@ -248,6 +227,11 @@ class GridConfig(Section):
     def grid(self) -> Grid:
         """Cells and sources of this configuration."""
         return Grid(self.tasks, self.languages)
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The sources beyond one cell and how they are made."""
+        return read_recipes(self.sources, self.grid, rank=self.lora.r)
 
     @field_validator("tasks")
     @classmethod
@@ -282,6 +266,14 @@ class GridConfig(Section):
     @classmethod
     def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         return refuse_repeated(seeds, [])
+
+    @field_validator("sources")
+    @classmethod
+    def _can_be_made(cls, sources: dict[str, SourceConfig], info: ValidationInfo) -> dict[str, SourceConfig]:
+        if {"tasks", "languages", "lora"} <= info.data.keys():
+            grid = Grid(info.data["tasks"], info.data["languages"])
+            read_recipes(sources, grid, rank=info.data["lora"].r)
+        return sources
 
     @field_validator("models")
     @classmethod

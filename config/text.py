@@ -17,6 +17,7 @@ from transfergrid.config.settings import (
     ModelConfig,
     TrainingConfig,
 )
+from transfergrid.config.sources import SourceConfig
 from transfergrid.grid import UserError
 from transfergrid.store.files import write_text
 
@@ -38,10 +39,13 @@ _QUICK = GridConfig(
     training=TrainingConfig(learning_rate=5e-4, epochs=4, batch_size=4),
 )
 
+_LONG = {**TrainingConfig().max_length, "truthfulqa": 512}
+"""A Bengali answer of the bundled items takes more than the study's 128 tokens under the bundled model's tokenizer."""
+
 PRESETS = {
     "default": GridConfig(),
     "quickstart": _QUICK.model_copy(update={"tasks": ("arc_challenge", "truthfulqa"), "languages": ("de", "en", "es")}),
-    "quickstart-full": _QUICK,
+    "quickstart-full": _QUICK.model_copy(update={"training": _QUICK.training.model_copy(update={"max_length": _LONG})}),
     "paper": GridConfig(
         models=tuple(ModelConfig(path=path) for path in PAPER_MODELS),
         data=DataConfig(source="hub"),
@@ -68,6 +72,8 @@ def _plain(value: Any) -> Any:
         return [_plain(entry) for entry in value]
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_defaults=True)
     return str(value) if isinstance(value, Path) else value
 
 
@@ -171,6 +177,8 @@ def render_reference() -> str:
     parts += ["", "## Top level", "", *header, *_reference_rows(GridConfig, "")]
     parts += ["", "## A model", "", f"In `models`; a plain string such as `{BUNDLED_MODEL}` is its path.", "", *header]
     parts += _reference_rows(ModelConfig, "")
+    parts += ["", "## A source", "", "In `sources`, by its name; exactly one of the first six keys.", "", *header]
+    parts += _reference_rows(SourceConfig, "")
     for name, field in GridConfig.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             doc = field.description or ""

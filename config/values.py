@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import pycountry
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
 
-from transfergrid.grid import Cell, UserError
-
+MAX_LORA_RANK = 512
+"""Largest LoRA rank that vLLM serves (largest value its ``max_lora_rank`` takes)."""
+TEMPLATE_DATE = datetime.date(2024, 7, 26)
+"""The day that a chat template with a clock sees unless ``prompts.date`` says another."""
 MAX_NAME_BYTES = 255
 """Longest name of one file or folder that Linux takes."""
 MAX_PATH_BYTES = 4095
@@ -75,6 +77,14 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 Name = TypeVar("Name", str, int)
 
 
+class Section(BaseModel):
+    """A part of the configuration: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
 def usable_name(name: str) -> str:
     """Return a model's name if a folder can have it.
 
@@ -109,17 +119,6 @@ def refuse_repeated(values: tuple[Name, ...], faults: list[str]) -> tuple[Name, 
     if faults or repeated:
         raise ValueError("; ".join(faults + repeated))
     return values
-
-
-def is_language_code(code: str) -> bool:
-    """Whether a code, without its script or region, is an ISO 639-1 or 639-3 language."""
-    try:
-        Cell("task", code)
-    except UserError:
-        return False
-    plain = code.partition("_")[0]
-    key = "alpha_2" if len(plain) == 2 else "alpha_3"
-    return pycountry.languages.get(**{key: plain}) is not None
 
 
 UsablePath = Annotated[str, AfterValidator(usable_path)]

@@ -55,6 +55,8 @@ class ItemLoglikelihoods:
     """Position in the items that were prepared."""
     loglikelihoods_nats: tuple[float, ...]
     """Shape [C], float64 sums over the continuation's tokens; NaN where the model's output was not finite."""
+    are_greedy: tuple[bool, ...] | None = None
+    """Shape [C]: whether greedy decoding would give just this continuation; None: not asked for."""
 
 
 class Prepared(Protocol):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "transfergrid"
-ROOMS = ("analysis", "benchmarks", "commands", "config", "engine", "store", "trainers")
+ROOMS = ("analysis", "benchmarks", "commands", "config", "engine", "store", "trainers", "view")
 """Folders of product code; single modules of the top level belong to it too."""
 SINGLE_MODULES = ("cli", "grid", "interrupts", "wording")
 

@@ -21,14 +21,15 @@ from transformers import TrainerCallback
 
 from transfergrid.benchmarks.rows import read_jsonl
 from transfergrid.benchmarks.tasks import get_task
-from transfergrid.config.settings import LoraConfig, ModelConfig, TrainingConfig
+from transfergrid.config.lora import LoraConfig
+from transfergrid.config.settings import ModelConfig, TrainingConfig
 from transfergrid.config.values import Dtype
 from transfergrid.engine.models.device import device_type
 from transfergrid.engine.models.tokenizer import load_tokenizer
-from transfergrid.grid import Cell
+from transfergrid.grid import Cell, Source
 from transfergrid.trainers.base_model import LoadedBase, attached_adapter, load_base
-from transfergrid.trainers.examples import ExampleSettings, TrainingExample, build_examples
-from transfergrid.trainers.jobs import BatchShape, CellData, ResolvedModel, TrainingJob
+from transfergrid.trainers.examples import CellData, ExampleSettings, TrainingExample, build_examples
+from transfergrid.trainers.jobs import BatchShape, ResolvedModel, TrainingJob
 from transfergrid.trainers.recipe import make_trainer
 from transfergrid.trainers.sft import IGNORED
 from transfergrid.trainers.sft.memory import peak_memory_gib, reset_peak_memory
@@ -135,7 +136,7 @@ class Ours:
         """Attach an adapter and give out its trainer."""
         examples = tuple(self._workload.examples(self._model.tokenizer, task))
         data = CellData(examples, examples[:1], "")
-        job = TrainingJob(self._model, SEED, Cell(task, self._workload.language), data, Path(scratch))
+        job = TrainingJob(self._model, SEED, Source.of(Cell(task, self._workload.language)), data, Path(scratch))
         shape = BatchShape(batch_size=BATCH, gradient_accumulation=1)
         with attached_adapter(self._base, LORA, SEED) as model:
             trainer = make_trainer(model, job, self._base, self._training, shape=shape, scratch=Path(scratch))

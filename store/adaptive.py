@@ -137,9 +137,9 @@ def next_stop(seen: Seen, n_all: int, design: Design | None, *, is_base: bool) -
         seen: What was scored of it so far.
         n_all: Items of the target.
         design: None: all items are scored at once.
-        is_base: The base itself, which all pairs are compared with, never stops.
+        is_base: The base itself, which all pairs are compared with, is scored on all items.
     """
-    n = n_all if design is None else design.n_planned(n_all)
+    n = n_all if design is None or is_base else design.n_planned(n_all)
     if seen.n_items >= n:
         return None
     if design is None or is_base or n <= FIRST_LOOK:
@@ -148,7 +148,8 @@ def next_stop(seen: Seen, n_all: int, design: Design | None, *, is_base: bool) -
         return FIRST_LOOK
     if is_futile(seen, n):
         return None
-    return min((seen.n_items // LOOK_EVERY + 1) * LOOK_EVERY, n)
+    n_looks = (seen.n_items - FIRST_LOOK) // LOOK_EVERY + 1
+    return min(FIRST_LOOK + n_looks * LOOK_EVERY, n)
 
 
 class Joined(NamedTuple, Generic[Slice]):

@@ -28,12 +28,13 @@ def common_rows(scores: pl.LazyFrame, partial: Iterable[tuple[str, str]]) -> pl.
     tasks = pl.DataFrame(sorted(partial), schema=dict.fromkeys(_TASK, pl.String), orient="row").lazy()
     if not partial:
         return scores
-    ids = scores.join(tasks, on=_TASK, how="semi").select(*_TASK, "item_id").unique().collect()
-    common = [
-        (*key, item_id)
-        for key, part in ids.partition_by(_TASK, as_dict=True).items()
+    of_adapters = scores.filter(pl.col("seed").is_not_null()).join(tasks, on=_TASK, how="semi")
+    ids = of_adapters.select(*_TASK, "seed", "item_id").unique().collect()
+    common = {  # a seed may have items of its own
+        (model, task, item_id)
+        for (model, task, _), part in ids.partition_by(*_TASK, "seed", as_dict=True).items()
         for item_id in common_slice(part["item_id"].to_list())
-    ]
-    kept = pl.DataFrame(common, schema=dict.fromkeys((*_TASK, "item_id"), pl.String), orient="row").lazy()
+    }
+    kept = pl.DataFrame(sorted(common), schema=dict.fromkeys((*_TASK, "item_id"), pl.String), orient="row").lazy()
     whole = scores.join(tasks, on=_TASK, how="anti")
     return pl.concat([whole, scores.join(kept, on=[*_TASK, "item_id"], how="semi")])

@@ -42,7 +42,7 @@ _NO_WAY_IN = (
 
 
 @contextmanager
-def telling_of_the_disk(folder: Path) -> Iterator[None]:
+def telling_of_the_disk(folder: Path, option: str = "--run") -> Iterator[None]:
     """Turn a folder that cannot be written into a sentence; errors of other kinds, or about other files, pass.
 
     Raises:
@@ -55,7 +55,7 @@ def telling_of_the_disk(folder: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"folder {str(folder)!r} cannot be written: {error.strerror or error}; make room or give write access and "
-            "give the same command again, or use another --run"
+            f"give the same command again, or use another {option}"
         ) from error
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 from transfergrid.grid import Cell, Source
 
+RECORD_FILE = "training.json"
+"""Record in an adapter's folder of how it was made."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:

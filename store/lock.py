@@ -21,23 +21,24 @@ _PATIENCE_S = 0.5  # a process that was killed while it started another leaves t
 
 
 @contextmanager
-def hold_run_folder(folder: Path, purpose: str) -> Iterator[None]:
+def hold_run_folder(folder: Path, purpose: str, option: str = "--run") -> Iterator[None]:
     """Hold a run folder; the operating system releases it when this process ends, also when it is killed.
 
     Args:
         folder: The run folder; created if it is not there.
         purpose: What the holder does, for the message to the second process.
+        option: What names the folder on the command line.
 
     Raises:
         UserError: If another process holds it (says who, where and since when), or it cannot be written, now or
             while it is held.
     """
-    with telling_of_the_disk(folder), _hold(folder, purpose):
+    with telling_of_the_disk(folder, option), _hold(folder, purpose, option):
         yield
 
 
 @contextmanager
-def _hold(folder: Path, purpose: str) -> Iterator[None]:
+def _hold(folder: Path, purpose: str, option: str) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     for name in (LOCK_FILE, HOLDER_FILE):
         if (folder / name).exists() and not (folder / name).is_file():
@@ -47,8 +48,8 @@ def _hold(folder: Path, purpose: str) -> Iterator[None]:
         lock.acquire(timeout=_PATIENCE_S)
     except Timeout as error:
         raise UserError(
-            f"run folder {str(folder)!r} is in use by {_holder(folder)}; wait until it is done, stop it, or use "
-            "another --run"
+            f"folder {str(folder)!r} is in use by {_holder(folder)}; wait until it is done, stop it, or use "
+            f"another {option}"
         ) from error
     try:
         write_json(folder / HOLDER_FILE, _this_process(purpose))

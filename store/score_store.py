@@ -247,28 +247,25 @@ class ScoreStore:
 
 
 def read_cells(folder: Path) -> dict[tuple[Origin, Cell], StoredCell]:
-    """Return what a store's parts hold, by their footers alone; nothing if every cell was scored at once.
-
-    Raises:
-        StoreError: If a footer is unusable.
-    """
-    footers = {path: pl.read_parquet_metadata(path).get(FOOTER_KEY) for path in sorted(folder.glob("*.parquet"))}
-    parts = tuple(_part(path, json.loads(text)) for path, text in footers.items() if text is not None)
+    """Return what a store's parts hold, by their footers alone; nothing if every cell was scored at once."""
+    parts, _ = read_footers(folder)
     is_sliced = any(cell.start is not None for part in parts for cell in part.cells)
-    return Scan(parts).cells() if is_sliced else {}
+    return Scan(tuple(parts)).cells() if is_sliced else {}
 
 
-def read_part(path: Path) -> Part:
-    """Read what a part's footer says, and check its content against the checksum in its name.
-
-    Raises:
-        StoreError: If the file is truncated, changed, or was not written as a part.
-    """
-    return _part(path, _read_footer(path))
+def read_footers(folder: Path) -> tuple[list[Part], list[str]]:
+    """Return what the footers of all parts say, contents unchecked and not read, and the parts without a sound one."""
+    parts, broken = [], []
+    for path in sorted(folder.glob("*.parquet")):
+        try:
+            parts.append(_part(path, json.loads(pl.read_parquet_metadata(path)[FOOTER_KEY])))
+        except (*UNREADABLE, ValueError, KeyError, StoreError):
+            broken.append(path.name)
+    return parts, broken
 
 
 def _read_footer(path: Path) -> Any:
-    """Return a part's footer, once its content is that of its name."""
+    """Return a part's footer, once its content is that of the checksum in its name."""
     try:
         content = path.read_bytes()
         if path.name.split(".")[-2:-1] != [content_checksum(content)]:

@@ -106,7 +106,18 @@ def test_several_cells_have_the_nearest_relation_of_any(cells: str, target: str,
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (("merge", "a-de", (Cell("a", "de"),)), r"unknown kind 'merge'; expected one of \['base', 'cell'\]"),
+        (
+            ("blend", "a-de", (Cell("a", "de"),)),
+            r"unknown kind 'blend'; expected one of \['base', 'cell', 'merge', 'mixture'\]",
+        ),
+        (("mixture", "mine", ()), r"source 'mine' has 0 cells; kind 'mixture' has at least one"),
+        (
+            ("mixture", "mine", (Cell("a", "de"), Cell("a", "de"))),
+            r"source 'mine' names a cell twice in \['a-de', 'a-de'\]",
+        ),
+        (("mixture", "a-de", (Cell("a", "de"),)), r"source name 'a-de' is not usable for kind 'mixture'"),
+        (("mixture", "hellaswag-de", (Cell("a", "de"),)), r"source name 'hellaswag-de' is not usable for kind"),
+        (("merge", "base", (Cell("a", "de"),)), r"source name 'base' is not usable for kind 'merge'"),
         (("cell", "a.de", (Cell("a", "de"),)), r"source name 'a.de' is not usable; expected at most 100"),
         (("cell", "a-de", ()), r"source 'a-de' has 0 cells; kind 'cell' has one"),
         (("cell", "a-en", (Cell("a", "de"),)), r"source name 'a-en' is not usable for kind 'cell'"),
@@ -121,8 +132,14 @@ def test_a_source_whose_name_could_be_mistaken_is_refused(source: tuple[Any, ...
 
 
 def test_an_unknown_kind_in_a_store_is_refused() -> None:
-    with pytest.raises(UserError, match=r"'merge' is no kind of source that this version knows"):
-        regime_by_kind("merge", [], Cell("a", "de"))
+    with pytest.raises(UserError, match=r"'blend' is no kind of source that this version knows"):
+        regime_by_kind("blend", [], Cell("a", "de"))
+
+
+def test_a_mixture_may_be_named_like_a_cell_of_an_unknown_task() -> None:
+    assert (
+        Source("mixture", "romance-arc", (Cell("arc_challenge", "es"),)).regime(Cell("arc_challenge", "fr")) == "MT-CL"
+    )
 
 
 def test_a_variant_is_in_no_single_source_table() -> None:

@@ -50,9 +50,11 @@ ALLOWED: dict[str, set[str]] = {
     "engine/work": {*WORK},
     "engine/cluster": CLUSTER,
     "engine/evaluation": ENGINE,
+    "engine/harness": {*ENGINE},
     "engine": ENGINE,
     "trainers/sft": {*TRAINERS, "trainers"},
-    "trainers": {*TRAINERS, "trainers", "trainers/sft"},
+    "trainers/sources": {*TRAINERS, "trainers"},
+    "trainers": {*TRAINERS, "trainers", "trainers/sft", "trainers/sources"},
     "analysis.records": ASKED,
     "analysis/statistics": RECORDS,
     "analysis/transfer": STATISTICS,
@@ -63,8 +65,10 @@ ALLOWED: dict[str, set[str]] = {
     "analysis/imports": TRANSFER,
     "analysis": {"analysis", *ANALYSIS},
     "commands/display": {*ENGINE, "trainers"},
-    "commands": {"commands", "commands/display", "analysis", "engine", "trainers", *ENGINE, *ANALYSIS},
-    "cli": {"commands", "grid"},
+    "commands/interchange": {"commands", "engine/harness", *ENGINE, *ANALYSIS},
+    "view": {*ANALYSIS, "analysis", "engine/work"},
+    "commands": {"view", "commands", "commands/display", "analysis", "engine", "trainers", *ENGINE, *ANALYSIS},
+    "cli": {"commands", "commands/interchange", "grid"},
 }
 """Rooms that a room's modules may import from, beside its own."""
 

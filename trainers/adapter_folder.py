@@ -19,7 +19,7 @@ from transfergrid.grid import UserError
 from transfergrid.store.files import hash_files, move_into_place, write_json
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.key import changed_parts
-from transfergrid.trainers.jobs import ResolvedModel, TrainingJob
+from transfergrid.trainers.jobs import AdapterJob, ResolvedModel
 from transfergrid.trainers.record import read_record, settings_of
 
 _SHOWN_KEYS = 3
@@ -31,7 +31,7 @@ def unfinished_root(run: RunFolder) -> Path:
 
 
 @contextmanager
-def unfinished_folder(run: RunFolder, job: TrainingJob) -> Iterator[Path]:
+def unfinished_folder(run: RunFolder, job: AdapterJob) -> Iterator[Path]:
     """Give out an empty folder for one adapter, and remove it at the end; a killed process leaves it to the next sweep.
 
     Raises:
@@ -47,7 +47,7 @@ def unfinished_folder(run: RunFolder, job: TrainingJob) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def is_finished(job: TrainingJob, config: GridConfig) -> bool:
+def is_finished(job: AdapterJob, config: GridConfig) -> bool:
     """Whether a job's adapter is there.
 
     Raises:
@@ -74,7 +74,7 @@ def _way_to_its_dtype(stored: Mapping[str, Any], wanted: Mapping[str, Any], conf
     return f"training.dtype auto means {here!r} on this machine, set it to {there!r} to go on, or "
 
 
-def save_adapter(model: Any, folder: Path, job: TrainingJob, *, record: Mapping[str, Any], expected: set[str]) -> None:
+def save_adapter(model: Any, folder: Path, job: AdapterJob, *, record: Mapping[str, Any], expected: set[str]) -> None:
     """Write an adapter and its record, compare its keys, and move the folder into place in one step.
 
     Args:
@@ -104,7 +104,7 @@ def read_adapter(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def place_adapter(folder: Path, job: TrainingJob, files: Mapping[str, bytes]) -> None:
+def place_adapter(folder: Path, job: AdapterJob, files: Mapping[str, bytes]) -> None:
     """Write the files of an adapter that was trained elsewhere, and move the folder into place in one step.
 
     Args:
@@ -124,17 +124,17 @@ def place_adapter(folder: Path, job: TrainingJob, files: Mapping[str, bytes]) ->
         _move_into_place(folder, job)
 
 
-def _move_into_place(folder: Path, job: TrainingJob) -> None:
+def _move_into_place(folder: Path, job: AdapterJob) -> None:
     move_into_place(folder, job.folder)
     failure_file(job).unlink(missing_ok=True)
 
 
-def failure_file(job: TrainingJob) -> Path:
+def failure_file(job: AdapterJob) -> Path:
     """Return the note that an adapter failed; it lies beside the adapter's folder, which does not exist then."""
-    return job.folder.with_name(f"{job.cell.name}.failed.json")
+    return job.folder.with_name(f"{job.source.name}.failed.json")
 
 
-def mark_failed(job: TrainingJob, reason: str) -> None:
+def mark_failed(job: AdapterJob, reason: str) -> None:
     """Note why an adapter failed; the note is removed once the adapter is trained.
 
     Raises:
@@ -145,7 +145,7 @@ def mark_failed(job: TrainingJob, reason: str) -> None:
 
 
 @contextmanager
-def _telling_of_the_disk(job: TrainingJob) -> Iterator[None]:
+def _telling_of_the_disk(job: AdapterJob) -> Iterator[None]:
     """Turn a file that cannot be written into a sentence; safetensors has an error of its own for a full disk."""
     try:
         yield

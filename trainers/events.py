@@ -91,6 +91,15 @@ class AdapterFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterMerged:
+    """An adapter was made of others and is in place."""
+
+    job: str
+    method: str
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Remark:
     """Something a reader should know."""
 
@@ -106,6 +115,7 @@ TrainingEvent = (
     | BatchHalved
     | AdapterFinished
     | AdapterFailed
+    | AdapterMerged
     | Remark
 )
 TrainingEvents = Callable[[TrainingEvent], None]

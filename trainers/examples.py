@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from transfergrid.benchmarks.items import Item
-from transfergrid.config.settings import PromptConfig
+from transfergrid.config.sources import Budget
+from transfergrid.config.values import TEMPLATE_DATE
 from transfergrid.engine.models.tokenizer import TokenisationSettings, encode_items, render_contexts
 from transfergrid.grid import UserError
 from transfergrid.store.files import hash_json
@@ -36,7 +37,7 @@ class ExampleSettings:
     """Put the end-of-text token after the right choice and learn it too."""
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further variables of the chat template."""
-    date: datetime.date = PromptConfig().date
+    date: datetime.date = TEMPLATE_DATE
     """The day that a chat template with a clock sees."""
 
 
@@ -50,6 +51,31 @@ class TrainingExample:
     """Shape [T]: the token itself where it is learnt, else -100; the first is never predicted."""
     n_truncated_tokens: int = 0
     """Tokens cut at the beginning."""
+
+
+@dataclass(frozen=True, slots=True)
+class CellData:
+    """The examples of one cell under one model's tokenizer, split."""
+
+    train: tuple[TrainingExample, ...]
+    validation: tuple[TrainingExample, ...]
+    data_hash: str
+    """SHA-256 over token ids and labels of both parts."""
+
+    @property
+    def n_train_tokens(self) -> int:
+        """Tokens of one epoch, without padding."""
+        return sum(len(example.input_ids) for example in self.train)
+
+    @property
+    def n_truncated_items(self) -> int:
+        """Examples whose beginning was cut."""
+        return sum(example.n_truncated_tokens > 0 for example in (*self.train, *self.validation))
+
+    @property
+    def n_truncated_tokens(self) -> int:
+        """Tokens cut at the beginning of examples."""
+        return sum(example.n_truncated_tokens for example in (*self.train, *self.validation))
 
 
 def build_examples(tokenizer: Any, items: Sequence[Item], settings: ExampleSettings) -> list[TrainingExample]:
@@ -113,6 +139,43 @@ def split_validation(n_items: int, fraction: float, seed: int) -> tuple[list[int
         )
     order = np.random.default_rng(seed).permutation(n_items).tolist()
     return order[n_validation:], order[:n_validation]
+
+
+def mix_cells(parts: Sequence[CellData], budget: Budget, seed: int) -> CellData:
+    """Return the examples of a mixture; those of one cell as they are.
+
+    Args:
+        parts: Split examples of its cells, K of them.
+        budget: ``same`` takes as many as the smallest cell has, 1/K of them from each: place i holds example i of a
+            cell drawn by the seed. Languages of one task have their items in one order, so that a mixture of them
+            learns the items of a single cell, each in one language. ``all`` takes every example.
+        seed: Training seed.
+
+    Raises:
+        UserError: If a cell would have no part in it.
+    """
+    smallest = min(len(part.train) for part in parts)
+    if budget == "same" and smallest < len(parts):
+        raise UserError(
+            f"its {len(parts)} cells cannot share {smallest} train items, as many as the smallest of them has; name "
+            "fewer cells, or set its budget to 'all'"
+        )
+    generator = np.random.default_rng(seed)
+    train, validation = (
+        _interleave([getattr(part, name) for part in parts], budget, generator) for name in ("train", "validation")
+    )
+    return CellData(train, validation, hash_examples([*train, *validation]))
+
+
+def _interleave(
+    parts: Sequence[Sequence[TrainingExample]], budget: Budget, generator: np.random.Generator
+) -> tuple[TrainingExample, ...]:
+    if budget == "same":
+        owners = generator.permutation(np.arange(min(map(len, parts))) % len(parts))
+        return tuple(parts[owner][place] for place, owner in enumerate(owners))
+    owners = generator.permutation(np.repeat(np.arange(len(parts)), [len(part) for part in parts]))
+    rests = [iter(part) for part in parts]
+    return tuple(next(rests[owner]) for owner in owners)
 
 
 def hash_examples(examples: Sequence[TrainingExample]) -> str:

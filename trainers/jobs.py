@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.tasks import get_task
@@ -16,13 +16,14 @@ from transfergrid.engine.models.device import resolve_dtype
 from transfergrid.engine.models.resolve import model_revision, resolve_model
 from transfergrid.engine.models.shapes import plan_linear_shapes, read_linear_shapes
 from transfergrid.engine.models.tokenizer import load_tokenizer
-from transfergrid.grid import Cell, UserError
+from transfergrid.grid import CELL_KIND, MIXTURE_KIND, Cell, Source, UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.trainers.examples import (
+    CellData,
     ExampleSettings,
-    TrainingExample,
     build_examples,
     hash_examples,
+    mix_cells,
     split_validation,
 )
 from transfergrid.trainers.trackers import check_trackers
@@ -53,29 +54,31 @@ class ResolvedModel:
         return self.config.path if is_named else self.config.name
 
 
-@dataclass(frozen=True, slots=True)
-class CellData:
-    """The examples of one cell under one model's tokenizer, split."""
-
-    train: tuple[TrainingExample, ...]
-    validation: tuple[TrainingExample, ...]
-    data_hash: str
-    """SHA-256 over token ids and labels of both parts."""
+class AdapterJob(Protocol):
+    """An adapter that is to be made, in whatever way."""
 
     @property
-    def n_train_tokens(self) -> int:
-        """Tokens of one epoch, without padding."""
-        return sum(len(example.input_ids) for example in self.train)
+    def name(self) -> str:
+        """``MODEL sSEED SOURCE``."""
 
     @property
-    def n_truncated_items(self) -> int:
-        """Examples whose beginning was cut."""
-        return sum(example.n_truncated_tokens > 0 for example in (*self.train, *self.validation))
+    def model(self) -> ResolvedModel:
+        """Its base."""
 
     @property
-    def n_truncated_tokens(self) -> int:
-        """Tokens cut at the beginning of examples."""
-        return sum(example.n_truncated_tokens for example in (*self.train, *self.validation))
+    def source(self) -> Source:
+        """What it is an adapter of, without a seed."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the adapter goes."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all that it is made of is there."""
+
+    def key_parts(self, config: GridConfig) -> dict[str, Any]:
+        """Return what decides the adapter's weights, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +87,21 @@ class TrainingJob:
 
     model: ResolvedModel
     seed: int
-    cell: Cell
+    source: Source
+    """A cell's usual adapter, or a mixture."""
     data: CellData
     folder: Path
     """Where the adapter goes."""
 
     @property
     def name(self) -> str:
-        """``MODEL sSEED TASK-LANG``."""
-        return f"{self.model.config.name} s{self.seed} {self.cell.name}"
+        """``MODEL sSEED SOURCE``."""
+        return f"{self.model.config.name} s{self.seed} {self.source.name}"
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all that it is made of is there: its data is."""
+        return True
 
     def n_steps(self, batch_size: int, epochs: int) -> int:
         """Return the optimizer steps of all epochs at an effective batch size."""
@@ -107,7 +116,8 @@ class TrainingJob:
         beside = {"report_to", "gradient_checkpointing", "adapters_at_once"}
         training = config.training.model_dump(mode="json", exclude=beside)
         training["dtype"] = resolve_dtype(config.training.dtype)
-        training["max_length"] = max_length(config, self.cell.task)
+        lengths = {cell.task: max_length(config, cell.task) for cell in self.source.cells}
+        training["max_length"] = lengths if len(lengths) > 1 else lengths[self.source.cells[0].task]
         return {
             "base_revision": self.model.revision,
             "seed": self.seed,
@@ -145,16 +155,16 @@ def max_length(config: GridConfig, task: str) -> int:
 def prepare_jobs(
     config: GridConfig, run: RunFolder, selection: Selection, *, with_weights: bool = True
 ) -> list[TrainingJob]:
-    """Resolve every model, tokenise every cell and check them all.
+    """Resolve every model, tokenise every cell that is trained on and check them all.
 
     Args:
         config: The run's configuration.
         run: Its folder, with materialised data.
-        selection: Models, seeds and source cells to train.
+        selection: Models, seeds and sources; merges among them are left out.
         with_weights: Whether weights are fetched from the hub; a plan needs none.
 
     Returns:
-        Jobs in the order they are trained: model by model, seed by seed, cell by cell.
+        Jobs in the order they are trained: model by model, seed by seed, source by source.
 
     Raises:
         UserError: If a model or any cell cannot be trained, or a tracker is not there; lists every fault.
@@ -164,19 +174,14 @@ def prepare_jobs(
         check_trackers(config.training.report_to)
     except UserError as error:
         faults.append(str(error))
-    jobs = []
+    jobs: list[TrainingJob] = []
     for model_config in selection.models:
         try:
             model = find_model(model_config, config.lora.target_modules, with_weights=with_weights)
         except UserError as error:
             faults.append(str(error))
             continue
-        cells = _tokenise_cells(config, run, model, selection.source_cells, faults=faults)
-        jobs += [
-            TrainingJob(model, seed, cell, data, run.adapter(model_config.name, seed, cell))
-            for seed in selection.seeds
-            for cell, data in cells.items()
-        ]
+        jobs += _model_jobs(config, run, model, selection, faults=faults)
     if faults:
         raise UserError(f"{len(faults)} fault(s), nothing was trained:" + "".join(f"\n  - {fault}" for fault in faults))
     return jobs
@@ -197,6 +202,29 @@ def find_model(config: ModelConfig, target_modules: Sequence[str], *, with_weigh
             f"{sorted(present)}"
         )
     return ResolvedModel(config, folder, model_revision(folder), load_tokenizer(folder))
+
+
+def _model_jobs(
+    config: GridConfig, run: RunFolder, model: ResolvedModel, selection: Selection, *, faults: list[str]
+) -> list[TrainingJob]:
+    """Return the jobs of one model; add the faults of what cannot be trained."""
+    trained = [source for source in selection.sources if source.kind in (CELL_KIND, MIXTURE_KIND)]
+    cells = dict.fromkeys(cell for source in trained for cell in source.cells)
+    tokenised = _tokenise_cells(config, run, model, tuple(cells), faults=faults)
+    budgets = {recipe.source.name: recipe.budget for recipe in config.recipes}
+    jobs = []
+    for seed in selection.seeds:
+        for source in trained:
+            parts = [tokenised[cell] for cell in source.cells if cell in tokenised]
+            if len(parts) < len(source.cells):  # its cell's fault is named already
+                continue
+            try:
+                data = parts[0] if source.cell else mix_cells(parts, budgets[source.name], seed)
+            except UserError as error:
+                faults.append(f"{model.config.name}, {source.name}: {error}")
+            else:
+                jobs.append(TrainingJob(model, seed, source, data, run.adapter(model.config.name, seed, source)))
+    return jobs
 
 
 def _tokenise_cells(

@@ -20,7 +20,7 @@ from transfergrid.engine.cluster.host import ModelRefusedError, Send
 from transfergrid.engine.cluster.units import Unit, Workload
 from transfergrid.engine.models.device import resolve_dtype
 from transfergrid.engine.models.facts import read_model_facts
-from transfergrid.grid import Cell, UserError
+from transfergrid.grid import Source, UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.trainers.adapter_folder import (
     is_finished,
@@ -37,7 +37,8 @@ from transfergrid.trainers.events import (
     TrainingEvent,
     TrainingEvents,
 )
-from transfergrid.trainers.jobs import CellData, ResolvedModel, TrainingJob, find_model
+from transfergrid.trainers.examples import CellData
+from transfergrid.trainers.jobs import ResolvedModel, TrainingJob, find_model
 from transfergrid.trainers.side_by_side import train_jobs, train_model
 from transfergrid.trainers.trackers import check_trackers
 from transfergrid.trainers.train_one import open_base
@@ -47,7 +48,7 @@ class JobOrder(NamedTuple):
     """A training job as it is sent; the worker finds the base on its own machine."""
 
     seed: int
-    cell: Cell
+    source: Source
     data: CellData
 
 
@@ -137,7 +138,7 @@ def training_workload(intake: TrainingIntake, check: Callable[[], None]) -> Work
 
 def pack_unit(unit: Unit[TrainingJob], sees_run: bool, *, dtype: str) -> TrainingUnit:
     """Return a unit as it is sent: without tokenizer and folders, which are another machine's."""
-    orders = tuple(JobOrder(job.seed, job.cell, job.data) for job in unit.jobs)
+    orders = tuple(JobOrder(job.seed, job.source, job.data) for job in unit.jobs)
     return TrainingUnit(unit.model, unit.jobs[0].model.revision, dtype, orders, sees_run)
 
 
@@ -166,7 +167,7 @@ class TrainingRunner:
 
     def _train(self, unit: TrainingUnit, run: RunFolder, send: Send) -> None:
         model = self._find(unit)
-        jobs = [TrainingJob(model, *order, run.adapter(unit.model, order.seed, order.cell)) for order in unit.jobs]
+        jobs = [TrainingJob(model, *order, run.adapter(unit.model, order.seed, order.source)) for order in unit.jobs]
         tell = send if unit.sees_run else partial(_tell_with_files, {job.name: job for job in jobs}, send)
         if self._base is None:
             self._base = self._open(jobs[0], tell)

@@ -14,7 +14,8 @@ from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 from transfergrid.trainers.adapter_folder import failure_file, is_finished
-from transfergrid.trainers.jobs import prepare_jobs
+from transfergrid.trainers.jobs import AdapterJob, prepare_jobs
+from transfergrid.trainers.sources.merge_jobs import prepare_merges
 
 
 @dataclass(frozen=True)
@@ -54,17 +55,24 @@ def plan_training(config: GridConfig, run: RunFolder, selection: Selection) -> T
     ensure_data(config, run.data)
     training = config.training
     effective = training.batch_size * training.gradient_accumulation
-    rows = []
-    for job in prepare_jobs(config, run, selection, with_weights=False):
-        state = "failed before" if failure_file(job).exists() else "to do"
-        rows.append(
-            (
-                job.name,
-                len(job.data.train),
-                job.n_steps(effective, training.epochs),
-                training.epochs * job.data.n_train_tokens,
-                job.data.n_truncated_items,
-                "finished" if is_finished(job, config) else state,
-            )
+    jobs = prepare_jobs(config, run, selection, with_weights=False)
+    merges = prepare_merges(config, run, selection, jobs, with_weights=False)
+    rows = [
+        (
+            job.name,
+            len(job.data.train),
+            job.n_steps(effective, training.epochs),
+            training.epochs * job.data.n_train_tokens,
+            job.data.n_truncated_items,
+            _state(job, config),
         )
+        for job in jobs
+    ]
+    rows += [(merge.name, 0, 0, 0, 0, _state(merge, config)) for merge in merges]
     return TrainingPlan(tuple(rows))
+
+
+def _state(job: AdapterJob, config: GridConfig) -> str:
+    if job.is_ready and is_finished(job, config):
+        return "finished"
+    return "failed before" if failure_file(job).exists() else "to do"

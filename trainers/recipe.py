@@ -7,7 +7,8 @@ from typing import Any
 
 from transfergrid.config.settings import TrainingConfig
 from transfergrid.trainers.base_model import LoadedBase
-from transfergrid.trainers.jobs import BatchShape, CellData, TrainingJob
+from transfergrid.trainers.examples import CellData
+from transfergrid.trainers.jobs import BatchShape, TrainingJob
 from transfergrid.trainers.sft.microbatches import LIMITS
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from transfergrid.engine.interfaces import AdapterError
+from transfergrid.grid import Source
 from transfergrid.store.files import hash_files
 from transfergrid.store.json_text import JsonError, read_json
 from transfergrid.store.provenance import git_state, package_versions
@@ -78,6 +79,13 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return key
 
 
+def described_source(source: Source) -> dict[str, Any]:
+    """Return how a record names what its adapter is of."""
+    if source.cell is not None:
+        return {"cell": source.name}
+    return {"source": source.name, "kind": source.kind, "cells": [cell.name for cell in source.cells]}
+
+
 def make_record(
     job: TrainingJob, base: LoadedBase, config: GridConfig, trained: TrainedAdapter, *, started: datetime
 ) -> dict[str, Any]:
@@ -85,7 +93,7 @@ def make_record(
     return {
         "model": job.model.config.name,
         "seed": job.seed,
-        "cell": job.cell.name,
+        **described_source(job.source),
         "config": config.model_dump(mode="json", include={"lora", "training", "prompts", "data"}),
         "resolved": {
             "dtype": base.dtype,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import polars as pl
 from rich.table import Table
@@ -23,8 +23,11 @@ from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import hold_run_folder
 from transfergrid.trainers.adapter_folder import is_finished, unfinished_root
 from transfergrid.trainers.events import SweepStarted, TrainingEvent, TrainingEvents, ignore_events
-from transfergrid.trainers.jobs import TrainingJob, prepare_jobs
+from transfergrid.trainers.jobs import AdapterJob, prepare_jobs
 from transfergrid.trainers.on_cluster import TrainingIntake, training_workload
+from transfergrid.trainers.sources.merge_jobs import make_merges, prepare_merges
+
+Job = TypeVar("Job", bound=AdapterJob)
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def train_adapters(
     events: TrainingEvents = ignore_events,
     execute: Executor = do_here,
 ) -> SweepSummary:
-    """Train every selected adapter that is not there yet.
+    """Train every selected adapter that is not there yet, then make the merges.
 
     A job that fails is noted and the others go on. Killed at any point, the same call goes on where it stopped.
 
@@ -99,22 +102,23 @@ def train_adapters(
     with hold_run_folder(run.root, "grid train-adapters"), deferred_interrupt() as check_interrupt:
         shutil.rmtree(unfinished_root(run), ignore_errors=True)
         ensure_data(config, run.data)
-        kept, pending = _divide(prepare_jobs(config, run, selection), config)
+        kept, pending = _divide(jobs := prepare_jobs(config, run, selection), config)
+        kept_merges, pending_merges = _divide(merges := prepare_merges(config, run, selection, jobs), config)
 
         def tell(event: TrainingEvent) -> None:
             events(event)
             check_interrupt()
 
         n_tokens = sum(config.training.epochs * job.data.n_train_tokens for job in pending)
-        tell(SweepStarted(n_jobs=len(kept) + len(pending), n_finished=len(kept), n_tokens=n_tokens))
+        names = _names([*kept, *kept_merges])
+        tell(SweepStarted(n_jobs=len(jobs) + len(merges), n_finished=len(names), n_tokens=n_tokens))
         intake = TrainingIntake(config, run, {job.name: job for job in pending}, tell)
         try:
             execute(training_workload(intake, check_interrupt))
+            reasons = intake.reasons | make_merges(pending_merges, config, run, tell)
         finally:
             shutil.rmtree(unfinished_root(run), ignore_errors=True)
-    finished = tuple(job.name for job in pending if intake.reasons.get(job.name, "did not end") is None)
-    failed = tuple((job.name, reason) for job in pending if (reason := intake.reasons.get(job.name)) is not None)
-    return SweepSummary(finished, tuple(job.name for job in kept), failed)
+    return _summary(names, {name: reasons[name] for name in _names([*pending, *pending_merges]) if name in reasons})
 
 
 def train_adapters_on_cluster(
@@ -135,14 +139,23 @@ def train_adapters_on_cluster(
         return train_adapters(config, run, selection, events=events, execute=partial(do_on_cluster, cluster))
 
 
-def _divide(jobs: Iterable[TrainingJob], config: GridConfig) -> tuple[list[TrainingJob], list[TrainingJob]]:
+def _summary(kept: tuple[str, ...], reasons: Mapping[str, str | None]) -> SweepSummary:
+    failed = tuple((name, reason) for name, reason in reasons.items() if reason is not None)
+    return SweepSummary(tuple(name for name, reason in reasons.items() if reason is None), kept, failed)
+
+
+def _names(jobs: Iterable[AdapterJob]) -> tuple[str, ...]:
+    return tuple(job.name for job in jobs)
+
+
+def _divide(jobs: Iterable[Job], config: GridConfig) -> tuple[list[Job], list[Job]]:
     """Return finished and unfinished jobs; all adapters of other settings are named at once."""
-    kept: list[TrainingJob] = []
-    pending: list[TrainingJob] = []
+    kept: list[Job] = []
+    pending: list[Job] = []
     faults = []
     for job in jobs:
         try:
-            (kept if is_finished(job, config) else pending).append(job)
+            (kept if job.is_ready and is_finished(job, config) else pending).append(job)
         except AdapterError as error:
             faults.append(str(error))
     if faults:

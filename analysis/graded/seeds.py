@@ -10,7 +10,6 @@ from transfergrid.analysis.records import EVERY_KEY
 from transfergrid.analysis.statistics.pair_noise import RULE_OF_THREE
 
 SIGN_FLIP = "studentised sign flips"
-NO_ITEMS = "no graded transfer: the imported table has no items"
 
 
 def graded_as_delta(by_seed: pl.DataFrame) -> pl.DataFrame:

@@ -18,15 +18,13 @@ from transfergrid.config.settings import GridConfig
 from transfergrid.store.counts import describe_counts, sum_counts
 from transfergrid.store.data_manifest import read_manifest
 from transfergrid.store.files import hash_files
-from transfergrid.store.folder import RunFolder
+from transfergrid.store.folder import RECORD_FILE, RunFolder
 from transfergrid.store.json_text import JsonError, parse_json, read_json
 from transfergrid.store.provenance import installed_versions
 from transfergrid.store.scores import UNREADABLE, score_parts
 from transfergrid.wording import count as counted
 
 ANALYSIS_PACKAGES = ("transfergrid", "polars", "numpy", "scipy", "statsmodels", "lang2vec")
-RECORD_FILE = "training.json"
-"""Record in an adapter's folder."""
 
 _FOOTER = "transfergrid"
 _SHORT_HASH = 16
@@ -146,7 +144,7 @@ def _adapter_parts(run: RunFolder) -> Iterator[ManifestPart]:
     for section in ("lora", "training"):
         for text, count in Counter(_listed(_section(record, "config").get(section)) for record in records).items():
             facts.append((section, f"{text} ({counted(count, 'adapter')})"))
-    columns = ("model", "seed", "cell", "train items", "best epoch", "validation loss", "content hash")
+    columns = ("model", "seed", "source", "train items", "best epoch", "validation loss", "content hash")
     yield ManifestPart(title="Adapters", facts=facts, columns=columns, rows=tuple(map(_adapter_row, records)))
 
 
@@ -167,7 +165,7 @@ def _adapter_row(record: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         str(record.get("model", "-")),
         str(record.get("seed", "-")),
-        str(record.get("cell", "-")),
+        str(record.get("cell", record.get("source", "-"))),
         str(_section(record, "data").get("n_train", "-")),
         str(record.get("best_epoch", "-")),
         f"{loss:.4f}" if isinstance(loss, float) else "-",

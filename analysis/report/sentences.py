@@ -21,9 +21,9 @@ from transfergrid.analysis.tables.facts import (
     variance_shares,
 )
 from transfergrid.analysis.tables.regimes import SEEDS_ONLY
-from transfergrid.analysis.tables.remarks import remark_lines
 from transfergrid.analysis.tables.roles import FRAGILE, HUB, why_unlabelled
 from transfergrid.analysis.tables.variance import CROSSED, NESTED, RESIDUAL
+from transfergrid.analysis.transfer.remarks import remark_lines
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import TRANSFER_REGIMES, Regime
 from transfergrid.wording import count, level, listed

@@ -11,8 +11,8 @@ from threadpoolctl import threadpool_limits
 from transfergrid.analysis.records import Transfer
 from transfergrid.analysis.statistics.bootstrap import resample_deltas
 from transfergrid.analysis.tables.registry import all_tables
-from transfergrid.analysis.tables.remarks import remark_lines, with_remark
 from transfergrid.analysis.tables.table import TableInputs
+from transfergrid.analysis.transfer.remarks import remark_lines, with_remark
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError

@@ -5,6 +5,8 @@ from __future__ import annotations
 from transfergrid.analysis.tables.consistency import CONSISTENCY, CONSISTENCY_BY_SOURCE
 from transfergrid.analysis.tables.distance import DISTANCE, DISTANCE_PAIRS
 from transfergrid.analysis.tables.matrices import LANGUAGE_MATRICES, MATRICES
+from transfergrid.analysis.tables.mixtures import MERGES, MIXTURES
+from transfergrid.analysis.tables.power import POWER
 from transfergrid.analysis.tables.recommendation import RECOMMENDATIONS
 from transfergrid.analysis.tables.regimes import REGIMES
 from transfergrid.analysis.tables.roles import ROLES_TABLE
@@ -22,9 +24,12 @@ TABLES = [
     CONSISTENCY_BY_SOURCE,
     DISTANCE,
     DISTANCE_PAIRS,
+    MIXTURES,
+    MERGES,
     TRANSFER,
     TRANSFER_BY_SEED,
     MISSING,
+    POWER,
     RECOMMENDATIONS,
 ]
 

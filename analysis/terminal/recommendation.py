@@ -25,8 +25,8 @@ from transfergrid.analysis.tables.recommendation import (
     with_graded_estimates,
     with_unestimated,
 )
-from transfergrid.analysis.tables.remarks import remark_lines, with_remark
 from transfergrid.analysis.terminal.plain_table import plain_table
+from transfergrid.analysis.transfer.remarks import remark_lines, with_remark
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import Cell

@@ -22,11 +22,11 @@ from transfergrid.analysis.tables.facts import (
     variance_shares,
 )
 from transfergrid.analysis.tables.regimes import SEEDS_ONLY
-from transfergrid.analysis.tables.remarks import remark_lines
 from transfergrid.analysis.tables.roles import FRAGILE, HUB
 from transfergrid.analysis.tables.variance import CROSSED, NESTED
 from transfergrid.analysis.terminal.plain_table import plain_table
 from transfergrid.analysis.terminal.table_view import reasons_view
+from transfergrid.analysis.transfer.remarks import remark_lines
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 from transfergrid.wording import count, level

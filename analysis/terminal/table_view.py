@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import polars as pl
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
 from transfergrid.analysis.tables.facts import missing_reasons
@@ -35,6 +37,9 @@ _TITLES = {
     "mean_tau_b": "tau-b",
 }
 """Short headings; the others are the column's name."""
+_NAMES = ("source", "target", "group", "name", "models")
+"""Columns of names, which lose their middle where a terminal is narrow."""
+_LEAST = 9
 _TWO_DIGITS = ("_pp", "_pp_low", "_pp_high", "_rate", "_rate_true", "_rate_significant")
 """Ends of columns whose third digit is noise."""
 
@@ -56,41 +61,74 @@ def shown_columns(name: str, table: pl.DataFrame) -> pl.DataFrame:
     return table.select(column for column in wanted if column in table.columns)
 
 
-def table_view(name: str, table: pl.DataFrame) -> RenderableType:
-    """Return one table, its first rows and main columns; says how much is left out.
+@dataclass(frozen=True, slots=True)
+class TableView:
+    """One table, its first rows and main columns; says how much is left out.
 
-    A model or seed that is the same in all rows stands in the title.
+    A model or seed that is the same in all rows stands in the title, several models as lines between the rows. Names
+    that do not fit lose their middle, so that a row is a line.
     """
-    shown = shown_columns(name, table)
-    same = [column for column in ("model", "seed") if column in shown.columns and shown[column].n_unique() == 1]
-    title = "".join(f", {column} {shown[column][0]}" for column in same)
-    shown = shown.drop(same)
-    view = plain_table(Text(f"{name}: {table.height} row{'' if table.height == 1 else 's'}{title}"), style="bold")
-    for column, dtype in shown.schema.items():
-        heading = _TITLES.get(column, column.replace("_", " "))
-        heading = heading.replace(" ", "\n") if dtype.is_numeric() else heading
-        view.add_column(
-            heading,
-            justify="right" if dtype.is_numeric() else "left",
-            overflow="fold",
-            no_wrap=dtype.is_numeric(),
-            min_width=max(map(len, [*heading.split(), *_words(shown[column])])),
-        )
-    for row in shown.head(SHOWN_ROWS).iter_rows(named=True):
-        view.add_row(*(Text(_plain(value, column)) for column, value in row.items()))
-    notes = []
-    if table.height > SHOWN_ROWS:
-        notes.append(f"{table.height - SHOWN_ROWS} more rows; all rows and columns: --csv, --json or the written files")
-    if "reason" in table.columns and "reason" not in shown.columns:
-        notes += reasons_view(table)
-    return Group(view, Text("\n".join(notes)))
+
+    name: str
+    table: pl.DataFrame
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Render for a width."""
+        shown = shown_columns(self.name, self.table)
+        same = [column for column in ("model", "seed") if column in shown.columns and shown[column].n_unique() == 1]
+        title = "".join(f", {column} {shown[column][0]}" for column in same)
+        shown = shown.drop(same).head(SHOWN_ROWS)
+        rows = count(self.table.height, "row").replace(",", "")
+        view = plain_table(Text(f"{self.name}: {rows}{title}"), style="bold")
+        models = shown["model"].to_list() if {"model", "source"} <= set(shown.columns) else []
+        shown = shown.drop("model") if models else shown
+        cells = {column: [_plain(value, column) for value in shown[column]] for column in shown.columns}
+        headings = {column: _heading(column, dtype) for column, dtype in shown.schema.items()}
+        place_of_model = list(cells).index("source") if models else 0
+        wide = {**cells, "source": [*cells["source"], *map(str, models)]} if models else cells
+        room = _widths(wide, headings, options.max_width)
+        for column, dtype in shown.schema.items():
+            is_number = dtype.is_numeric()
+            view.add_column(headings[column], justify="right" if is_number else "left", no_wrap=column != "reason")
+        for place in range(shown.height):
+            if models and (place == 0 or models[place] != models[place - 1]):
+                name = Text(_cut(str(models[place]), room[place_of_model]), style="bold")
+                view.add_row(*[""] * place_of_model, name)
+            view.add_row(*(Text(_cut(cells[column][place], room[number])) for number, column in enumerate(cells)))
+        yield view
+        yield Text("\n".join(self._notes(shown)))
+
+    def _notes(self, shown: pl.DataFrame) -> list[str]:
+        notes = []
+        if self.table.height > SHOWN_ROWS:
+            left = self.table.height - SHOWN_ROWS
+            notes.append(f"{left} more rows; all rows and columns: --csv, --json or the written files")
+        if "reason" in self.table.columns and "reason" not in shown.columns:
+            notes += reasons_view(self.table)
+        return notes
 
 
-def _words(column: pl.Series) -> list[str]:
-    """Return the words of a column that must not be broken; names of models and cells may be."""
-    if column.name not in ("role", "unit", "regime"):
-        return []
-    return [word for value in column.head(SHOWN_ROWS).unique().drop_nulls() for word in str(value).split()]
+def _heading(column: str, dtype: pl.DataType) -> str:
+    heading = _TITLES.get(column, column.replace("_", " "))
+    return heading.replace(" ", "\n") if dtype.is_numeric() else heading
+
+
+def _widths(cells: dict[str, list[str]], headings: dict[str, str], room: int) -> list[int]:
+    """Return how wide each column may be: names give way, the longest first, down to `_LEAST` characters."""
+    widths = [max(map(len, [*values, *headings[column].split("\n")])) for column, values in cells.items()]
+    names = [place for place, column in enumerate(cells) if column in _NAMES]
+    gaps = 2 * len(widths)
+    while names and sum(widths) + gaps > room and max(widths[place] for place in names) > _LEAST:
+        widths[max(names, key=lambda place: widths[place])] -= 1
+    return widths
+
+
+def _cut(text: str, width: int) -> str:
+    """Return a name without its middle where it is too long; its ends tell names apart."""
+    if len(text) <= width:
+        return text
+    end = max((width - 1) // 2, 1)
+    return f"{text[: width - 1 - end]}…{text[-end:]}"
 
 
 def reasons_view(table: pl.DataFrame, limit: int = 5) -> list[str]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import polars as pl
 
 from transfergrid.analysis.records import ItemBlock
-from transfergrid.grid import Cell, Source, UserError
+from transfergrid.grid import MERGE_KIND, TASKS, Cell, Source, UserError
+from transfergrid.store.folder import RECORD_FILE, RunFolder
+from transfergrid.store.json_text import JsonError, read_json
 from transfergrid.store.scores import SOURCE_COLUMNS, source_columns
 
 IS_SINGLE = pl.col("source_task").is_not_null()
@@ -19,21 +22,24 @@ def read_sources(scores: pl.LazyFrame, names: Iterable[str]) -> pl.DataFrame:
     """Return one row per source: `SOURCE_COLUMNS`, and task and language of single-cell adapters.
 
     Args:
-        scores: Item rows in SCORE_SCHEMA; read only for names that are not a cell's.
+        scores: Item rows in SCORE_SCHEMA; read only for names that are not those of a cell of a built-in task.
         names: Names of sources, without the base.
 
     Raises:
         UserError: If one name stands for two kinds of source, or for other cells in another part.
     """
-    plain, others = [], []
+    plain, others = {}, []
     for name in sorted(set(names)):
         try:
-            plain.append(source_columns(Source.of(Cell.parse(name))))
+            cell = Cell.parse(name)
+            plain[name] = source_columns(Source.of(cell))
+            is_known = cell.task in TASKS
         except UserError:
+            is_known = False
+        if not is_known:  # a mixture may be named like a cell of an unknown task
             others.append(name)
-    known = pl.DataFrame(plain, schema=_SCHEMA)
     if not others:
-        return known
+        return pl.DataFrame(list(plain.values()), schema=_SCHEMA)
     found = scores.filter(pl.col("source").is_in(others)).select(_SCHEMA.names()).unique().collect().sort(pl.all())
     repeated = found.filter(pl.col("source").is_duplicated())
     if repeated.height:
@@ -42,7 +48,8 @@ def read_sources(scores: pl.LazyFrame, names: Iterable[str]) -> pl.DataFrame:
             f"source {repeated['source'][0]!r} is {first[0]!r} of {first[1]!r} in one part of the store and "
             f"{second[0]!r} of {second[1]!r} in another; score them under two names"
         )
-    return pl.concat([known, found])
+    stored = set(found["source"])
+    return pl.concat([pl.DataFrame([row for name, row in plain.items() if name not in stored], schema=_SCHEMA), found])
 
 
 def single_blocks(blocks: Iterable[ItemBlock], sources: pl.DataFrame) -> tuple[ItemBlock, ...]:
@@ -58,3 +65,22 @@ def single_blocks(blocks: Iterable[ItemBlock], sources: pl.DataFrame) -> tuple[I
             differences, scored = block.differences[single], block.scored[single]
             kept.append(ItemBlock(block.task, keys.filter(single), block.item_ids, differences, scored))
     return tuple(kept)
+
+
+def with_methods(sources: pl.DataFrame, run: RunFolder) -> pl.DataFrame:
+    """Return kind, cells and, of merges, the method of every source, as a record in the run folder has it."""
+    names = sources.filter(pl.col("source_kind") == MERGE_KIND)["source"]
+    methods = {name: _method(path) for name in names for path in run.adapters.glob(f"*/*/{name}/{RECORD_FILE}")}
+    method = pl.col("source").replace_strict(methods, default=None, return_dtype=pl.String)
+    return sources.select(*SOURCE_COLUMNS, method=method)
+
+
+def _method(path: Path) -> str | None:
+    """Return a merge's method; None where the record does not say it."""
+    try:
+        match read_json(path):
+            case {"key": {"merge": {"method": str(method)}}}:
+                return method
+    except JsonError:
+        pass
+    return None

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from transfergrid.analysis.graded.columns import OF_SEEDS
-from transfergrid.analysis.graded.seeds import NO_ITEMS, graded_as_delta, graded_columns
+from transfergrid.analysis.graded.seeds import graded_as_delta, graded_columns
 from transfergrid.analysis.records import EVERY_KEY, KEY, ItemBlock, Transfer
 from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.significance import (
@@ -26,7 +26,7 @@ from transfergrid.analysis.transfer.imported import transfer_from_imported
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
 from transfergrid.analysis.transfer.pairing import ModelObservations, merge_blocks, observe
-from transfergrid.analysis.transfer.sources import IS_SINGLE, read_sources, single_blocks
+from transfergrid.analysis.transfer.sources import IS_SINGLE, read_sources, single_blocks, with_methods
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
@@ -44,6 +44,8 @@ from transfergrid.store.scores import (
 
 REDRAWN = 1.5
 """Items of all seeds together, measured in those of one seed, above which seeds count as having items of their own."""
+REDRAWN_TEST = "moderated t test, items redrawn per seed"
+"""Test of rows whose seeds have items of their own."""
 NO_MODEL = "no adapter scores of this model in the store"
 
 
@@ -75,15 +77,11 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     if stopping.partial:
         read = partial(_tables, sources=sources, parts=parts, settings=settings)
         by_seed, averaged = stopping.with_final_tests((by_seed, averaged), scores, read)
-    imported = read_imported(run)
-    if both := sorted(set(by_seed["model"]) & set(imported["model"])):
-        raise UserError(
-            f"model {both[0]!r} has both item scores and an imported table; analyse them in two run folders"
-        )
+    imported = _imported(run, by_seed)
     with_both = with_graded(averaged, by_seed, graded_blocks, settings.confidence)
     averaged = with_both.join(sources, on="source", how="left", validate="m:1")
-    of_imports = transfer_from_imported(imported).with_columns(graded_reason=pl.coalesce("reason", pl.lit(NO_ITEMS)))
-    rows = _finish(pl.concat([averaged, of_imports], how="diagonal"), imported, run, config)
+    rows = pl.concat([averaged, transfer_from_imported(imported)], how="diagonal")
+    rows = _finish(rows, imported, run, config)
     by_seed = by_seed.join(read_remarks(run), on=list(KEY), how="left", validate="m:1", maintain_order="left")
     return Transfer(
         with_decisions(by_seed.drop("squares", *OF_SEEDS)),
@@ -91,8 +89,19 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
         single_blocks(blocks, sources),
         _unscored_models(by_seed.filter(IS_SINGLE), config),
         rows.filter(~IS_SINGLE),
+        with_methods(sources.filter(~IS_SINGLE), run),
+        blocks,
         single_blocks(graded_blocks, sources),
     )
+
+
+def _imported(run: RunFolder, by_seed: pl.DataFrame) -> pl.DataFrame:
+    imported = read_imported(run)
+    if both := sorted(set(by_seed["model"]) & set(imported["model"])):
+        raise UserError(
+            f"model {both[0]!r} has both item scores and an imported table; analyse them in two run folders"
+        )
+    return imported
 
 
 def with_graded(
@@ -195,7 +204,7 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
         .when(pl.col("n_seeds") < 2)
         .then(pl.lit("t test over items"))
         .when(pl.Series(redrawn))
-        .then(pl.lit("moderated t test, items redrawn per seed"))
+        .then(pl.lit(REDRAWN_TEST))
         .otherwise(pl.lit("moderated t test, items and seeds crossed")),
     ).drop("between_items", "between_seeds", "n_items_of_all_seeds")
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from transfergrid.trainers.events import (
     AdapterFailed,
     AdapterFinished,
+    AdapterMerged,
     AdapterStarted,
     BaseLoaded,
     BatchHalved,
@@ -98,7 +99,7 @@ class SweepState:
                 adapter.step, adapter.loss, adapter.n_tokens_done = event.step, event.loss, event.n_tokens
             case EpochDone():
                 self.running[event.job].validation_loss = event.validation_loss
-            case AdapterFinished():
+            case AdapterFinished() | AdapterMerged():
                 self.n_finished += 1
                 self._close(event.job)
             case AdapterFailed():
@@ -202,6 +203,8 @@ def remark(event: TrainingEvent) -> str | None:
                 f"{event.job}: validation loss {event.untrained_loss:.4f} before, {event.validation_loss:.4f} after "
                 f"epoch {event.best_epoch}, {event.wall_s:.0f} s"
             )
+        case AdapterMerged():
+            return f"{event.job}: merged ({event.method}), {event.wall_s:.0f} s"
         case AdapterFailed():
             return f"{event.job}: FAILED, {event.reason}"
         case Remark():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transfergrid.config.selection import Selection
 from transfergrid.engine.adapters.folder import find_adapters
-from transfergrid.grid import Cell, Source, UserError
+from transfergrid.grid import MIXTURE_KIND, Cell, Source, UserError
 from transfergrid.store.folder import RunFolder
 
 DEFAULT_PATTERN = "{task}-{language}"
@@ -18,6 +18,7 @@ UNKNOWN_SEED = 0
 """Training seed of adapters whose names do not say one."""
 
 _COLUMNS = ("path", "task", "language")  # of a table; these a row must fill
+_SEVERAL_CELLS = ("path", "cells")  # and these where it was trained on several cells
 _OTHER_KIND = ("path", "kind", "source", "cells")  # and these where it names a kind
 _FIELDS = {
     "model": r"[A-Za-z0-9._-]+",
@@ -52,8 +53,8 @@ class AdapterFolder:
     table: Path | None = None
     """CSV file with the columns path, task, language and perhaps seed, model; used instead of the pattern.
 
-    A row of another kind of source fills kind, source (its name), cells (``task-lang``, blanks between) and perhaps
-    variant in place of task and language.
+    A row of a mixture fills cells (``task-lang+task-lang``) and perhaps source (its name; else that of its folder) in
+    place of task and language; one of another kind of source kind, source, cells and perhaps variant.
     """
 
 
@@ -93,7 +94,7 @@ def folder_places(
         seed = fields.get("seed") or str(UNKNOWN_SEED)
         if not seed.isdecimal():
             raise UserError(f"adapter {str(path)!r} has seed {seed!r}; expected a whole number")
-        place = AdapterPlace(model, _source(fields, int(seed)), path)
+        place = AdapterPlace(model, _source(fields, int(seed), path), path)
         key = (place.model, place.seed, place.source.name)
         if key in places:
             raise UserError(
@@ -105,12 +106,16 @@ def folder_places(
     return tuple(places.values())
 
 
-def _source(fields: Mapping[str, str], seed: int) -> Source:
+def _source(fields: Mapping[str, str], seed: int, path: Path) -> Source:
     """Return a single-cell adapter, or the source of another kind that a table's row describes."""
-    if not fields.get("kind"):
+    kind, listed = fields.get("kind"), (fields.get("cells") or "").replace("+", " ").split()
+    if not kind and not listed:
         return Source.of(Cell(fields["task"], fields["language"]), seed)
-    cells = tuple(map(Cell.parse, fields["cells"].split()))
-    return Source(fields["kind"], fields["source"], cells, seed, fields.get("variant") or "")
+    cells = tuple(map(Cell.parse, listed))
+    if not kind and len(cells) == 1 and not fields.get("source"):
+        return Source.of(cells[0], seed)
+    name = fields.get("source") or path.name
+    return Source(kind or MIXTURE_KIND, name, cells, seed, fields.get("variant") or "")
 
 
 def _only_model(models: Sequence[str], path: Path) -> str:
@@ -197,13 +202,14 @@ def _from_table(folder: Path, table: Path) -> Iterator[tuple[Path, dict[str, str
             rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"adapter table {str(table)!r} cannot be read: {error}") from error
-    if not rows or not any(set(names) <= set(columns) for names in (_COLUMNS, _OTHER_KIND)):
+    if not rows or not any(set(names) <= set(columns) for names in (_COLUMNS, _SEVERAL_CELLS)):
         raise UserError(
-            f"adapter table {str(table)!r} has the columns {columns}; expected path, task, language and perhaps seed, "
-            "model, and at least one row"
+            f"adapter table {str(table)!r} has the columns {columns}; expected path, task, language (or path, "
+            "cells) and perhaps seed, model, and at least one row"
         )
     for line, row in rows:
-        needed = _OTHER_KIND if row.get("kind") else _COLUMNS
+        has_cells = row.get("cells") or "task" not in row
+        needed = _OTHER_KIND if row.get("kind") else _SEVERAL_CELLS if has_cells else _COLUMNS
         if empty := [column for column in needed if not (row.get(column) or "").strip()]:
             raise UserError(
                 f"adapter table {str(table)!r}, line {line}: {empty[0]} is empty; expected {', '.join(needed[:-1])} "

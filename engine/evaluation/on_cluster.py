@@ -81,9 +81,8 @@ class ScoringSetup:
 
 def scoring_workload(remaining: Remaining) -> Workload[SourceJob]:
     """Return what is left to score as an executor takes it."""
-    n_items = {target: len(cell.items) for target, cell in remaining.targets.items()}
     base_values = {name: model.base_values for name, model in remaining.models.items()}
-    intake = _Intake(remaining.store, remaining.tell, n_items, remaining.design, base_values)
+    intake = _Intake(remaining.store, remaining.tell, remaining.targets, remaining.design, base_values)
     bases = {name: model.jobs.base for name, model in remaining.models.items()}
     size = cache(lambda name: read_model_facts(bases[name].folder).n_layer_parameters)
     setup = ScoringSetup(
@@ -119,7 +118,7 @@ class _Intake:
 
     store: ScoreStore
     tell: OnEvent
-    n_items: Mapping[Cell, int] = field(default_factory=dict)
+    targets: Mapping[Cell, CellItems] = field(default_factory=dict)
     design: Design | None = None
     base_values: Mapping[str, Values] = field(default_factory=dict)
     _told: set[Any] = field(default_factory=set)
@@ -158,7 +157,7 @@ class _Intake:
         untried = (
             replace(job, targets=tuple(t for t in job.targets if not is_failed(job.origin, t))) for job in unit.jobs
         )
-        return find_left(untried, stored, self.n_items, design=self.design, base=base)
+        return find_left(untried, stored, self.targets, design=self.design, base=base)
 
 
 def pack_unit(unit: Unit[SourceJob], sees_run: bool) -> ScoringUnit:

@@ -35,7 +35,7 @@ class CellScorer:
         self._scorer = scorer
         self._targets = targets
         self._on_event = on_event
-        self._prepared: dict[tuple[Cell, Extent], tuple[TokenisedCell, Prepared | None]] = {}
+        self._prepared: dict[tuple[Cell, int | None, Extent], tuple[TokenisedCell, Prepared | None]] = {}
 
     def score(
         self, origin: Origin, adapter: Adapter | None, key: RunKey, cell: Cell, *, extent: Extent = None
@@ -47,7 +47,7 @@ class CellScorer:
             ScoringError: If the scorer leaves an item out, or gives one twice.
         """
         started = time.perf_counter()
-        target, prepared = self._prepare(cell, extent)
+        target, prepared = self._prepare(cell, origin.seed, extent)
         said = {} if prepared is None else self._collect(prepared, adapter, get_mode(target.asked.mode))
         item_origin = CellOrigin(
             origin=origin,
@@ -76,14 +76,16 @@ class CellScorer:
         values = {score.item_id: score.value for score in scores}
         return ScoredCell(origin, key.parts, record, partial(score_rows, item_origin, scores), values)
 
-    def _prepare(self, cell: Cell, extent: Extent) -> tuple[TokenisedCell, Prepared | None]:
+    def _prepare(self, cell: Cell, seed: int | None, extent: Extent) -> tuple[TokenisedCell, Prepared | None]:
         """Plan a target or slice when it is first needed; None if no item of it can be scored."""
-        if (cell, extent) not in self._prepared:
-            target = self._targets[cell] if extent is None else self._targets[cell].slice(*extent)
+        key = (cell, seed if self._targets[cell].asked.draws else None, extent)
+        if key not in self._prepared:
+            target = self._targets[cell].of_seed(seed)
+            target = target if extent is None else target.slice(*extent)
             scorable = target.scorable
             plan = get_mode(target.asked.mode).prepare(self._scorer, scorable) if scorable else None
-            self._prepared[cell, extent] = target, plan
-        return self._prepared[cell, extent]
+            self._prepared[key] = target, plan
+        return self._prepared[key]
 
     def _collect(self, prepared: Prepared, adapter: Adapter | None, mode: Mode) -> dict[int, Any]:
         """Return what the model says, by position among the prepared items."""

@@ -116,7 +116,7 @@ class ModelScorer:
 
     def _score_target(self, job: SourceJob, target: Cell, writer: StoreWriter) -> None:
         """Score what is left of a target, slice by slice as far as the design goes."""
-        n_all, is_base = len(self.tokenised[target].asked.items), job.adapter is None
+        n_all, is_base = len(self.tokenised[target].asked.of_seed(job.origin.seed).items), job.adapter is None
         base = self.base_values.setdefault(target, {})
         seen = Seen().plus(job.values.get(target, {}), base)
         stop = next_stop(seen, n_all, self.design, is_base=is_base)
@@ -126,7 +126,7 @@ class ModelScorer:
                 base.update(scored.values)
             seen = seen.plus(scored.values, base)
             stop = next_stop(seen, n_all, self.design, is_base=is_base)
-            n_planned = n_all if self.design is None else self.design.n_planned(n_all)
+            n_planned = n_all if self.design is None or is_base else self.design.n_planned(n_all)
             if scored.record.start is not None:
                 scored = replace(scored, record=replace(scored.record, n_planned=n_planned))
             writer.submit(scored)

@@ -194,7 +194,8 @@ class _Case:
 
     def run(self, name: str, dtype: Dtype, expected: Sequence[Scores]) -> WayResult:
         """Start one way's engine, score, and end it; a way that does not run is a result, too."""
-        config, sizes = EngineConfig(dtype=dtype), {"max_rank": _RANK, "longest_tokens": self.longest}
+        config = EngineConfig(dtype=dtype)
+        sizes: dict[str, Any] = {"max_rank": _RANK, "longest_tokens": self.longest}
         try:
             if name == "public":
                 scorer: Scorer = start_public(self.model, config, **sizes)

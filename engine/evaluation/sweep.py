@@ -38,7 +38,7 @@ from transfergrid.engine.work.request import EvalRequest, find_sources
 from transfergrid.engine.work.source_jobs import ModelJobs, SourceJob, Values, find_jobs
 from transfergrid.engine.work.stale_cells import evict_cells, find_stale_cells, refuse_stale_cells
 from transfergrid.grid import BASE, Cell, UserError
-from transfergrid.store.adaptive import Design
+from transfergrid.store.adaptive import FIRST_LOOK, Design
 from transfergrid.store.file_index import FileIndex
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.lock import hold_run_folder
@@ -192,8 +192,7 @@ class _Sweep:
             aside = str(path.parent / ASIDE)
             self.tell(Notice(f"{reason}; it is moved to {aside!r} and its cells are scored again"))
         pairs = frozenset(asked.pairs())
-        items_hashes = {cell: target.items_hash for cell, target in asked.targets.items()}
-        refuse_stale_cells(find_stale_cells(scan.parts, asked.models, items_hashes), pairs, force=force)
+        refuse_stale_cells(find_stale_cells(scan.parts, asked.models, asked.targets), pairs, force=force)
         if n_evicted := evict_cells(self.store, scan.parts, pairs, all_cells=force):
             self.tell(Notice(f"{n_evicted} cell(s) are scored again; their old parts moved to {ASIDE!r}"))
         n_other_way = sum(pair in pairs and _way(cell.part) != self._way for pair, cell in self.store.cells().items())
@@ -211,6 +210,8 @@ class _Sweep:
         self._drop_stale_noise_floors(asked)
         if request.design is not None:
             self._require_base(asked)
+            if all(request.design.n_planned(len(cell.items)) <= FIRST_LOOK for cell in asked.targets.values()):
+                self.tell(Notice(f"--adaptive stops no pair here: no target has more than {FIRST_LOOK} items to score"))
             base = {name: _only_base(model) for name, model in self._left(asked, request).items()}
             if not is_one_process and any(model.jobs.jobs for model in base.values()):
                 yield base
@@ -230,10 +231,9 @@ class _Sweep:
     def find_left(self, asked: SweepJobs, design: Design | None) -> list[tuple[Values, list[SourceJob]]]:
         """Return by model what is stored of the base, with a design only, and what is left to score."""
         stored, found = self.store.cells(), []
-        n_items = {target: len(cell.items) for target, cell in asked.targets.items()}
         for jobs in asked.models:
             base = {} if design is None else read_values(Origin(jobs.base.name, BASE), stored, asked.targets)
-            found.append((base, find_left(jobs.jobs, stored, n_items, design=design, base=base)))
+            found.append((base, find_left(jobs.jobs, stored, asked.targets, design=design, base=base)))
         return found
 
     def _left(self, asked: SweepJobs, request: EvalRequest) -> dict[str, RemainingModel]:
@@ -241,15 +241,19 @@ class _Sweep:
         found, design = self.find_left(asked, request.design), request.design
         left = [job for _, jobs in found for job in jobs]
         pairs, n_sources = asked.pairs(), sum(len(jobs.jobs) for jobs in asked.models)
-        n_all = {target: len(cell.items) for target, cell in asked.targets.items()}
-        n_planned = {target: n if design is None else design.n_planned(n) for target, n in n_all.items()}
+
+        def n_left(job: SourceJob, target: Cell) -> int:
+            n_all = len(asked.targets[target].of_seed(job.origin.seed).items)
+            is_all = design is None or job.adapter is None
+            return (n_all if is_all else design.n_planned(n_all)) - len(job.values.get(target, ()))  # type: ignore[union-attr]
+
         self.tell(
             SweepStarted(
                 n_sources=n_sources,
                 n_sources_finished=n_sources - len(left),
                 n_cells=len(pairs),
                 n_finished=len(pairs) - sum(len(job.targets) for job in left),
-                n_items=sum(n_planned[t] - len(job.values.get(t, ())) for job in left for t in job.targets),
+                n_items=sum(n_left(job, target) for job in left for target in job.targets),
             )
         )
         return {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from transfergrid.config.settings import PromptConfig
+from transfergrid.config.values import TEMPLATE_DATE
 from transfergrid.engine.models.chat_template import render_chats
 from transfergrid.grid import UserError
 from transfergrid.wording import one_line
@@ -51,7 +51,7 @@ class TokenisationSettings:
     """Item too long: do not score it, or cut its context on the left."""
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     """Further variables of the chat template, for example ``date_string``."""
-    date: datetime.date = PromptConfig().date
+    date: datetime.date = TEMPLATE_DATE
     """The day that a chat template with a clock sees."""
 
 

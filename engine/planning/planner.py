@@ -72,21 +72,25 @@ class Plan:
         """Mean share of the token budget that a step uses; 0 without steps."""
         return self.n_computed_tokens / (self.n_steps * self.limits.max_step_tokens) if self.steps else 0.0
 
-    def loglikelihoods(self, logprobs: npt.NDArray[np.floating], step_index: int) -> Iterator[ItemLoglikelihoods]:
+    def loglikelihoods(
+        self, logprobs: npt.NDArray[np.floating], step_index: int, greedy: npt.NDArray[np.bool_] | None = None
+    ) -> Iterator[ItemLoglikelihoods]:
         """Sum the items that are complete after a step.
 
         Args:
             logprobs: Shape [n_slots], natural logs; every slot of this and all earlier steps is filled in.
             step_index: Position of the step in ``steps``.
+            greedy: Shape [n_slots], whether greedy decoding would choose the slot's token; None: not asked for.
 
         Yields:
             One result per item, float64 sums per choice.
         """
         for item in self.completed_items[step_index].tolist():
             offsets = self.choice_offsets[self.item_offsets[item] : self.item_offsets[item + 1] + 1]
-            values = logprobs[self.choice_slots[offsets[0] : offsets[-1]]].astype(np.float64)
-            sums = np.add.reduceat(values, offsets[:-1] - offsets[0])
-            yield ItemLoglikelihoods(item, tuple(sums.tolist()))
+            slots, starts = self.choice_slots[offsets[0] : offsets[-1]], offsets[:-1] - offsets[0]
+            sums = np.add.reduceat(logprobs[slots].astype(np.float64), starts)
+            chosen = None if greedy is None else tuple(np.logical_and.reduceat(greedy[slots], starts).tolist())
+            yield ItemLoglikelihoods(item, tuple(sums.tolist()), chosen)
 
 
 def plan_items(items: Sequence[TokenisedItem], limits: PlanLimits) -> Plan:

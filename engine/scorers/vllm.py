@@ -57,8 +57,15 @@ class VllmScorer:
         limits = self._limits.halved() if halve_steps else self._limits
         return prepare_steps(items, limits, max_model_len=self.sizes.max_model_len)
 
-    def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
+    def score(
+        self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False
+    ) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, as soon as it is done, in no fixed order; None scores the base.
+
+        Args:
+            prepared: From ``prepare``.
+            adapter: None is the base.
+            greedy: Whether results say, too, which continuations greedy decoding would give.
 
         Raises:
             ScoringError: If the items were prepared by another kind of scorer.
@@ -67,11 +74,37 @@ class VllmScorer:
         """
         own = require_own(prepared, PreparedSteps)
         self._pass += 1
-        return self._score_pass(own, adapter, self._pass)
+        return self._score_pass(own, adapter, self._pass, greedy=greedy)
 
     def prefetch(self, adapter: Adapter) -> None:
         """Start to load the adapter that is scored next; returns at once."""
         self._ask("prefetch_adapter", self._reference(adapter))
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sequence[Any], adapter: Adapter | None = None
+    ) -> list[list[int]]:
+        """Return the tokens that vLLM's own scheduler generates after every prompt; ends a pass that runs.
+
+        Args:
+            prompts: Tokens.
+            sampling: vLLM's ``SamplingParams``, one per prompt.
+            adapter: None is the base.
+
+        Raises:
+            AdapterError: As ``score`` does.
+        """
+        from vllm.lora.request import LoRARequest
+
+        self._pass += 1
+        request = None if adapter is None else LoRARequest(*self._prove(adapter))
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+            list(sampling),
+            lora_request=request,
+            use_tqdm=False,
+        )
+        self._ask("clear_spoilt_blocks")
+        return [list(output.outputs[0].token_ids) for output in outputs]
 
     def peak_memory_bytes(self) -> int:
         """Return the largest memory of the first worker so far."""
@@ -83,19 +116,24 @@ class VllmScorer:
         close_llm(llm)
 
     def _score_pass(
-        self, prepared: PreparedSteps, adapter: Adapter | None, number: int
+        self, prepared: PreparedSteps, adapter: Adapter | None, number: int, *, greedy: bool
     ) -> Iterator[ItemLoglikelihoods]:
         """Run the steps of one pass."""
+        plan = prepared.plan
         reference = None if adapter is None else self._prove(adapter)
-        logprobs = np.full(prepared.plan.n_slots, np.nan, dtype=np.float32)
+        logprobs = np.full(plan.n_slots, np.nan, dtype=np.float32)
+        chosen = np.zeros(plan.n_slots, dtype=bool) if greedy else None
         tickets: deque[int] = deque()
         for index in range(len(prepared.packed)):
             if number != self._pass:
                 raise RuntimeError("another pass was started before this one ended; they share the KV blocks")
             for packed in prepared.packed[index + len(tickets) : index + N_IN_FLIGHT]:
-                tickets.append(self._ask("score_step", packed, reference))
-            logprobs[prepared.plan.steps[index].score_slots] = self._scores(tickets.popleft())
-            yield from prepared.plan.loglikelihoods(logprobs, index)
+                tickets.append(self._ask("score_step", packed, reference, greedy))
+            slots, scores = plan.steps[index].score_slots, self._scores(tickets.popleft())
+            logprobs[slots] = scores[: len(slots)]
+            if chosen is not None:
+                chosen[slots] = scores[len(slots) :] > 0
+            yield from plan.loglikelihoods(logprobs, index, chosen)
 
     def _prove(self, adapter: Adapter) -> AdapterReference:
         """Check once per adapter that its layers are in place and that it changes the scores of a probe."""

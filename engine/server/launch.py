@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 import polars as pl
 from rich.text import Text
 
-from transfergrid.config.settings import MAX_LORA_RANK, EngineConfig, GridConfig, ModelConfig
+from transfergrid.config.settings import EngineConfig, GridConfig, ModelConfig
+from transfergrid.config.values import MAX_LORA_RANK
 from transfergrid.engine.adapters.folder import CONFIG_FILE
 from transfergrid.engine.adapters.null import NULL_RANK
 from transfergrid.engine.models.device import engine_device_type

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from transfergrid.config.settings import GridConfig
 from transfergrid.engine.interfaces import TokenisedItem
 from transfergrid.engine.models.tokenizer import TokenisationSettings
 from transfergrid.engine.planning.tokenisation import TokenisationCounts, TokenisedItems, Unscorable, tokenise_items
-from transfergrid.grid import Cell
+from transfergrid.grid import Cell, UserError
 from transfergrid.store.adaptive import seeded_order
 from transfergrid.store.files import hash_json
 
@@ -34,6 +34,23 @@ class CellItems:
     """Of a slice: the place of its first item in the seeded order; None: these are all items."""
     n_all: int | None = None
     """Of a slice: items of the cell."""
+    draws: Mapping[int, CellItems] = field(default_factory=dict)
+    """What adapters of a training seed are asked, where seeds have items of their own; the base is asked them all."""
+
+    def of_seed(self, seed: int | None) -> CellItems:
+        """Return the items of a training seed; None: those of the base.
+
+        Raises:
+            UserError: If seeds have items of their own, and this one has none.
+        """
+        if seed is None or not self.draws:
+            return self
+        if seed not in self.draws:
+            raise UserError(
+                f"seed {seed} has no test items: with data.test_items_per_seed only the seeds {list(self.draws)} of "
+                "the configuration have; add it to 'seeds', or set data.test_items_per_seed: null"
+            )
+        return self.draws[seed]
 
     def slice(self, start: int, stop: int) -> CellItems:
         """Return the items from ``start`` up to ``stop`` of the seeded order; all of them as they are."""
@@ -58,6 +75,11 @@ class TokenisedCell:
     tokenise: Callable[[CellItems], TokenisedCell]
     """Tokenises some of the items alone."""
 
+    def of_seed(self, seed: int | None) -> TokenisedCell:
+        """Return the items of a training seed; None: those of the base."""
+        asked = self.asked.of_seed(seed)
+        return self if asked is self.asked else self.tokenise(asked)
+
     def slice(self, start: int, stop: int) -> TokenisedCell:
         """Return the items from ``start`` up to ``stop`` of the seeded order."""
         asked = self.asked.slice(start, stop)
@@ -73,15 +95,36 @@ def load_cell(config: GridConfig, data_folder: Path, cell: Cell) -> CellItems:
     """Load the test items of a cell in the format that is scored.
 
     Raises:
-        UserError: If the rows are not there.
+        UserError: If the rows are not there, or too few for items of every seed's own.
     """
     task = get_task(cell.task, config.custom_tasks)
     name = config.prompts.eval_format
     items = load_items(data_folder, task, cell.language, "test", name)
     metric, mode = task.formats[name].primary_metric, task.formats[name].mode
-    content = [[item.item_id, item.context, item.choices, item.gold, item.delimiter] for item in items]
-    decisive = [metric, content] if mode == CHOICE_MODE else [metric, content, mode]
-    return CellItems(cell, tuple(items), metric, hash_json(decisive), mode)
+
+    def asked(chosen: Sequence[Item]) -> CellItems:
+        content = [[item.item_id, item.context, item.choices, item.gold, item.delimiter] for item in chosen]
+        decisive = [metric, content] if mode == CHOICE_MODE else [metric, content, mode]
+        return CellItems(cell, tuple(chosen), metric, hash_json(decisive), mode)
+
+    if config.data.test_items_per_seed is None:
+        return asked(items)
+    parts = _draw(cell, items, config)
+    drawn = {item.item_id for part in parts for item in part}
+    draws = {seed: asked(part) for seed, part in zip(config.seeds, parts, strict=True)}
+    return replace(asked([item for item in items if item.item_id in drawn]), draws=draws)
+
+
+def _draw(cell: Cell, items: Sequence[Item], config: GridConfig) -> list[list[Item]]:
+    """Return every seed's items: one stretch after another of the seeded order, so that no two seeds share any."""
+    n, n_seeds = config.data.test_items_per_seed or 0, len(config.seeds)
+    if n * n_seeds > len(items):
+        raise UserError(
+            f"{n_seeds} seed(s) with {n} test items each need {n * n_seeds}, and {cell.name} has {len(items)}; set "
+            f"data.test_items_per_seed to {len(items) // n_seeds} at most"
+        )
+    place = {item_id: at for at, item_id in enumerate(seeded_order(item.item_id for item in items))}
+    return [[item for item in items if place[item.item_id] // n == number] for number in range(n_seeds)]
 
 
 def tokenise_cells(

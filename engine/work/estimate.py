@@ -14,13 +14,13 @@ from rich.text import Text
 
 from transfergrid.benchmarks.materialise import has_data, materialise
 from transfergrid.config.selection import Selection
-from transfergrid.config.settings import GridConfig, LoraConfig, ModelConfig
+from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE
 from transfergrid.engine.adapters.places import AdapterPlace
 from transfergrid.engine.models.resolve import resolve_model
-from transfergrid.engine.models.shapes import LinearShapes, plan_linear_shapes
 from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.engine.planning.radix import build_chains, flatten_items
+from transfergrid.engine.work.adapter_sizes import bytes_to_make
 from transfergrid.engine.work.base_model import tokenisation_settings
 from transfergrid.engine.work.cells import CellItems, TokenisedCell, load_cell, tokenise_cells
 from transfergrid.engine.work.left import find_left, read_values
@@ -43,8 +43,6 @@ from transfergrid.wording import format_bytes, format_duration
 
 ROW_BYTES = 64
 """Bytes of one stored item row where no part tells (measured: 50 to 80 with 4 choices)."""
-
-_WEIGHT_BYTES = 4  # peft saves adapters in float32 unless told otherwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +130,7 @@ _FIGURES: tuple[_Figure, ...] = (
     ("items cut", lambda model: f"{model.n_truncated_items:,}"),
     ("tokens, contexts repeated", lambda model: f"{model.n_repeated_tokens:,}"),
     ("tokens, each prefix once", lambda model: f"{model.n_unique_tokens:,}"),
-    ("adapters to train", lambda model: f"{model.n_adapters_to_train:,} of {model.n_adapters:,}"),
+    ("adapters to make", lambda model: f"{model.n_adapters_to_train:,} of {model.n_adapters:,}"),
     ("adapters on disk", lambda model: format_bytes(model.n_adapter_bytes)),
     ("scores on disk", lambda model: format_bytes(model.n_score_bytes)),
     (
@@ -234,7 +232,7 @@ def _estimate_model(config: GridConfig, model: ModelConfig, asked: _Asked) -> Mo
         model=model.name,
         n_adapters=len(places),
         n_adapters_to_train=len(to_train),
-        n_adapter_bytes=len(to_train) * adapter_bytes(plan_linear_shapes(folder), config.lora) if to_train else 0,
+        n_adapter_bytes=bytes_to_make(to_train, config, folder) if to_train else 0,
         n_cells=len(origins) * len(selection.targets),
         n_finished=len(origins) * len(selection.targets) - len(left),
         n_items=n_items,
@@ -251,18 +249,19 @@ def _estimate_model(config: GridConfig, model: ModelConfig, asked: _Asked) -> Mo
 def _shares_left(origins: Sequence[Origin], asked: _Asked) -> list[tuple[Cell, float]]:
     """Return target and share of its items, as far as something is left; expected shares with a design."""
     stored, design = Scan(tuple(asked.parts)).cells(), asked.design
-    n_items = {target.cell: len(target.items) for target in asked.targets}
+    items = {target.cell: target for target in asked.targets}
     base = next((origin for origin in origins if origin.source == BASE), None)
-    values = read_values(base, stored, n_items) if base is not None and design is not None else {}
-    jobs = [SourceJob(origin, None, RunKey({}), tuple(n_items)) for origin in origins]
+    values = read_values(base, stored, items) if base is not None and design is not None else {}
+    jobs = [SourceJob(origin, None, RunKey({}), tuple(items)) for origin in origins]
     shares = []
-    for job in find_left(jobs, stored, n_items, design=design, base=values):
+    for job in find_left(jobs, stored, items, design=design, base=values):
         for target in job.targets:
-            n_all, n_seen = n_items[target], len(job.values.get(target, ()))
-            n = n_all if design is None else design.n_planned(n_all)
+            n = len(items[target].of_seed(job.origin.seed).items)
+            n_seen = len(job.values.get(target, ()))
             if design is not None and job.origin != base:
+                n = design.n_planned(n)
                 n = min(n, round(max(expected_items(n), n_seen + LOOK_EVERY if n_seen else 0)))
-            shares.append((target, (n - n_seen) / n_all))
+            shares.append((target, (n - n_seen) / len(items[target].items)))
     return shares
 
 
@@ -276,12 +275,6 @@ def _target_cost(target: TokenisedCell) -> _TargetCost:
         n_repeated_tokens=int(requests.path_lengths.sum()),
         n_unique_tokens=build_chains(requests).n_tokens,
     )
-
-
-def adapter_bytes(shapes: LinearShapes, lora: LoraConfig) -> int:
-    """Return the size of one adapter's weights in float32."""
-    adapted = (shape for module, shape in shapes.items() if module.rpartition(".")[2] in lora.target_modules)
-    return _WEIGHT_BYTES * lora.r * sum(n_out + n_in for n_out, n_in in adapted)
 
 
 def _measured_rate(parts: Iterable[Part]) -> float | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from transfergrid.engine.work.cells import CellItems
 from transfergrid.engine.work.source_jobs import SourceJob, Values
 from transfergrid.grid import BASE, Cell
 from transfergrid.store.adaptive import Design, Seen, next_stop
@@ -30,7 +31,7 @@ def read_values(origin: Origin, stored: Stored, targets: Iterable[Cell]) -> Valu
 def find_left(
     jobs: Iterable[SourceJob],
     stored: Stored,
-    n_items: Mapping[Cell, int],
+    items: Mapping[Cell, CellItems],
     *,
     design: Design | None,
     base: Values | None = None,
@@ -40,12 +41,15 @@ def find_left(
     Args:
         jobs: Sources of one model with all targets that were asked for.
         stored: What the store has.
-        n_items: Items of every target.
+        items: Of every target.
         design: None: all items are scored.
         base: With a design: what the store has of the base.
     """
     left = []
     for job in jobs:
+        n_items = {
+            target: len(items[target].of_seed(job.origin.seed).items) for target in job.targets if target in items
+        }
         there = [target for target in job.targets if (job.origin, target) in stored]
         partly = [target for target in there if stored[job.origin, target].n_items < n_items[target]]
         values = read_values(job.origin, stored, partly) if partly else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from transfergrid.engine.work.cells import CellItems
 from transfergrid.engine.work.source_jobs import ModelJobs
 from transfergrid.grid import Cell, UserError
 from transfergrid.store.key import changed_parts
@@ -23,14 +24,14 @@ class StaleCell:
 
 
 def find_stale_cells(
-    parts: Iterable[Part], models: Sequence[ModelJobs], items_hashes: Mapping[Cell, str]
+    parts: Iterable[Part], models: Sequence[ModelJobs], targets: Mapping[Cell, CellItems]
 ) -> list[StaleCell]:
     """Compare the store's cells of some models with what would decide their numbers today.
 
     Args:
         parts: All parts of the store.
         models: Their sources; other sources of these models are compared in all but the adapter.
-        items_hashes: Items of today by target; other targets are compared in all but the items.
+        targets: As they are asked today; other targets, and seeds without items, are compared in all but the items.
     """
     shared = {jobs.base.name: jobs.base.shared_parts for jobs in models}
     keys = {job.origin: job.key.parts for jobs in models for job in jobs.jobs}
@@ -40,14 +41,17 @@ def find_stale_cells(
             continue
         wanted = keys.get(part.origin, {**shared[part.origin.model], "adapter": part.key_parts.get("adapter")})
         changes = changed_parts(part.key_parts, wanted)
-        found = ((record.target, (*changes, *_changed_items(record, items_hashes))) for record in part.cells)
+        found = ((r.target, (*changes, *_changed_items(part.origin.seed, r, targets))) for r in part.cells)
         stale += [StaleCell(part, target, all_changes) for target, all_changes in found if all_changes]
     return stale
 
 
-def _changed_items(record: CellRecord, items_hashes: Mapping[Cell, str]) -> Iterator[str]:
-    today = items_hashes.get(Cell.parse(record.target))
-    if today is not None and today != record.items_hash:
+def _changed_items(seed: int | None, record: CellRecord, targets: Mapping[Cell, CellItems]) -> Iterator[str]:
+    target = targets.get(Cell.parse(record.target))
+    if target is None or (target.draws and seed is not None and seed not in target.draws):
+        return
+    today = target.of_seed(seed).items_hash
+    if today != record.items_hash:
         yield f"items of {record.target}: {record.items_hash[:12]} -> {today[:12]}"
 
 

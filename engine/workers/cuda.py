@@ -75,24 +75,26 @@ class ScoringMixin:
         return int(self.model_runner.model_config.get_vocab_size())
 
     @hands_back_errors
-    def score_step(self, packed: bytes, adapter: AdapterReference | None = None) -> int:
+    def score_step(self, packed: bytes, adapter: AdapterReference | None = None, greedy: bool = False) -> int:
         """Launch one step and return the ticket of its scores; two steps may be in flight.
 
         Args:
             packed: The step, from ``packing.pack_step``.
             adapter: Adapter of all its sequences; None is the base.
+            greedy: Whether its scores say, too, which tokens greedy decoding would choose.
         """
         if self._steps is None:
             self._steps = StepRunner(self.model_runner)
         self._use_adapter(adapter)
-        return self._steps.launch(packed)
+        return self._steps.launch(packed, greedy=greedy)
 
     @hands_back_errors
     def step_scores(self, ticket: int) -> bytes | None:
         """Wait for a step and return the log-probabilities of its scores.
 
         Returns:
-            Float32 little-endian, shape [S], in the order of the step's scores; None on ranks without logits.
+            Float32 little-endian, shape [S], in the order of the step's scores; None on ranks without logits. Where
+            greedy choices are asked for, shape [2 S], see ``logprobs.token_logprobs``.
 
         Raises:
             RuntimeError: If two more steps were launched since.

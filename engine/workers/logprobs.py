@@ -50,6 +50,7 @@ def token_logprobs(
     *,
     compute_logits: Callable[[torch.Tensor], torch.Tensor | None],
     vocab_size: int,
+    greedy: bool = False,
 ) -> torch.Tensor | None:
     """Return natural-log probabilities of tokens at rows; every row goes through the vocabulary projection once.
 
@@ -60,13 +61,15 @@ def token_logprobs(
         scored: What is scored where.
         compute_logits: Maps [R, H] to [R, V]; None on tensor-parallel ranks that do not hold the result.
         vocab_size: V, to size the chunks.
+        greedy: Also say of every token whether it is the row's most likely one.
 
     Returns:
-        Shape [S], float32, or None where ``compute_logits`` gives None. Softmax and its logarithm are float32.
+        Shape [S], float32, or None where ``compute_logits`` gives None. Softmax and its logarithm are float32. With
+        ``greedy``, shape [2 S]: then 1 for every token that greedy decoding would choose, 0 for the others.
     """
     size = chunk_rows(vocab_size, hidden.device)
     piece_size = piece_rows(vocab_size, hidden.device)
-    result = torch.empty(len(scored.tokens), dtype=torch.float32, device=hidden.device)
+    result = torch.empty((1 + greedy, len(scored.tokens)), dtype=torch.float32, device=hidden.device)
     for chunk_start in range(0, len(scored.rows), size):
         logits = compute_logits(hidden[scored.rows[chunk_start : chunk_start + size]])
         if logits is None:
@@ -75,8 +78,11 @@ def token_logprobs(
             range(chunk_start, chunk_start + size, piece_size), torch.split(logits, piece_size), strict=False
         ):
             here = slice(*scored.starts[[start, start + len(piece)]].tolist())
-            result[here] = _gather_logprobs(piece, scored.owners[here] - start, scored.tokens[here])
-    return result
+            owners, tokens = scored.owners[here] - start, scored.tokens[here]
+            result[0, here] = _gather_logprobs(piece, owners, tokens)
+            if greedy:
+                result[1, here] = (piece.argmax(dim=-1)[owners] == tokens).float()
+    return result.flatten()
 
 
 def _gather_logprobs(logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -37,8 +37,13 @@ class StepRunner:
         """Whether a step left NaN or infinity in the KV cache, which attention multiplies by 0 in masked rows: NaN."""
 
     @torch.inference_mode()
-    def launch(self, packed: bytes) -> int:
-        """Launch a step and return its ticket; waits only where the step before the last one still runs."""
+    def launch(self, packed: bytes, *, greedy: bool = False) -> int:
+        """Launch a step and return its ticket; waits only where the step before the last one still runs.
+
+        Args:
+            packed: The step.
+            greedy: Whether its scores say, too, which tokens greedy decoding would choose.
+        """
         inputs = step_inputs(
             unpack_step(packed),
             block_size=self._group.kv_cache_spec.block_size,
@@ -51,7 +56,7 @@ class StepRunner:
         staging = self._staging[place]
         staging.wait()
         try:
-            logprobs = self._run(inputs, staging.send(inputs._asdict()))
+            logprobs = self._run(inputs, staging.send(inputs._asdict()), greedy=greedy)
             if logprobs is not None:
                 staging.fetch(logprobs)
             self._outcomes[place] = logprobs is not None
@@ -77,7 +82,7 @@ class StepRunner:
             raise outcome
         return staging.scores() if outcome else None
 
-    def _run(self, inputs: StepInputs, tensors: dict[str, torch.Tensor]) -> torch.Tensor | None:
+    def _run(self, inputs: StepInputs, tensors: dict[str, torch.Tensor], *, greedy: bool) -> torch.Tensor | None:
         """Copy blocks, compute the new tokens and score."""
         runner = self._runner
         if inputs.block_copies.size:
@@ -104,6 +109,7 @@ class StepRunner:
             ScoredRows(tensors["scored_rows"], tensors["score_owners"], tensors["score_tokens"], inputs.first_scores),
             compute_logits=runner.model.compute_logits,
             vocab_size=runner.model_config.get_vocab_size(),
+            greedy=greedy,
         )
 
     def copy_blocks(self, sources: torch.Tensor, destinations: torch.Tensor) -> None:

@@ -224,7 +224,7 @@ def test_what_cannot_be_computed_says_why_and_the_other_tables_are_there(name: s
             main = main or {"consistency": "median", "consistency_by_source": "mean_tau_b"}.get(
                 table_name, "correlation"
             )
-            main = {"language_matrices": "mean_pp", "recommendations": "estimate_pp"}.get(table_name, main)
+            main = {"language_matrices": "mean_pp", "recommendations": "p_help"}.get(table_name, main)
             unsaid = table.filter(pl.col(main).is_null() & pl.col("reason").is_null())
             unsaid = unsaid.filter(pl.col("models_by") == "all") if table_name == "roles" else unsaid
             assert unsaid.is_empty(), table_name
@@ -274,7 +274,7 @@ def test_headings_and_figures_are_whole_at_80_columns_and_what_all_rows_share_st
         show(analyze(run, config, write=False, table=name), 80) for name in ("regimes", "transfer_by_seed")
     )
     assert re.search(r"^regime +group +n +pp +low +high +win +harm +harm$", regimes, re.MULTILINE)
-    assert re.search(rf"^all transfer +model +30 .*\n +{model[:19]} *$", regimes, re.MULTILINE)
+    assert re.search(r"^all transfer +model sm\S*…\S*ct +30 ", regimes, re.MULTILINE)
     assert f"transfer_by_seed: 36 rows, model {model}, seed 17" in seeds
     assert seeds.count(model) == 1
     assert re.search(

@@ -220,3 +220,17 @@ def test_the_reference_refuses_another_number_format(engine: dict[str, str], tin
     config = small_config(tiny_llama, engine=EngineConfig(**engine))
     with pytest.raises(UserError, match="--engine reference computes in float32"):
         engines.choose_engine(config, EvalRequest(), EngineOptions("reference"))
+
+
+def test_adaptive_is_planned_and_says_where_it_can_stop_nothing(run: RunFolder, maker: FakeMaker) -> None:
+    alone = grid(run, "eval", "--max-items", "5")
+    assert (alone.exit_code, alone.output.splitlines()[-1]) == (
+        1,
+        "grid: --max-items 5 is about pairs that may stop early; give --adaptive too",
+    )
+    planned = grid(run, "plan", "--adaptive")
+    assert "adaptive: 100% of the adapters' items are expected to be scored" in " ".join(planned.output.split())
+    scored = grid(run, "eval", "--adaptive")
+    assert scored.exit_code == 0, scored.output
+    assert "--adaptive stops no pair here: no target has more than 100 items to score" in scored.output
+    assert json.loads(grid(run, "eval", "--adaptive", "--json").stdout)["adaptive"] is None

@@ -22,6 +22,7 @@ from transfergrid.engine.work.estimate import Estimate
 from transfergrid.store.data_manifest import DataManifest
 from transfergrid.trainers.plan import TrainingPlan
 from transfergrid.trainers.sweep import SweepSummary
+from transfergrid.view.status import RunStatus
 
 REPORTS = (
     AnalysisReport,
@@ -35,6 +36,7 @@ REPORTS = (
     DataManifest,
     DoctorReport,
     ServerStart,
+    RunStatus,
 )
 
 

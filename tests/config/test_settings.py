@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transfergrid.config.file import load_config, parse_config
+from transfergrid.config.languages import is_language_code
 from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.config.text import PRESETS, render_config, render_reference, write_preset
-from transfergrid.config.values import is_language_code
 from transfergrid.grid import LANGUAGES, TASKS, UserError
 
 

@@ -10,7 +10,9 @@ import pytest
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.perf.coverage.graded import GradedWorld, measure_graded
 from transfergrid.perf.coverage.measures import Found, Line, measure, recommendations, summarise
+from transfergrid.perf.coverage.stopping import stopped_at, stopping
 from transfergrid.perf.coverage.world import NULL, Drawn, World, draw_run
+from transfergrid.store.adaptive import Design, Seen, next_stop
 
 SETTINGS = AnalysisConfig(bootstrap_resamples=200)
 N_RUNS = 10
@@ -98,3 +100,28 @@ def test_graded_transfer_of_a_gain_holds_the_truth_and_is_found_more_often_than_
     assert 0.9 <= (found["graded_pp"].held or 0) <= 0.99
     assert found["graded_pp"].mean == pytest.approx(found["graded_pp"].truth, abs=0.8)
     assert found["graded_p <= .05"].mean > 1.5 * found["p_value of accuracy <= .05"].mean
+
+
+def test_stopping_early_saves_half_keeps_most_decisions_and_biases_all_means_but_those_over_common_items() -> None:
+    world, generator = World(name="24 x 24", n_languages=6, churn=0.06), np.random.default_rng(3)
+    found = [each for _ in range(60) for each in stopping(world, generator)]
+    lines = {line.what: line.mean for line in summarise(found)}
+    assert 0.35 < lines["share of the items"] < 0.65
+    assert lines["decisions kept"] > 0.8
+    assert lines["wrong sign or no effect, of the decisions"] < 0.03
+    assert lines["bias of the mean, items as scored"] < -0.1
+    assert abs(lines["bias of the mean, common items"]) < 0.1
+    assert lines["error of a source's mean, common items"] < lines["error of a source's mean, weighted"]
+
+
+def test_stopped_made_up_pairs_are_those_of_the_rule() -> None:
+    generator = np.random.default_rng(0)
+    changes = generator.choice([-1, 0, 1], size=(300, 260), p=[0.03, 0.9, 0.07]).astype(np.int8)
+    expected = []
+    for row in changes:
+        seen, base = Seen(), {str(item): 0.0 for item in range(260)}
+        while (stop := next_stop(seen, 260, Design(), is_base=False)) is not None:
+            seen = seen.plus({str(item): float(row[item]) for item in range(seen.n_items, stop)}, base)
+        expected.append(seen.n_items)
+    assert stopped_at(changes).tolist() == expected
+    assert {100, 150, 260} <= set(expected)

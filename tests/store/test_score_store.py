@@ -11,7 +11,7 @@ import pytest
 
 from transfergrid.grid import BASE, Cell, Source, UserError
 from transfergrid.store import file_index, score_store
-from transfergrid.store.score_store import CellRecord, Origin, Part, ScoreStore, StoreError, read_part, unwritable
+from transfergrid.store.score_store import CellRecord, Origin, Part, ScoreStore, StoreError, unwritable
 from transfergrid.store.score_writer import ScoredCell, StoreWriter
 from transfergrid.store.scores import SCORE_SCHEMA, source_columns
 
@@ -56,14 +56,14 @@ def test_a_part_read_back_says_what_was_written(tmp_path: Path) -> None:
     store = ScoreStore(tmp_path)
     part = write(store, ORIGIN, DE, EN)
     assert part.path.name.startswith("tiny-1.5.s17.arc_challenge-de.")
-    assert read_part(part.path) == part
+    assert ScoreStore(tmp_path).scan().parts == (part,)
     assert pl.read_parquet(part.path).equals(pl.concat([rows(ORIGIN, DE), rows(ORIGIN, EN)]))
 
 
 def test_the_base_has_no_seed_in_its_name(tmp_path: Path) -> None:
     part = write(ScoreStore(tmp_path), BASE_ORIGIN, DE)
     assert part.path.name.startswith("tiny-1.5.base.")
-    assert read_part(part.path).origin == BASE_ORIGIN
+    assert ScoreStore(tmp_path).scan().parts[0].origin == BASE_ORIGIN
 
 
 def test_finished_cells_are_found_by_origin_and_target(tmp_path: Path) -> None:
@@ -109,15 +109,17 @@ def test_a_part_whose_checksum_fits_but_whose_content_does_not_is_refused(tmp_pa
 
     path = tmp_path / f"tiny.base.{hashlib.sha256(b'text').hexdigest()[:16]}.parquet"
     path.write_bytes(b"text")
-    with pytest.raises(StoreError, match="cannot be read"):
-        read_part(path)
+    ((named, reason),) = ScoreStore(tmp_path).scan().set_aside
+    assert named == path
+    assert "cannot be read" in reason
 
 
 def test_a_changed_part_is_named(tmp_path: Path) -> None:
     path = write(ScoreStore(tmp_path), ORIGIN, DE).path
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(StoreError, match="does not have the content that its name says"):
-        read_part(path)
+    ((named, reason),) = ScoreStore(tmp_path).scan().set_aside
+    assert named == path
+    assert "does not have the content that its name says" in reason
 
 
 def test_a_scan_that_does_not_repair_leaves_the_folder_alone(tmp_path: Path) -> None:

@@ -27,13 +27,21 @@ from transfergrid.trainers.base_model import LoadedBase, attached_adapter, load_
 from transfergrid.trainers.jobs import BatchShape, TrainingJob
 from transfergrid.trainers.record import TrainedAdapter
 
-N_ADAPTERS = 12
+N_ADAPTERS = 14
+SOURCES = {
+    "both": {"train_on": ["arc_challenge-en", "hellaswag-es"]},
+    "merged": {"merge_of": ["both", "arc_challenge-fr"], "method": "dare_ties"},
+}
 
 
 def kill_config(model: Path) -> GridConfig:
-    """Return a grid of a dozen adapters."""
+    """Return a grid of a dozen cells' adapters, a mixture and a merge."""
     return make_config(
-        model, tasks=("arc_challenge", "global_mmlu", "hellaswag"), languages=("en", "es", "fr", "de"), epochs=1
+        model,
+        tasks=("arc_challenge", "global_mmlu", "hellaswag"),
+        languages=("en", "es", "fr", "de"),
+        epochs=1,
+        sources=SOURCES,
     )
 
 

@@ -26,7 +26,9 @@ LENGTHS = dict.fromkeys(TASKS, 2048)
 def make_config(model: Path, *, tasks: tuple[str, ...] = ("arc_challenge",), **changes: Any) -> GridConfig:
     """Two languages, one seed, six items a cell, rank 4; ``changes`` are sections or settings of training."""
     sections = {
-        name: changes.pop(name) for name in ("data", "languages", "lora", "prompts", "seeds") if name in changes
+        name: changes.pop(name)
+        for name in ("data", "languages", "lora", "prompts", "seeds", "sources")
+        if name in changes
     }
     training = {
         "learning_rate": 2e-3,

@@ -245,7 +245,7 @@ def test_a_failed_adapter_is_marked_and_the_others_go_on(
     make_trainer = adapter_training.make_trainer
 
     def explode_in_english(model: Any, job: Any, base: Any, training: Any, **kwargs: Any) -> Any:
-        if job.cell == ENGLISH:
+        if job.source.cell == ENGLISH:
             training = training.model_copy(update={"learning_rate": 1e30, "max_grad_norm": 1e30, "warmup_ratio": 0.0})
         return make_trainer(model, job, base, training, **kwargs)
 

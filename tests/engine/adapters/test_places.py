@@ -175,6 +175,10 @@ def test_several_models_need_to_be_told_apart(tmp_path: Path) -> None:
             "path,kind,source,cells\na,mixture,both,\n",
             r"table\.csv', line 2: cells is empty; expected path, kind, source and cells",
         ),
+        ("path,cells\na, \n", r"line 2: cells is empty; expected path and cells"),
+        ("path,cells\na,xnli-de+xnli\n", r"'xnli' is not a cell; expected 'task-lang'"),
+        ("path,cells\na,xnli-de+xnli-de\n", r"source 'a' names a cell twice"),
+        ("path,cells\nxnli-de,xnli-de+xnli-fr\n", r"source name 'xnli-de' is not usable for kind 'mixture'"),
         ("path,task,language\n,xnli,de\n", "line 2: path is empty"),
         ("path,task,language\na,xnli, \n", "line 2: language is empty"),
         ("path,task,language,seed\na,arc_challenge,de,x\n", "has seed 'x'; expected a whole number"),
@@ -186,6 +190,20 @@ def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, text: str | None
         table.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         folder_places(AdapterFolder(folder=tmp_path, table=table), ["tiny"])
+
+
+def test_a_table_may_name_the_cells_of_mixtures(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    rows = "both,xnli-de+xnli-fr,,,\nx/three, xnli-de + xnli-fr + xnli-sw ,mine,,\none,xnli-sw,,,\nplain,,,xnli,hi\n"
+    table.write_text(f"path,cells,source,task,language\n{rows}", encoding="utf-8")
+    found = [place.source for place in folder_places(AdapterFolder(folder=tmp_path, table=table), ["tiny"])]
+    de, fr, sw = (Cell("xnli", language) for language in ("de", "fr", "sw"))
+    assert found == [
+        Source("mixture", "both", (de, fr), 0),
+        Source("mixture", "mine", (de, fr, sw), 0),
+        Source.of(sw, 0),
+        Source.of(Cell("xnli", "hi"), 0),
+    ]
 
 
 def test_foreign_adapters_are_scored_beside_the_base(

@@ -24,6 +24,7 @@ from transfergrid.engine.server.retries import RetryPolicy
 from transfergrid.engine.work.base_model import resolve_base
 from transfergrid.engine.work.request import EngineOptions, EvalRequest
 from transfergrid.grid import UserError
+from transfergrid.store import adaptive
 from transfergrid.store.folder import RunFolder
 
 
@@ -143,6 +144,23 @@ def test_a_sweep_through_a_server_fills_the_store(run: RunFolder, server: FakeSe
     server.engine.calls.clear()
     assert grid_eval(run, server.url).exit_code == 0
     assert server.engine.calls == []
+
+
+def test_pairs_stop_early_through_a_server_and_a_fixed_sweep_completes_them(
+    run: RunFolder, server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIRST_LOOK", "LOOK_EVERY"):
+        monkeypatch.setattr(adaptive, name, 1)
+    stopped = grid_eval(run, server.url, "--adaptive")
+    assert stopped.exit_code == 0, stopped.output
+    assert "of 16 pairs of adapter and target stopped early" in " ".join(stopped.output.split())
+    assert 20 < stored_rows(run).height < 60
+    assert grid_eval(run, server.url).exit_code == 0
+    whole = RunFolder(tmp_path / "whole")
+    whole.root.mkdir()
+    whole.adapters.symlink_to(run.adapters)
+    assert grid_eval(whole, server.url).exit_code == 0
+    assert stored_rows(run).equals(stored_rows(whole))
 
 
 def test_a_server_that_is_lost_ends_the_sweep_and_the_same_command_goes_on(

@@ -50,7 +50,7 @@ class MadeUpEngine:
         self._meanwhile(self._adapter.path)
         return modules
 
-    def score_step(self, packed: bytes, reference: tuple[str, int, str] | None) -> int:
+    def score_step(self, packed: bytes, reference: tuple[str, int, str] | None, greedy: bool = False) -> int:
         self._scores = np.full(len(unpack_step(packed).score_rows), -1.0 if reference is None else -2.0, dtype="<f4")
         return 0
 

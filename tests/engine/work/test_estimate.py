@@ -12,17 +12,19 @@ from rich.console import Console
 
 from tests.engine.sweeps import FakeMaker, add_adapters, copy_adapter, small_config
 from tests.hub import use_local_hub
+from transfergrid.config.lora import LoraConfig
 from transfergrid.config.selection import Narrowing
-from transfergrid.config.settings import EngineConfig, GridConfig, LoraConfig, ModelConfig
+from transfergrid.config.settings import EngineConfig, GridConfig, ModelConfig
 from transfergrid.config.text import PAPER_MODELS
 from transfergrid.engine.adapters.folder import WEIGHTS_FILE
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.engine.planning.planner import PlanLimits, plan_items
+from transfergrid.engine.work.adapter_sizes import adapter_bytes
 from transfergrid.engine.work.base_model import tokenisation_settings
 from transfergrid.engine.work.cells import load_cell, tokenise_cells
-from transfergrid.engine.work.estimate import Estimate, ModelEstimate, adapter_bytes, estimate
+from transfergrid.engine.work.estimate import Estimate, ModelEstimate, estimate
 from transfergrid.engine.work.request import EvalRequest
 from transfergrid.store.folder import RunFolder
 from transfergrid.wording import format_bytes

@@ -1,0 +1,228 @@
+"""What a grid can show: the smallest delta of a regime, a pair and a recommendation, and what one point would need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import polars as pl
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from transfergrid.analysis.records import ALL_TRANSFER, TARGET
+from transfergrid.analysis.statistics.power import (
+    ASSUMED_ACCURACY,
+    Noise,
+    adaptive_pair_delta,
+    expected_change,
+    items_needed,
+    pair_delta,
+    recommendation_delta,
+    regime_delta,
+    seeds_needed,
+)
+from transfergrid.analysis.tables.table import REASON, Column, Table, TableInputs, schema_of
+from transfergrid.analysis.transfer.sources import IS_SINGLE
+from transfergrid.analysis.transfer.table import REDRAWN_TEST, read_transfer
+from transfergrid.config.settings import AnalysisConfig, GridConfig
+from transfergrid.grid import BASELINE_NAME, TRANSFER_REGIMES, Grid, UserError
+from transfergrid.store.adaptive import FIRST_LOOK, expected_items
+from transfergrid.store.data_manifest import read_manifest
+from transfergrid.store.folder import RunFolder
+from transfergrid.store.scores import scan_scores, score_parts
+
+GOAL_PP = 1.0
+"""The delta whose price is given."""
+GRADED_GAIN = (3, 7)
+"""Graded transfer needs so many times fewer items for the same effect, at least and at most, in simulations."""
+PAIR, RECOMMENDATION = "pair", "recommendation"
+MEASURED = "measured"
+_LEAST_CHANGE = 0.005
+"""Share of changed items that is assumed at least: of a base that is nearly always right, or wrong."""
+TOO_SMALL = "no figure: fewer than two sources or targets, or two tasks"
+NOT_BY_ITEMS = "no number of items is enough: sources and targets differ too much"
+_COLUMNS = (
+    Column("statement", pl.String, "", "What is said: the mean of a regime, one `pair`, one `recommendation`."),
+    Column("noise", pl.String, "", "`measured` in this run, from its `baselines` alone, or `assumed`."),
+    Column("change_rate", pl.Float64, "0..1", "Items whose answer changes from right to wrong or back."),
+    Column("n_items", pl.Int64, "items", "Items of a target, the median."),
+    Column("n_seeds", pl.Int64, "seeds", "Training seeds."),
+    Column("smallest_delta_pp", pl.Float64, "pp", "Smallest true delta that is shown in four of five runs."),
+    Column("items_for_1pp", pl.Int64, "items", "Items of a target at which 1 pp is shown so."),
+    Column("seeds_for_1pp", pl.Int64, "seeds", "Seeds at which 1 pp is shown with the items of now; null: above 100."),
+    Column("graded_delta_pp", pl.Float64, "pp", "Smallest delta by graded transfer, if it needs 3 times fewer items."),
+    Column("graded_items_for_1pp", pl.String, "items", "Items by graded transfer, 7 to 3 times fewer."),
+    Column("adaptive_delta_pp", pl.Float64, "pp", "Smallest delta if pairs may stop early; a pair: of one seed only."),
+    Column("adaptive_items", pl.Float64, "items", "Items that a pair is then expected to get."),
+    REASON,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PowerReport:
+    """The power of a grid, before or after a run."""
+
+    table: pl.DataFrame
+
+    def rows(self) -> pl.DataFrame:
+        """Return one row per statement."""
+        return self.table
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return one object per statement."""
+        return self.table.to_dicts()
+
+    def __rich__(self) -> RenderableType:
+        """Render as one table and what it rests on."""
+        first = self.table.row(0, named=True)
+        table = RichTable(title=f"What {first['n_items']:,} items and {first['n_seeds']} seed(s) can show")
+        heads = (
+            "statement",
+            "shows pp",
+            "items for 1 pp",
+            "seeds for 1 pp",
+            "graded, pp",
+            "items",
+            "adaptive, pp",
+            "items",
+        )
+        for place, head in enumerate(heads):
+            table.add_column(head, justify="right" if place else "left")
+        for row in self.table.iter_rows(named=True):
+            names = ("smallest_delta_pp", "items_for_1pp", "seeds_for_1pp", "graded_delta_pp", "graded_items_for_1pp")
+            values = (row[name] for name in (*names, "adaptive_delta_pp", "adaptive_items"))
+            table.add_row(Text(row["statement"]), *map(_shown, values))
+        lines = [
+            f"Noise: {first['noise']}, {first['change_rate']:.1%} of the answers change from right to wrong or back. "
+            "Shown: in four of five runs. A pair: significant after Benjamini-Hochberg over all pairs of one model. A "
+            "recommendation: its probability of help is above the level. Spread of true effects: assumed, see "
+            "docs/statistics.md.",
+            "Graded: if it needs 3 times (items: 7 to 3 times) fewer items, as in simulations, see docs/statistics.md. "
+            f"Adaptive: regimes and recommendations rest on the first {FIRST_LOOK} items.",
+        ]
+        reasons = self.table["reason"].drop_nulls().unique(maintain_order=True).to_list()
+        return Group(table, *(Text(line) for line in (*lines, *reasons)))
+
+
+def _shown(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
+
+
+def power_table(noise: Noise, grid: Grid, settings: AnalysisConfig, *, origin: str) -> pl.DataFrame:
+    """Return one row per statement.
+
+    Args:
+        noise: Of a pair.
+        grid: Sources and targets.
+        settings: Level and false discovery rate.
+        origin: Where the noise comes from.
+    """
+    cells, n_cells = list(grid.cells), len(grid.cells)
+    first = noise._replace(n_items=min(noise.n_items, FIRST_LOOK))
+    rows = []
+    for regime in (None, *TRANSFER_REGIMES):
+        of_regime = partial(regime_delta, cells=cells, regime=regime, confidence=settings.confidence)
+        name = ALL_TRANSFER if regime is None else regime.value
+        rows.append(_row(name, of_regime, noise, adaptive=of_regime(first)))
+    if n_cells > 1:
+        of_pair = partial(pair_delta, n_pairs=n_cells * (n_cells - 1), fdr=settings.fdr)
+        stopped = adaptive_pair_delta(noise, n_cells * (n_cells - 1), settings.fdr) if noise.n_seeds == 1 else None
+        rows.append(_row(PAIR, of_pair, noise, adaptive=stopped))
+        n_tasks, n_languages, level = len(grid.tasks), len(grid.languages), settings.confidence
+        recommended = partial(recommendation_delta, n_tasks=n_tasks, n_languages=n_languages, confidence=level)
+        rows.append(_row(RECOMMENDATION, recommended, noise, adaptive=recommended(first)))
+    shared = {
+        "noise": origin,
+        "change_rate": noise.change_rate,
+        "n_items": round(noise.n_items),
+        "n_seeds": noise.n_seeds,
+        "adaptive_items": expected_items(round(noise.n_items)),
+    }
+    return pl.DataFrame([shared | row for row in rows], schema=schema_of(_COLUMNS))
+
+
+def _row(statement: str, delta_at: Callable[[Noise], float], noise: Noise, *, adaptive: float | None) -> dict[str, Any]:
+    delta = delta_at(noise)
+    if math.isnan(delta):
+        return {"statement": statement, "reason": TOO_SMALL}
+    n_items = items_needed(delta_at, noise, GOAL_PP)
+    fewer = [] if n_items is None else [f"{math.ceil(n_items / gain):,}" for gain in reversed(GRADED_GAIN)]
+    return {
+        "statement": statement,
+        "smallest_delta_pp": delta,
+        "items_for_1pp": n_items,
+        "seeds_for_1pp": seeds_needed(delta_at, noise, GOAL_PP),
+        "graded_delta_pp": delta_at(noise._replace(n_items=noise.n_items * GRADED_GAIN[0])),
+        "graded_items_for_1pp": "-".join(fewer) or None,
+        "adaptive_delta_pp": adaptive,
+        "reason": NOT_BY_ITEMS if n_items is None else None,
+    }
+
+
+def measured_noise(by_seed: pl.DataFrame) -> Noise | None:
+    """Return the noise of pairs of single cells: mean change, median items; None: no row says it."""
+    by_seed = by_seed.filter(IS_SINGLE)
+    n, net = pl.col("n_items"), pl.col("delta_pp") / 100 * pl.col("n_items")
+    squares = (pl.col("se_pp") / 100) ** 2 * n * (n - 1) + net**2 / n
+    found = by_seed.select(n_items=n, change=squares / n).drop_nulls()
+    if found.is_empty() or not (change := float(found["change"].mean() or 0.0)):  # type: ignore[arg-type]
+        return None
+    return Noise(float(np.median(found["n_items"].to_numpy())), change, by_seed["seed"].n_unique())
+
+
+def plan_power(config: GridConfig, run: RunFolder) -> PowerReport:
+    """Return the power of what is configured, from what the run folder has: its pairs, its baselines, or no scores.
+
+    Raises:
+        UserError: If it is not known how many items there will be, or files of the run are unusable.
+    """
+    noise = measured_noise(read_transfer(run, config).by_seed) if score_parts(run) else None
+    origin = MEASURED
+    if noise is None:
+        noise, origin = _before_any_pair(config, run)
+    own = config.data.test_items_per_seed
+    noise = noise._replace(n_seeds=len(config.seeds), redrawn=own is not None, n_items=own or noise.n_items)
+    return PowerReport(power_table(noise, config.grid, config.analysis, origin=origin))
+
+
+def _before_any_pair(config: GridConfig, run: RunFolder) -> tuple[Noise, str]:
+    by_target = scan_scores(score_parts(run)).filter(pl.col("source") == BASELINE_NAME).group_by("model", *TARGET)
+    baselines = by_target.agg(accuracy=pl.col("value").mean(), n=pl.len()).collect().drop_nulls()
+    if baselines.height:
+        change = float(np.mean([expected_change(accuracy) for accuracy in baselines["accuracy"]]))
+        return Noise(float(np.median(baselines["n"].to_numpy())), max(change, _LEAST_CHANGE)), "baselines"
+    manifest = read_manifest(run.data)
+    counts = [] if manifest is None else [task["test"] for task in manifest.counts.values()]
+    n_items = float(np.median(counts)) if counts else config.data.test_items_per_seed or config.data.max_test_items
+    if n_items is None:
+        raise UserError("how many items a target will have is not known yet; run 'grid data' or 'grid plan' first")
+    return Noise(n_items, expected_change(ASSUMED_ACCURACY)), "assumed"
+
+
+def _of_run(inputs: TableInputs) -> pl.DataFrame:
+    noise = measured_noise(inputs.transfer.by_seed)
+    if noise is None:
+        return pl.DataFrame(schema=schema_of(_COLUMNS))
+    noise = noise._replace(redrawn=bool((inputs.rows["p_method"] == REDRAWN_TEST).any()))
+    tasks, languages = (tuple(inputs.rows[f"target_{name}"].unique().sort()) for name in ("task", "language"))
+    return power_table(noise, Grid(tasks, languages), inputs.settings, origin=MEASURED)
+
+
+POWER = Table(
+    name="power",
+    row="statement",
+    estimand=(
+        "The smallest true delta that a grid of this size shows in four of five runs, over items, sources and targets "
+        "like these, for one model and an assumed spread of true effects."
+    ),
+    columns=_COLUMNS,
+    shown="statement n_items smallest_delta_pp items_for_1pp graded_items_for_1pp adaptive_delta_pp",
+    build=_of_run,
+)

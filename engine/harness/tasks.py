@@ -1,0 +1,146 @@
+"""Tasks of lm-evaluation-harness: found by name, loaded once, refused in one sentence where they cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transfergrid.grid import UserError
+from transfergrid.store.files import hash_json
+from transfergrid.store.provenance import installed_version
+from transfergrid.wording import closest_hint, one_line
+
+GENERATING = "generate_until"
+"""Output type of tasks whose answers are generated."""
+_LISTED = 20  # a name that matches more tasks is not listed in full
+
+
+def require_harness() -> None:
+    """Check that lm-evaluation-harness is installed.
+
+    Raises:
+        UserError: If it is not.
+    """
+    try:
+        import lm_eval  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"lm-evaluation-harness is not installed ({one_line(error)}); install it with pip install "
+            "'transfergrid[lm-eval]'"
+        ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTask:
+    """A task, group or tag of the harness with its documents; stands in for its ``TaskManager`` in an evaluation.
+
+    Every adapter gets the same objects, so that documents are read once.
+    """
+
+    name: str
+    content: Mapping[str, Any]
+    """What ``TaskManager.load`` returns: ``tasks``, ``groups``, ``group_map``."""
+    task_index: Mapping[str, Any]
+
+    def load(self, task_list: Any) -> Mapping[str, Any]:
+        """Return what is loaded already."""
+        return self.content
+
+    @property
+    def tasks(self) -> Mapping[str, Any]:
+        """The harness' task objects by name; those of a group one by one."""
+        found: Mapping[str, Any] = self.content["tasks"]
+        return found
+
+    def fingerprint(self) -> str:
+        """Return a hash of the tasks' configurations, their functions' source and their data."""
+        return hash_json([[name, _described(task)] for name, task in sorted(self.tasks.items())])
+
+
+def _described(task: Any) -> list[Any]:
+    data = getattr(task, "dataset", None)
+    splits = data.items() if isinstance(data, Mapping) else ()
+    config = task.dump_config()
+    return [str(task.VERSION), repr(config), {str(name): getattr(split, "_fingerprint", "") for name, split in splits}]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskIndex:
+    """All tasks that the harness finds by name."""
+
+    manager: Any
+
+    @classmethod
+    def read(cls, include_path: Path | None = None, metadata: Mapping[str, Any] | None = None) -> TaskIndex:
+        """Read the harness' own task files, which takes some seconds, and those of a folder.
+
+        Raises:
+            UserError: If the harness is not installed, or the folder is not there.
+        """
+        require_harness()
+        from lm_eval.tasks import TaskManager
+
+        if include_path is not None and not include_path.is_dir():
+            raise UserError(f"--include_path {str(include_path)!r} is no folder; give one with task files in YAML")
+        return cls(TaskManager(include_path=None if include_path is None else str(include_path), metadata=metadata))
+
+    def match(self, names: Sequence[str]) -> list[str]:
+        """Return the tasks, groups and tags that names or patterns such as ``xnli_*`` mean, each once.
+
+        Raises:
+            UserError: If a name means none.
+        """
+        found: dict[str, None] = {}
+        for name in names:
+            matches = self.manager.match_tasks([name])
+            if not matches:
+                raise UserError(
+                    f"unknown task {name!r} of lm-evaluation-harness {installed_version('lm-eval')}"
+                    f"{closest_hint(name, self.manager.all_tasks)}; 'lm-eval ls tasks' lists its tasks, and "
+                    "--include_path names a folder with more"
+                )
+            found |= dict.fromkeys(matches)
+        return list(found)
+
+    def load(self, name: str, *, allow_unsafe: bool = False) -> LoadedTask:
+        """Load a task, group or tag with its documents.
+
+        Args:
+            name: From ``match``.
+            allow_unsafe: Whether tasks that run generated code are taken.
+
+        Raises:
+            UserError: If its data cannot be had, it needs a package that is not installed, is damaged, asks for images,
+                or runs generated code that is not allowed.
+        """
+        try:
+            content = self.manager.load([name])
+        except ImportError as error:
+            raise UserError(
+                f"task {name!r} needs a Python package that is not installed: {one_line(error)}; install it"
+            ) from error
+        except (OSError, ValueError, RuntimeError) as error:  # of datasets, the hub and the network
+            raise UserError(
+                f"the data of task {name!r} cannot be loaded: {type(error).__name__}: {one_line(error)}; connect once "
+                "so that datasets keeps it in its cache, or give --include_path with a copy of the task whose "
+                "dataset_path is local"
+            ) from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"task {name!r} cannot be read: {type(error).__name__}: {one_line(error)}; correct its YAML file, or "
+                "use a version of lm-eval that has it"
+            ) from error
+        loaded = LoadedTask(name, content, self.manager.task_index)
+        for fault in _faults(loaded, allow_unsafe=allow_unsafe):
+            raise UserError(fault)
+        return loaded
+
+
+def _faults(loaded: LoadedTask, *, allow_unsafe: bool) -> Iterator[str]:
+    for name, task in loaded.tasks.items():
+        if getattr(task, "MULTIMODAL", False):
+            yield f"task {name!r} asks about images, which our engine does not take; leave it out"
+        if getattr(task, "UNSAFE_CODE", False) and not allow_unsafe:
+            yield f"task {name!r} runs code that the model writes; give --confirm_run_unsafe_code if you accept that"

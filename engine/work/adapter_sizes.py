@@ -1,0 +1,26 @@
+"""Bytes of adapters that are not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transfergrid.config.lora import LoraConfig
+from transfergrid.config.settings import GridConfig
+from transfergrid.engine.adapters.places import AdapterPlace
+from transfergrid.engine.models.shapes import LinearShapes, plan_linear_shapes
+
+_WEIGHT_BYTES = 4  # peft saves adapters in float32 unless told otherwise
+
+
+def bytes_to_make(places: Sequence[AdapterPlace], config: GridConfig, folder: Path) -> int:
+    """Return the size of some adapters; merges by ``cat`` have a larger rank than the others."""
+    ranks = {recipe.source.name: recipe.merge.rank(1) for recipe in config.recipes if recipe.merge is not None}
+    n_ranks = sum(ranks.get(place.source.name, 1) for place in places)
+    return n_ranks * adapter_bytes(plan_linear_shapes(folder), config.lora)
+
+
+def adapter_bytes(shapes: LinearShapes, lora: LoraConfig) -> int:
+    """Return the size of one adapter's weights in float32."""
+    adapted = (shape for module, shape in shapes.items() if module.rpartition(".")[2] in lora.target_modules)
+    return _WEIGHT_BYTES * lora.r * sum(n_out + n_in for n_out, n_in in adapted)

@@ -1,0 +1,1 @@
+"""Merges: adapters that are made of others."""
