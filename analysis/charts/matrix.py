@@ -50,7 +50,7 @@ def matrix_chart(matrix: Mapping[str, Any], level: str) -> alt.LayerChart:
     """
     n_targets = len(matrix["targets"])
     cells = (
-        alt.Chart(alt.InlineData(values=matrix["views"]))
+        alt.Chart(alt.NamedData(name="views"))
         .transform_filter("datum.view == model")
         .transform_flatten(LISTS)
         .transform_window(place="row_number()")
@@ -66,7 +66,9 @@ def matrix_chart(matrix: Mapping[str, Any], level: str) -> alt.LayerChart:
         .transform_calculate(**_explanation(level))
     )
     layers = _layers(cells, float(matrix["limit_pp"]))
-    return alt.layer(*layers).add_params(*_params(matrix)).resolve_scale(color="independent")
+    chart = alt.layer(*layers).add_params(*_params(matrix)).resolve_scale(color="independent")
+    chart.datasets = {"views": matrix["views"]}  # at the end: every step before copies its data
+    return chart
 
 
 def _regime(source: str, target: str) -> str:

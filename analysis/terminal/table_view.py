@@ -37,7 +37,7 @@ _TITLES = {
     "mean_tau_b": "tau-b",
 }
 """Short headings; the others are the column's name."""
-_NAMES = ("source", "target", "group", "name", "models")
+_NAMES = ("model", "source", "target", "group", "name", "models")
 """Columns of names, which lose their middle where a terminal is narrow."""
 _LEAST = 9
 _TWO_DIGITS = ("_pp", "_pp_low", "_pp_high", "_rate", "_rate_true", "_rate_significant")

@@ -30,6 +30,7 @@ from transfergrid.store import adaptive
 from transfergrid.store.adaptive import Design, Seen
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import ScoreStore
+from transfergrid.view.status import read_status
 
 Maker = Callable[[], FakeMaker]
 PAIR = ["seed", "source", "target_task", "target_language"]
@@ -117,6 +118,9 @@ def test_pairs_stop_where_a_replay_of_the_full_store_says(
     assert report.is_complete
     assert report.stopped == (16, (of_pairs < N).sum(), of_pairs.sum(), 16 * N)
     assert f"{(of_pairs < N).sum()} of 16 pairs of adapter and target stopped early" in str(report.stopped)
+    said = read_status(run, config)
+    assert said.n_short == report.stopped.n_stopped
+    assert f"{said.n_short} cells of an adaptive run stopped early" in said.lines()[1]
     scored = count_calls(monkeypatch, CellScorer, "score")
     assert sweep(config, run, maker(), design=Design()).stopped == report.stopped
     assert scored == []
