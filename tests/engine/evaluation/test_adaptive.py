@@ -17,6 +17,7 @@ from tests.engine.fake_scorer import hashed_loglikelihood
 from tests.engine.sweeps import FakeMaker, add_adapters, small_config, stored_rows, sweep
 from tests.executors import do_elsewhere
 from transfergrid.analysis import build_tables
+from transfergrid.analysis.tables.power import plan_power
 from transfergrid.analysis.transfer.adaptive import STOPPED, TESTED
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.config.settings import DataConfig, GridConfig
@@ -253,3 +254,4 @@ def test_tables_are_over_the_items_of_all_pairs_and_tests_over_all_items_of_a_pa
     regimes = build_tables(run, config).regimes.filter(regime="all transfer", by="all").row(0, named=True)
     assert regimes["mean_pp"] == pytest.approx(common.rows.filter(pl.col("regime") != "MT-ML")["delta_pp"].mean())
     assert regimes["n_tested"] == 12
+    assert plan_power(config, run).rows()["n_items"][0] == N
