@@ -8,6 +8,7 @@ from typing import cast
 import click
 
 from transfergrid.config.text import ensure_preset
+from transfergrid.grid import UserError
 
 STEPS: dict[str, tuple[str, ...]] = {
     "data": (),
@@ -21,21 +22,31 @@ STEPS: dict[str, tuple[str, ...]] = {
 
 @click.command()
 @click.option("--full", is_flag=True, help="All 44 cells instead of 2 tasks x 3 languages.")
+@click.option(
+    "--preset",
+    type=click.Choice(("quickstart", "mixtures")),
+    default="quickstart",
+    show_default=True,
+    help="mixtures: pairs of languages, trained together and merged, beside the single cells.",
+)
 @click.pass_context
-def quickstart(context: click.Context, full: bool) -> None:
+def quickstart(context: click.Context, full: bool, preset: str) -> None:
     """Do a whole run on the bundled model and items: train, score, analyse, report.
 
     No network and no GPU are needed. The bundled model is built once, in ~/.cache/transfergrid or the
     folder that the environment variable TRANSFERGRID_CACHE names. What runs is written to quickstart.yaml
-    (quickstart-full.yaml) and is yours to change; results go to runs/quickstart (runs/quickstart-full).
+    (quickstart-full.yaml, mixtures.yaml) and is yours to change; results go to runs/quickstart (of the same name).
     Stopped at any moment, the same command goes on; run again, it only shows what is there.
 
     \b
     Examples:
       grid quickstart
       grid quickstart --full
+      grid quickstart --preset mixtures
     """
-    preset = "quickstart-full" if full else "quickstart"
+    if full and preset != "quickstart":
+        raise UserError(f"--full and --preset {preset} are two different runs; give one of them")
+    preset = "quickstart-full" if full else preset
     config_path, run_dir = Path(f"{preset}.yaml"), Path("runs") / preset
     ensure_preset(config_path, preset)
     commands = cast("click.Group", context.find_root().command).commands

@@ -17,7 +17,7 @@ from transfergrid.config.settings import (
     ModelConfig,
     TrainingConfig,
 )
-from transfergrid.config.sources import SourceConfig
+from transfergrid.config.sources import Axis, SourceConfig
 from transfergrid.grid import UserError
 from transfergrid.store.files import write_text
 
@@ -39,12 +39,26 @@ _QUICK = GridConfig(
     training=TrainingConfig(learning_rate=5e-4, epochs=4, batch_size=4),
 )
 
+_SMALL = {"tasks": ("arc_challenge", "truthfulqa"), "languages": ("de", "en", "es")}
+_PAIRS: Axis = {"task": "arc_challenge"}
+
+
 _LONG = {**TrainingConfig().max_length, "truthfulqa": 512}
 """A Bengali answer of the bundled items takes more than the study's 128 tokens under the bundled model's tokenizer."""
 
 PRESETS = {
     "default": GridConfig(),
-    "quickstart": _QUICK.model_copy(update={"tasks": ("arc_challenge", "truthfulqa"), "languages": ("de", "en", "es")}),
+    "quickstart": _QUICK.model_copy(update=_SMALL),
+    "mixtures": _QUICK.model_copy(
+        update={
+            **_SMALL,
+            "sources": {
+                "pair": SourceConfig(pairs_of=_PAIRS),
+                "cat": SourceConfig(pairs_of=_PAIRS, method="cat"),
+                "ties": SourceConfig(pairs_of=_PAIRS, method="ties"),
+            },
+        }
+    ),
     "quickstart-full": _QUICK.model_copy(update={"training": _QUICK.training.model_copy(update={"max_length": _LONG})}),
     "paper": GridConfig(
         models=tuple(ModelConfig(path=path) for path in PAPER_MODELS),
@@ -58,6 +72,7 @@ PRESETS = {
 _HEADS = {
     "default": "The study's recipe on the model and items that are installed with transfergrid; needs no network.",
     "quickstart": "A first run in minutes: two tasks, three languages, a higher rate and more epochs than the study's.",
+    "mixtures": "Two tasks, three languages; pairs of languages, trained together and merged in two ways.",
     "quickstart-full": "All 44 cells of the bundled items, a higher rate and more epochs than the study's.",
     "paper": "The study of arXiv 2511.13368: nine models, four data sets of the hub; needs a GPU and hub access.",
 }

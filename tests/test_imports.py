@@ -27,7 +27,7 @@ CLUSTER = {*GROUND, "store", "config", "engine.interfaces", "engine/cluster"}
 ENGINE = {*SCORERS, *WORK, *CLUSTER, "engine/server", "engine/evaluation"}
 TRAINERS = {*ADAPTERS, *CLUSTER, "engine/planning", "interrupts"}
 RECORDS = {*ASKED, "analysis.records"}
-STATISTICS = {*RECORDS, "analysis/statistics"}
+STATISTICS = {*RECORDS, "analysis/statistics", "analysis/mixing"}
 TRANSFER = {*STATISTICS, "analysis/transfer"}
 TABLES = {*TRANSFER, "analysis/tables"}
 CHARTS = {*TABLES, "analysis/charts"}
@@ -57,6 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "trainers": {*TRAINERS, "trainers", "trainers/sft", "trainers/sources"},
     "analysis.records": ASKED,
     "analysis/statistics": RECORDS,
+    "analysis/mixing": RECORDS,
     "analysis/transfer": STATISTICS,
     "analysis/tables": TRANSFER,
     "analysis/terminal": TABLES,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from transfergrid.analysis.mixing.contrasts import compare
 from transfergrid.analysis.records import EVERY_KEY, TARGET
-from transfergrid.analysis.statistics.contrasts import compare
 from transfergrid.analysis.tables.table import (
     CONFIDENCE,
     MODEL,
@@ -27,13 +27,13 @@ _ROW = ["model", "source", *TARGET]
 
 
 def mixtures_table(inputs: TableInputs) -> pl.DataFrame:
-    """Return every mixture on every target against its parts, then the means of a model and regime."""
+    """Return the means of a model and regime, then every mixture on every target, against the parts."""
     rows = _with_parts(inputs, MIXTURE_KIND)
     return _compared(inputs, rows, ("mean", "best", "sum"), ["model", "regime"], MIXTURES)
 
 
 def merges_table(inputs: TableInputs) -> pl.DataFrame:
-    """Return every merge on every target against its parts and the mixture, then the means of a method and regime."""
+    """Return the means of a method and regime, then every merge on every target, against the parts and the mixture."""
     rows = _with_parts(inputs, MERGE_KIND)
     trained = (
         _with_parts(inputs, MIXTURE_KIND)
@@ -104,7 +104,7 @@ def _compared(
         if name == "mean":
             frame = frame.with_columns(found.select("n_pairs", "n_items", "n_seeds", "reason"))
     frame = frame.with_columns(confidence=pl.lit(inputs.settings.confidence), cells=pl.col("cells"))
-    order = [*pooled_by[:1], pl.col("target_task").is_null(), *_ROW[1:]]
+    order = [*pooled_by[:1], pl.col("target_task").is_not_null(), *_ROW[1:]]
     return frame.sort(order, nulls_last=True, maintain_order=True).select(
         pl.col(name).cast(dtype) for name, dtype in schema_of(table.columns).items()
     )

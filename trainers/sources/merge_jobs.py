@@ -169,8 +169,10 @@ def make_merges(
 
 def _make(job: MergeJob, config: GridConfig, run: RunFolder, events: TrainingEvents) -> None:
     started, start = datetime.now(UTC), time.perf_counter()
+    key = job.key_parts(config)
     if is_finished(job, config):
         return
+    key = job.key_parts(config)  # says which part is not there
     folders = [parent.folder for parent in job.parents]
     model = merge_adapters(folders, job.merge, seed=job.seed)
     wall_s = time.perf_counter() - start
@@ -178,7 +180,7 @@ def _make(job: MergeJob, config: GridConfig, run: RunFolder, events: TrainingEve
         "model": job.model.config.name,
         "seed": job.seed,
         **described_source(job.source),
-        "key": job.key_parts(config),
+        "key": key,
         "base": {"path": job.model.config.path, "revision": job.model.revision},
         "wall_s": wall_s,
         "started": started.isoformat(timespec="seconds"),

@@ -12,8 +12,10 @@ import pytest
 from scipy import stats
 
 from tests.analysis.synthetic import item_frame, item_row, item_rows, write_run
+from transfergrid.analysis.mixing.contrasts import ALL_EQUAL, NO_MEMBER, OTHER_SEEDS
 from transfergrid.analysis.records import EVERY_KEY
-from transfergrid.analysis.statistics.contrasts import ALL_EQUAL, NO_MEMBER, OTHER_SEEDS
+from transfergrid.analysis.report.page import write_report
+from transfergrid.analysis.report.several import several_rows
 from transfergrid.analysis.tables.build import AnalysisTables, build_tables
 from transfergrid.grid import Cell
 from transfergrid.store.folder import RunFolder
@@ -136,6 +138,21 @@ def test_a_merge_is_compared_with_the_mixture_of_the_same_cells(made: tuple[Anal
     assert sorted(pooled["regime"]) == ["IN-MIX", "MT-CL"]
 
 
+def test_the_report_has_a_section_only_where_there_are_such_sources(
+    made: tuple[AnalysisTables, pl.DataFrame], tmp_path: Path
+) -> None:
+    tables, rows = made
+    shown = several_rows(tables)
+    assert sorted({row.what for row in shown}) == ["merged, method not recorded", "merged, ties", "trained together"]
+    first = tables.mixtures.row(0, named=True)
+    assert first["source"] == "all mixtures"
+    assert f"{first['minus_mean_pp']:+.1f}".replace("-", "\N{MINUS SIGN}") in shown[0].against_parts
+    run, _ = make_run(tmp_path / "run")
+    assert 'id="several"' in write_report(run).page.read_text(encoding="utf-8")
+    plain = write_run(tmp_path / "plain", rows.filter(pl.col("source_kind").is_in(["base", "cell"])))
+    assert 'id="several"' not in write_report(plain).page.read_text(encoding="utf-8")
+
+
 def test_single_source_tables_do_not_know_of_mixtures(
     made: tuple[AnalysisTables, pl.DataFrame], tmp_path: Path
 ) -> None:
@@ -190,8 +207,8 @@ def test_a_part_that_was_not_scored_and_items_that_tell_nothing_apart_have_a_rea
 @pytest.mark.parametrize("chance", [0.1, 0.4])
 def test_intervals_hold_the_truth_as_often_as_they_say(chance: float) -> None:
     """A mixture and its two parts answer by chance alone: the true difference is 0 (1,000 draws of 40 items)."""
+    from transfergrid.analysis.mixing.contrasts import compare
     from transfergrid.analysis.records import ItemBlock
-    from transfergrid.analysis.statistics.contrasts import compare
 
     generator = np.random.default_rng(11)
     targets = [f"t{number}" for number in range(1000)]
