@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -258,10 +258,15 @@ def read_footers(folder: Path) -> tuple[list[Part], list[str]]:
     parts, broken = [], []
     for path in sorted(folder.glob("*.parquet")):
         try:
-            parts.append(_part(path, json.loads(pl.read_parquet_metadata(path)[FOOTER_KEY])))
+            parts.append(_described(path, path.stat().st_mtime_ns))
         except (*UNREADABLE, ValueError, KeyError, StoreError):
             broken.append(path.name)
     return parts, broken
+
+
+@lru_cache(maxsize=8192)
+def _described(path: Path, _changed_ns: int) -> Part:
+    return _part(path, json.loads(pl.read_parquet_metadata(path)[FOOTER_KEY]))
 
 
 def _read_footer(path: Path) -> Any:

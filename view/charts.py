@@ -32,7 +32,7 @@ def live_matrix(model: str, summaries: pl.DataFrame, settings: AnalysisConfig) -
         pl.lit(model).alias("model"),
         source_task=pl.col("source").str.extract(r"^(.*)-[^-]*$"),
         source_language=pl.col("source").str.extract(r"-([^-]*)$"),
-        **dict.fromkeys(("se_pp", "df", "q_value"), unknown),
+        **dict.fromkeys(("se_pp", "df", "q_value", "graded_pp"), unknown),
         reason=reason,
     )
     return matrix_chart(matrix_data(rows, settings), level(settings.confidence)).properties(height=alt.Step(ROW_STEP))

@@ -140,7 +140,7 @@ class View:
     def source(self, query: Mapping[str, str]) -> Page:
         """Return one source: its row of the matrix, how it was trained, and the items that it changes most."""
         key = self._key(query)
-        row = self.items.summaries(key.model).filter(source=key.source, seed=key.seed)
+        row = self.items.summaries(key.model, key)
         record = self._record(key)
         charts: dict[str, alt.LayerChart] = {"row-chart": targets_chart(row)} if row.height else {}
         curve = record.get("loss_curve") if isinstance(record.get("loss_curve"), dict) else {}

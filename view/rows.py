@@ -101,14 +101,14 @@ class ItemRows:
         both = ours.join(theirs, on=list(ITEM), how="inner", suffix="_source", maintain_order="left", validate="1:1")
         return both.with_columns(change=_change(pl.col("gain_source") - pl.col("gain")))
 
-    def summaries(self, model: str) -> pl.DataFrame:
-        """Return one row per (source, seed, target) of a model: items, base score, delta in pp, items gained and lost.
+    def summaries(self, model: str, only: Key | None = None) -> pl.DataFrame:
+        """Return one row per (source, seed, target) of a model, or of one source: items, base score, delta, changes.
 
         Deltas are over the items that both scored; a part's are computed once and kept in memory.
         """
         parts = self.parts()
         base = Key(model, BASELINE_NAME, -1)
-        keys = [key for key in parts if key.model == model and key.source != BASELINE_NAME]
+        keys = [key for key in parts if key.model == model and key.source != BASELINE_NAME and only in (None, key)]
         missing = [key for key in keys if (key, parts[key]) not in self._summaries]
         if missing and base in parts:
             ours = self._slim(base, parts[base]).rename({"gain": "base_gain"})
@@ -130,11 +130,17 @@ class ItemRows:
     def base_scores(self, model: str) -> pl.DataFrame:
         """Return the base's score on every target of a model."""
         base = Key(model, BASELINE_NAME, -1)
-        rows = self._slim(base, self.parts().get(base, ()))
+        paths = self.parts().get(base, ())
+        if (base, paths) not in self._summaries:
+            self._summaries[base, paths] = self._base_scores(base, paths)
+        return self._summaries[base, paths]
+
+    def _base_scores(self, base: Key, paths: tuple[Path, ...]) -> pl.DataFrame:
+        rows = self._slim(base, paths)
         by_target = rows.group_by("target_task", "target_language").agg(
             n_items=pl.col("gain").count().cast(pl.Int64), base_score=pl.col("gain").mean().abs()
         )
-        return by_target.sort("target_task", "target_language").select(pl.lit(model).alias("model"), pl.all())
+        return by_target.sort("target_task", "target_language").select(pl.lit(base.model).alias("model"), pl.all())
 
     def strip(self, key: Key, filters: pl.Expr) -> pl.DataFrame:
         """Return what every source of the model, under the key's seed, does to some items."""

@@ -79,7 +79,6 @@ def _warm(view: View) -> None:
     """Do once what the first page of a kind would wait for; what fails here is said by the page itself."""
     libraries()
     with suppress(UserError):
+        view.overview({})
         for chart in view.matrix({}).charts.values():
             description(chart)
-    for model in {key.model for key in view.items.parts()}:
-        view.items.summaries(model)

@@ -206,7 +206,8 @@ def _scoring(
     own = [part for part in parts if part.origin.model == model]
     done = {(part.origin.source, cell.target): part for part in own for cell in part.cells}
     about = [failure for failure in failures if failure.model == model]
-    stale = sum(_is_stale(part, config, adapters) for part in done.values())
+    old = {part.path for part in own if _is_stale(part, config, adapters)}
+    stale = sum(part.path in old for part in done.values())
     if selection is None:
         return Progress(model, "cells", len(done), len(about), None, stale)
     wanted = {(source, target.name) for source in _wanted_sources(selection) for target in selection.targets}
