@@ -53,6 +53,7 @@ bench: $(STAMP)
 	$(BIN)/python -m transfergrid.perf.engine
 	$(BIN)/python -m transfergrid.perf.flips
 	$(BIN)/python -m transfergrid.perf.training
+	$(BIN)/python -m transfergrid.perf.training_at_once
 	$(BIN)/python -m transfergrid.perf.analysis table
 	$(BIN)/python -m transfergrid.perf.analysis full
 	$(BIN)/python -m transfergrid.perf.scaling

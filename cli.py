@@ -12,8 +12,8 @@ import click
 
 from transfergrid import __version__
 from transfergrid.commands import (
+    adapters,
     analyze,
-    convert_adapter,
     doctor,
     evaluate,
     imports,
@@ -26,7 +26,7 @@ from transfergrid.commands import (
     train_adapters,
     view,
 )
-from transfergrid.commands.interchange import lm_eval
+from transfergrid.commands.interchange import export, lm_eval
 from transfergrid.grid import UserError
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -70,11 +70,15 @@ def main() -> None:
     Beside it:
       grid quickstart       all of the above on the bundled model and items, in minutes
       grid status           what is done, failed and left
+      grid view             the items behind every number, in the browser
       grid recommend        sources that help one target cell
       grid import           results from elsewhere, to analyze like a run's own
+      grid export           a run's scores as files of lm-evaluation-harness
       grid lm-eval          run lm-evaluation-harness on this engine, with many adapters
       grid serve            keep a model running for 'grid eval --server'
       grid convert-adapter  write an adapter of another format in peft's
+      grid merge            write base and adapter as one model
+      grid push             put the run's adapters into a hub account
       grid doctor           check this machine for training and scoring
     """
 
@@ -87,14 +91,18 @@ for _command in (
     train_adapters.train_adapters_command,
     evaluate.evaluate_command,
     view.status,
+    view.view,
     analyze.analyze_command,
     report.report,
     recommend.recommend_command,
     imports.import_group,
     quickstart.quickstart,
     serve.serve,
-    convert_adapter.convert_adapter_command,
     lm_eval.lm_eval_command,
+    adapters.convert_adapter_command,
+    adapters.merge_command,
+    adapters.push_command,
+    export.export_group,
 ):
     main.add_command(_command)
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+SHOT_END = "\n\n"
+"""Text after a solved item in a prompt."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
@@ -22,6 +25,19 @@ class Item:
     """Index of the right choice, 0..C-1."""
     delimiter: str = " "
     """Text between the context and a choice."""
+    shots: tuple[tuple[str, str], ...] = ()
+    """Contexts and right choices of the solved items that stand before this one."""
+
+    @property
+    def prompt(self) -> str:
+        """The context with its shots before it, as one text."""
+        solved = (context + self.delimiter + answer + SHOT_END for context, answer in self.shots)
+        return "".join((*solved, self.context))
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """The same as turns of user and assistant, the last one of the user."""
+        return (*(text for shot in self.shots for text in shot), self.context)
 
     @property
     def continuations(self) -> tuple[str, ...]:

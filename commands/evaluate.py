@@ -83,7 +83,6 @@ def evaluate_command(
         else:
             report = evaluate_on_cluster(config, run, request, cluster, maker=maker, on_event=display)
     print_report(make_console(), report, "json" if as_json else None)
-    if not as_json:
-        say_next(make_console(), *(["report", "view"] if report.is_complete else ["status"]))
+    say_next(Console(stderr=as_json), *(["report", "view"] if report.is_complete else ["status"]))
     if not report.is_complete:
         sys.exit(1)

@@ -1,4 +1,4 @@
-"""``grid status``."""
+"""``grid status`` and ``grid view``: looking at a run."""
 
 from __future__ import annotations
 
@@ -23,3 +23,22 @@ def status(config: GridConfig | None, run: RunFolder, as_json: bool) -> None:
     from transfergrid.view.status import read_status
 
     print_report(make_console(), read_status(run, config), "json" if as_json else None)
+
+
+@click.command("view")
+@with_optional_config
+@click.option("--port", default=8321, show_default=True, type=click.IntRange(0, 65535), help="Port; 0: any free one.")
+def view(config: GridConfig | None, run: RunFolder, port: int) -> None:
+    """Show a run in the browser: the matrix, and the items behind every number; a sweep may be running.
+
+    \b
+    Examples:
+      grid view --run runs/main
+      grid view --config grid.yaml --run runs/main --port 0
+    """
+    from transfergrid.view.serve import open_port, prepare
+
+    with open_port(port) as listening:
+        page, server = prepare(run, config, listening)
+        print_report(make_console(), page, soft_wrap=True)
+        server.run([listening])

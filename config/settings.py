@@ -103,6 +103,14 @@ class PromptConfig(Section):
     """Variables of the chat template; a fixed date keeps Llama 3 prompts the same from day to day."""
     date: datetime.date = TEMPLATE_DATE
     """The day that a chat template with a clock (``strftime_now``) sees, at midnight; never today's."""
+    shots: Annotated[int, Field(ge=0), NUMBER] = 0
+    """Solved train items before every scored item, the same ones in every language."""
+    shots_seed: Seed | None = None
+    """Seed of their choice; null takes the first ones of the train split."""
+    shots_as_turns: bool = False
+    """Under a chat template, every one as a turn of user and assistant; else all text is one user message."""
+    shots_held_out: bool = False
+    """Leave them out of training."""
 
 
 class TrainingConfig(Section):

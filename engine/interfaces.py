@@ -111,6 +111,10 @@ class ScorerMaker(Protocol):
         """Return what of the engine decides the numbers: its name, its version and its "way" of scoring."""
         ...
 
+    def device_name(self) -> str | None:
+        """Return the name of the device that scores, for the record; None where it is not known."""
+        ...
+
     def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
         """Check that an adapter can be used with a base, before anything is loaded.
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ import polars as pl
 from transfergrid.config.text import PAPER_MODELS
 from transfergrid.grid import BASE, LANGUAGES, SEEDS, TASKS, Grid, Source
 from transfergrid.store.folder import RunFolder
+from transfergrid.store.score_store import CellRecord, Origin, ScoreStore
 from transfergrid.store.scores import SCORE_SCHEMA, source_columns
 
 N_ITEMS = 400
@@ -34,6 +36,7 @@ import sys, time
 start = time.perf_counter()
 from transfergrid.analysis.analyze import analyze
 from transfergrid.store.folder import RunFolder
+from transfergrid.store.score_store import CellRecord, Origin, ScoreStore
 from pathlib import Path
 from rich.console import Console
 report = analyze(RunFolder(Path(sys.argv[1])), on_progress=lambda name: print(
@@ -57,6 +60,9 @@ def write_store(run: RunFolder, n_models: int) -> int:
     abilities = np.repeat(generator.uniform(0.25, 0.7, len(cells)), N_ITEMS)
     luck = generator.normal(0, 1, (n_models, len(cells) * N_ITEMS))
     n_rows = 0
+    store = ScoreStore(run.scores)
+    numbers = {"n_unscored": 0, "n_to_retry": 0, "wall_s": 1.0, "n_computed_tokens": 1, "n_repeated_tokens": 1}
+    records = [CellRecord(target=cell.name, run_key="", items_hash="", n_items=N_ITEMS, **numbers) for cell in cells]
     for place, model in enumerate(model_names(n_models)):
         base = [(None, None)]
         for seed, source in base + [(seed, cell) for seed in SEEDS for cell in cells]:
@@ -69,8 +75,8 @@ def write_store(run: RunFolder, n_models: int) -> int:
                 seed=pl.lit(seed, dtype=pl.Int64),
                 run_key=pl.lit(f"{model} {seed} {source}"),
             ).select(SCORE_SCHEMA.names())
-            name = f"{model}.base" if source is None else f"{model}.s{seed}.{source}"
-            part.write_parquet(run.scores / f"{name}.parquet")
+            origin = Origin(model, of if seed is None else replace(of, seed=seed))
+            store.write(origin, {}, records, part)
             n_rows += part.height
     return n_rows
 

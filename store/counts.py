@@ -53,6 +53,8 @@ class CellRecord:
     """(item, choice) pairs whose context, encoded alone, is not the start of the joint encoding."""
     n_encoded_apart: int | None = None
     """(item, choice) pairs whose choice has no token of its own in the joint encoding."""
+    device: str | None = None
+    """Name of the device that scored it; None where it is not known."""
     start: int | None = None
     """Of a slice of a cell: its first item's place in the seeded order of `store.adaptive`; None: the whole cell."""
     n_all: int | None = None

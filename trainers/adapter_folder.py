@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from transfergrid.config.settings import GridConfig
+from transfergrid.engine.adapters.card import CARD_FILE, adapter_card
 from transfergrid.engine.adapters.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from transfergrid.engine.interfaces import AdapterError
 from transfergrid.grid import UserError
@@ -93,11 +94,12 @@ def save_adapter(model: Any, folder: Path, job: AdapterJob, *, record: Mapping[s
     with _telling_of_the_disk(job):
         shutil.rmtree(folder)
         model.save_pretrained(str(folder), save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)
         _compare_keys(folder / WEIGHTS_FILE, expected, job.name)
-        _make_comparable(folder / CONFIG_FILE, job.model)
-        content_hash = hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])
-        write_json(folder / RECORD_FILE, {**record, "content_hash": content_hash})
+        _add_origin(folder / WEIGHTS_FILE, job, record)
+        adapter_config = _make_comparable(folder / CONFIG_FILE, job.model)
+        whole = {**record, "content_hash": hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])}
+        write_json(folder / RECORD_FILE, whole)
+        (folder / CARD_FILE).write_text(adapter_card(whole, adapter_config), encoding="utf-8")
         _move_into_place(folder, job)
 
 
@@ -173,14 +175,29 @@ def _compare_keys(weights: Path, expected: set[str], name: str) -> None:
         )
 
 
-def _make_comparable(path: Path, model: ResolvedModel) -> None:
-    """Give equal adapters equal hashes on every machine.
+def _add_origin(weights: Path, job: AdapterJob, record: Mapping[str, Any]) -> None:
+    """Say in the head of the weights what decided them.
+
+    safetensors writes such entries in random order, so that equal weights would have other hashes.
+    """
+    data = {"data_hash": record["data"]["hash"]} if "data" in record else {}
+    origin = {"base_model": job.model.public_name, "base_revision": job.model.revision, **data, "format": "pt"}
+    content = weights.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    head = json.dumps({**json.loads(content[8:start]), "__metadata__": origin}, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)  # tensors begin at a multiple of 8 bytes
+    weights.write_bytes(len(head).to_bytes(8, "little") + head + content[start:])
+
+
+def _make_comparable(path: Path, model: ResolvedModel) -> dict[str, Any]:
+    """Give equal adapters equal hashes on every machine, and return the adapter's configuration.
 
     peft writes a set of module names, whose order differs between processes, and the folder that the base was read
     from; here the base is its hub id and commit, its bundled name, or the configuration's name of a local folder.
     """
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     config["target_modules"] = sorted(config["target_modules"])
     config["base_model_name_or_path"] = model.public_name
     config["revision"] = model.revision if model.is_from_hub else None
     write_json(path, config)
+    return config

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from transfergrid.benchmarks.cells import load_items
+from transfergrid.benchmarks.cells import load_items, shot_ids
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig, ModelConfig
@@ -254,6 +254,9 @@ def _cell_data(config: GridConfig, run: RunFolder, model: ResolvedModel, cell: C
         date=config.prompts.date,
     )
     items = load_items(run.data, task, cell.language, "train", train_format.name)
+    if config.prompts.shots_held_out:
+        shots = set(shot_ids(items, config.prompts))
+        items = [item for item in items if item.item_id not in shots]
     train, validation = split_validation(
         len(items), config.training.validation_fraction, config.training.validation_seed
     )

@@ -18,7 +18,7 @@ from transfergrid.engine.work.failures import Failure, describe_failures, read_f
 from transfergrid.grid import Source
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.json_text import JsonError, read_json
-from transfergrid.store.score_store import Part, read_footers
+from transfergrid.store.score_store import Part, Scan, read_footers
 from transfergrid.wording import count, format_duration
 
 _SHOWN = 8
@@ -54,6 +54,8 @@ class RunStatus:
     last_part_s: float | None
     """Seconds since the youngest part was written; None: no part."""
     next_step: str
+    n_short: int = 0
+    """Cells that `grid eval --adaptive` began and that have fewer items than they may get; they are counted as done."""
 
     def rows(self) -> pl.DataFrame:
         """Return one row per model, for adapters and for cells."""
@@ -70,6 +72,11 @@ class RunStatus:
             said.append(f"the last scores came {format_duration(self.last_part_s)} ago")
         if self.seconds_left:
             said.append(f"scoring the rest takes about {format_duration(self.seconds_left)} at the pace so far")
+        if self.n_short:
+            said.append(
+                f"{count(self.n_short, 'cell')} of an adaptive run stopped early, or not finished where it was "
+                "interrupted: 'grid eval --adaptive' goes on"
+            )
         said += [f"unreadable: {name}" for name in self.unreadable[:_SHOWN]]
         if len(self.failures) > _SHOWN:
             return [*said, *self.failures[:_SHOWN], f"and {len(self.failures) - _SHOWN} more failures: --json"]
@@ -113,7 +120,7 @@ def read_status(run: RunFolder, config: GridConfig | None = None) -> RunStatus:
     for model in models:
         rows += (_training(model, selection, adapters), _scoring(model, parts, failures, (config, selection), adapters))
     left = sum(row.left or 0 for row in rows if row.what == "cells")
-    n_done = sum(len(part.cells) for part in parts)
+    cells = Scan(tuple(parts)).cells().values()
     wall_s = sum(cell.wall_s for part in parts for cell in part.cells)
     newest = max((part.path.stat().st_mtime for part in parts), default=None)
     not_trained = [
@@ -124,9 +131,10 @@ def read_status(run: RunFolder, config: GridConfig | None = None) -> RunStatus:
         progress=tuple(rows),
         failures=(*not_trained, *describe_failures(failures)),
         unreadable=tuple(unreadable),
-        seconds_left=left * wall_s / n_done if left and n_done else None,
+        seconds_left=left * wall_s / len(cells) if left and cells else None,
         last_part_s=None if newest is None else max(time.time() - newest, 0.0),
         next_step=next_step(run, rows, has_data=(run.data / "manifest.json").exists()),
+        n_short=sum(cell.is_short for cell in cells),
     )
 
 

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import cache
+from importlib import resources
 from typing import Any
 
 import altair as alt
@@ -18,6 +19,7 @@ from transfergrid.analysis.charts.theme import COLOURS, theme
 FORMS = ("png", "svg", "pdf")
 """Formats of figures."""
 _DOTS_PER_INCH = 300
+_LEAST_COLUMN_PX = 14
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
@@ -29,7 +31,7 @@ def themes() -> dict[str, dict[str, Any]]:
 def description(chart: alt.LayerChart | alt.Chart) -> dict[str, Any]:
     """Return a chart's description, as wide as its place in the page."""
     placed = chart.properties(width="container", autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
-    described: dict[str, Any] = placed.to_dict()
+    described: dict[str, Any] = placed.to_dict(validate=False)  # a test validates all; here it is half of the time
     return described
 
 
@@ -54,6 +56,28 @@ def _numbered_anew(svg: str) -> str:
 def libraries() -> str:
     """Return the script of Vega, Vega-Lite and Vega-Embed, about 0.9 MB; it sets ``vegaEmbed`` and asks for no file."""
     return str(vl_convert.javascript_bundle(snippet=_SNIPPET))
+
+
+def page_script() -> str:
+    """Return the script that draws the charts of a page's ``data``."""
+    return f"(() => {{\n{_read('page.js')}}})();"
+
+
+def page_style(n_columns: int) -> str:
+    """Return the styles of a page with charts, colours of both schemes first.
+
+    Args:
+        n_columns: Of the matrix, for its least width.
+    """
+    light, dark = (
+        " ".join(f"--{name}: {colour};" for name, colour in COLOURS[scheme].items()) for scheme in ("light", "dark")
+    )
+    schemes = f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
+    return f"{schemes}\n.matrix {{ min-width: {_LEAST_COLUMN_PX * n_columns + 100}px; }}\n{_read('style.css')}"
+
+
+def _read(name: str) -> str:
+    return resources.files("transfergrid.analysis.charts").joinpath(name).read_text(encoding="utf-8")
 
 
 def script_json(value: Mapping[str, Any]) -> str:

@@ -135,8 +135,9 @@ def _bars(
     )
     layers.append(known.transform_filter("datum.tone == 'dot'").mark_circle(style="dot"))
     layers.append(known.transform_filter("datum.mark != null").mark_tick(style="mark", aria=False).encode(x="mark:Q"))
-    unknown = both.transform_filter("datum.value == null")
-    layers.append(unknown.mark_text(style="soft", align="left").encode(x=alt.value(4), text="reason:N"))
+    why = "datum.reason == null ? 'not known' : datum.reason"
+    unknown = both.transform_filter("datum.value == null").transform_calculate(why=why)
+    layers.append(unknown.mark_text(style="soft", align="left").encode(x=alt.value(4), text="why:N"))
     return alt.layer(*layers).properties(height=alt.Step(_ROW_STEP))
 
 

@@ -49,8 +49,8 @@ def matrix_chart(matrix: Mapping[str, Any], level: str) -> alt.LayerChart:
         level: Level of the intervals in words: ``95%``.
     """
     n_targets = len(matrix["targets"])
-    cells = (
-        alt.Chart(alt.InlineData(values=matrix["views"]))
+    chart = (
+        alt.layer(*_layers(alt.Chart(), float(matrix["limit_pp"])), data=alt.NamedData(name="views"))
         .transform_filter("datum.view == model")
         .transform_flatten(LISTS)
         .transform_window(place="row_number()")
@@ -64,9 +64,11 @@ def matrix_chart(matrix: Mapping[str, Any], level: str) -> alt.LayerChart:
         .transform_calculate(regime=_regime("source", "target"))
         .transform_filter(_WHOLE)
         .transform_calculate(**_explanation(level))
+        .add_params(*_params(matrix))
+        .resolve_scale(color="independent")
     )
-    layers = _layers(cells, float(matrix["limit_pp"]))
-    return alt.layer(*layers).add_params(*_params(matrix)).resolve_scale(color="independent")
+    chart.datasets = {"views": matrix["views"]}  # at the end: every step before copies its data
+    return chart
 
 
 def _regime(source: str, target: str) -> str:

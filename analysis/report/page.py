@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.text import Text
 
-from transfergrid.analysis.charts.embed import libraries, script_hash, script_json, themes
-from transfergrid.analysis.charts.theme import COLOURS
+from transfergrid.analysis.charts.embed import libraries, page_script, page_style, script_hash, script_json, themes
 from transfergrid.analysis.records import TARGET
 from transfergrid.analysis.report.answer import answer
 from transfergrid.analysis.report.figures import page_charts, write_figures
@@ -33,7 +31,6 @@ from transfergrid.store.files import write_text
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import read_noise_floor
 
-_LEAST_COLUMN_PX = 14
 _PACKAGE = "transfergrid.analysis.report"
 
 
@@ -129,9 +126,9 @@ def render_page(content: PageContent) -> str:
     """Return the page as HTML text; it needs no other file and makes no request."""
     tables, settings = content.tables, content.settings
     regimes = tables.regimes.filter(pl.col("by") == "all").to_dicts()
-    style = page_style(_read("style.css"), tables.transfer.select(TARGET).n_unique())
+    style = page_style(tables.transfer.select(TARGET).n_unique())
     nothing = nothing_to_say(tables, content.noise_floor)
-    script = f"{libraries()}\n(() => {{\n{_read('page.js')}}})();"
+    script = f"{libraries()}\n{page_script()}"
     return (
         _environment()
         .get_template("page.html.j2")
@@ -158,15 +155,6 @@ def render_page(content: PageContent) -> str:
             data=Markup(script_json({"charts": page_charts(tables, settings, nothing), "themes": themes()})),
         )
     )
-
-
-def page_style(rest: str, n_columns: int) -> str:
-    """Return the styles of a page: colours of both schemes, as in the charts, the matrix' least width, the rest."""
-    light, dark = (
-        " ".join(f"--{name}: {colour};" for name, colour in COLOURS[scheme].items()) for scheme in ("light", "dark")
-    )
-    schemes = f":root {{ {light} }}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}"
-    return f"{schemes}\n.matrix {{ min-width: {_LEAST_COLUMN_PX * n_columns + 100}px; }}\n{rest}"
 
 
 def nothing_to_say(tables: AnalysisTables, noise_floor: pl.DataFrame) -> dict[str, str]:
@@ -211,7 +199,3 @@ def _environment() -> Environment:
     environment.filters |= {"pp": pp, "percent": percent, "bold_numbers": bold_numbers}
     environment.globals["interval"] = interval
     return environment
-
-
-def _read(name: str) -> str:
-    return resources.files(_PACKAGE).joinpath(name).read_text(encoding="utf-8")

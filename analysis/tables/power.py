@@ -174,7 +174,10 @@ def measured_noise(by_seed: pl.DataFrame) -> Noise | None:
     found = by_seed.select(n_items=n, change=squares / n).drop_nulls()
     if found.is_empty() or not (change := float(found["change"].mean() or 0.0)):  # type: ignore[arg-type]
         return None
-    return Noise(float(np.median(found["n_items"].to_numpy())), change, by_seed["seed"].n_unique())
+    n_items = found["n_items"]
+    if "tested_n_items" in by_seed.columns and (tested := by_seed["tested_n_items"].drop_nulls()).len():
+        n_items = tested  # of pairs that an adaptive evaluation did not stop
+    return Noise(float(np.median(n_items.to_numpy())), change, by_seed["seed"].n_unique())
 
 
 def plan_power(config: GridConfig, run: RunFolder) -> PowerReport:

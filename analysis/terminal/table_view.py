@@ -37,7 +37,7 @@ _TITLES = {
     "mean_tau_b": "tau-b",
 }
 """Short headings; the others are the column's name."""
-_NAMES = ("source", "target", "group", "name", "models")
+_NAMES = ("model", "source", "target", "group", "name", "models")
 """Columns of names, which lose their middle where a terminal is narrow."""
 _LEAST = 9
 _TWO_DIGITS = ("_pp", "_pp_low", "_pp_high", "_rate", "_rate_true", "_rate_significant")
@@ -80,8 +80,8 @@ class TableView:
         shown = shown.drop(same).head(SHOWN_ROWS)
         rows = count(self.table.height, "row").replace(",", "")
         view = plain_table(Text(f"{self.name}: {rows}{title}"), style="bold")
-        models = shown["model"].to_list() if "model" in shown.columns else []
-        shown = shown.drop("model", strict=False)
+        models = shown["model"].to_list() if {"model", "source"} <= set(shown.columns) else []
+        shown = shown.drop("model") if models else shown
         cells = {column: [_plain(value, column) for value in shown[column]] for column in shown.columns}
         headings = {column: _heading(column, dtype) for column, dtype in shown.schema.items()}
         place_of_model = list(cells).index("source") if models else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from pathlib import Path
 
@@ -59,6 +61,8 @@ def lm_eval_command(
     from transfergrid.commands.quiet import quiet_libraries
 
     quiet_libraries()
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.getLogger("lm_eval").setLevel(os.environ.get("LMEVAL_LOG_LEVEL", "ERROR"))
     from transfergrid.engine.harness.run import HarnessRequest, run_harness
 
     usual = Path("grid.yaml")

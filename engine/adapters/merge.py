@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from transfergrid.engine.adapters.folder import WEIGHTS_FILE, read_adapter, require_unchanged
+from transfergrid.engine.adapters.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, read_adapter, require_unchanged
 from transfergrid.engine.adapters.lora_config import PROMPTS
 from transfergrid.engine.interfaces import Adapter, AdapterError
+from transfergrid.grid import UserError
+from transfergrid.store.files import move_into_place
 
 
 def check_mergeable(folder: Path, *, name: str) -> Adapter:
@@ -85,3 +89,57 @@ def _merge(base: Any, adapter: Adapter) -> tuple[Any, list[str]]:
         for config in (base.config, base.config.get_text_config()):
             config.tie_word_embeddings = False
     return model.merge_and_unload(safe_merge=True), unused
+
+
+def merge_to_folder(adapter_folder: Path, target: Path, *, base: str | None, revision: str | None) -> str:
+    """Write the base of an adapter with the adapter merged in, and the tokenizer, into a new folder.
+
+    Args:
+        adapter_folder: A peft adapter.
+        target: The new folder; it appears when all of it is written.
+        base: Base model, a folder or hub id; None: what the adapter's own record or configuration names.
+        revision: Revision of a base from the hub.
+
+    Returns:
+        A sentence on what was written.
+
+    Raises:
+        AdapterError: If the adapter cannot be merged into this base.
+        UserError: If the base cannot be found or is not the one the adapter was trained on, or the folder exists.
+    """
+    from transfergrid.engine.models.resolve import model_revision, resolve_model
+    from transfergrid.engine.models.tokenizer import load_tokenizer
+
+    if target.exists():
+        raise UserError(f"{str(target)!r} exists and is kept; name a folder that is to be made")
+    adapter = check_mergeable(adapter_folder, name=adapter_folder.name)
+    named, trained_on = _base_of(adapter_folder)
+    try:
+        model = resolve_model(base or named, revision)
+    except UserError as error:
+        raise UserError(f"{error}; name the adapter's base with --base") from error
+    if trained_on not in (None, found := model_revision(model)):
+        raise UserError(
+            f"adapter {adapter_folder.name!r} was trained on revision {str(trained_on)[:12]!r} of its base, "
+            f"{str(model)!r} is {found[:12]!r}; name the base it was trained on with --base and --revision"
+        )
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".merge-") as scratch:
+        folder = Path(scratch) / "merged"
+        merge_adapter(model, adapter, folder, dtype=dtype)
+        load_tokenizer(model).save_pretrained(str(folder))
+        move_into_place(folder, target)
+    return f"{adapter_folder.name} merged into {base or named} in {dtype}: {target}"
+
+
+def _base_of(folder: Path) -> tuple[str, str | None]:
+    """Return the base that an adapter's own files name, and the revision it was trained on where a record says so."""
+    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    record_path = folder / RECORD_FILE
+    record = json.loads(record_path.read_text(encoding="utf-8")) if record_path.exists() else {}
+    trained_from = record.get("resolved", {}).get("model_folder")
+    is_there = isinstance(trained_from, str) and Path(trained_from).is_dir()
+    named = trained_from if is_there else config.get("base_model_name_or_path")
+    return str(named), record.get("base", {}).get("revision")

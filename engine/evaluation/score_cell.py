@@ -31,10 +31,13 @@ class CellScorer:
     Every cell or slice has its own plan, so that its numbers do not depend on which others are left to do.
     """
 
-    def __init__(self, scorer: Scorer, targets: Mapping[Cell, TokenisedCell], on_event: OnEvent) -> None:
+    def __init__(
+        self, scorer: Scorer, targets: Mapping[Cell, TokenisedCell], on_event: OnEvent, device: str | None
+    ) -> None:
         self._scorer = scorer
         self._targets = targets
         self._on_event = on_event
+        self._device = device
         self._prepared: dict[tuple[Cell, int | None, Extent], tuple[TokenisedCell, Prepared | None]] = {}
 
     def score(
@@ -70,6 +73,7 @@ class CellScorer:
             n_truncated=target.counts.n_truncated_items,
             n_not_prefix=target.counts.n_not_prefix,
             n_encoded_apart=target.counts.n_encoded_apart,
+            device=self._device,
             start=target.asked.start,
             n_all=target.asked.n_all,
         )

@@ -70,6 +70,8 @@ class ModelScorer:
     tokenised: Mapping[Cell, TokenisedCell]
     scorer: Scorer
     tell: OnEvent
+    device: str | None
+    """Name of the device, for the record."""
     design: Design | None = None
     base_values: Values = field(default_factory=dict)
     """Of targets whose base was scored; with a design only."""
@@ -78,7 +80,7 @@ class ModelScorer:
 
     def __post_init__(self) -> None:
         """Keep the plans of the targets for all sources."""
-        self._cells = CellScorer(self.scorer, self.tokenised, self.tell)
+        self._cells = CellScorer(self.scorer, self.tokenised, self.tell, self.device)
 
     def score_sources(self, jobs: Sequence[SourceJob], writer: StoreWriter) -> None:
         """Score sources one after another; those that fail are reported, and the others go on.
@@ -154,7 +156,7 @@ def open_model(
     longest = max(target.longest_tokens for target in tokenised.values())
     scorer = maker.open(base.folder, longest_tokens=longest, max_rank=max_rank)
     tell(ModelOpened(base.name, time.perf_counter() - started))
-    return ModelScorer(base, tokenised, scorer, tell)
+    return ModelScorer(base, tokenised, scorer, tell, maker.device_name())
 
 
 def score_model(remaining: Remaining, name: str, jobs: Sequence[SourceJob]) -> None:

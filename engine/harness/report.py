@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from transfergrid.engine.harness.results import read_scores
+from transfergrid.engine.harness.results import count_cut, read_scores
 from transfergrid.wording import count
 
 SCHEMA = {"task": pl.String, "source": pl.String, "metric": pl.String, "value": pl.Float64, "stderr": pl.Float64}
@@ -30,6 +30,8 @@ class HarnessReport:
     """(source, task) pairs that this run evaluated; the others were there."""
     n_pairs: int
     failures: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+    """What makes scores other than they seem."""
 
     @property
     def is_complete(self) -> bool:
@@ -42,7 +44,12 @@ class HarnessReport:
 
     def as_json(self) -> Any:
         """Return scores and failures."""
-        return {"output": str(self.output), "scores": self.scores.to_dicts(), "failures": list(self.failures)}
+        return {
+            "output": str(self.output),
+            "scores": self.scores.to_dicts(),
+            "failures": list(self.failures),
+            "remarks": list(self.remarks),
+        }
 
     def __rich__(self) -> RenderableType:
         """Show the scores as a table, then where they lie and how to go on."""
@@ -53,7 +60,8 @@ class HarnessReport:
             f"{count(self.n_pairs, '(source, task) pair')} in {self.output}, {self.n_run:,} of them from this run; "
             f"'grid import lm-eval {self.output}' reads adapters in folders named TASK-LANG for 'grid analyze'"
         )
-        return Group(table, Text(closing), *(Text(f"failed: {failure}") for failure in self.failures))
+        lines = [*self.remarks, *(f"failed: {failure}" for failure in self.failures)]
+        return Group(table, Text(closing), *map(Text, lines))
 
 
 def make_report(
@@ -65,4 +73,16 @@ def make_report(
         for (_, source), path in paths.items()
         for task, metric, value, error in read_scores(path)
     ]
-    return HarnessReport(output, pl.DataFrame(rows, schema=SCHEMA, orient="row"), n_run, len(paths), failures)
+    scores = pl.DataFrame(rows, schema=SCHEMA, orient="row")
+    return HarnessReport(output, scores, n_run, len(paths), failures, tuple(_cut_remarks(paths)))
+
+
+def _cut_remarks(paths: Mapping[tuple[str, str], Path]) -> Iterator[str]:
+    """Say once per task that contexts were cut; all sources are asked the same."""
+    found = {task: count_cut(path) for (task, _), path in paths.items()}
+    for task, (n_cut, n_all) in found.items():
+        if n_cut:
+            yield (
+                f"{task}: {n_cut:,} of {n_all:,} prompts lost their beginning, since they are longer than "
+                "engine.max_model_len; raise it, or use fewer shots"
+            )

@@ -85,6 +85,12 @@ def _run_key(path: Path) -> str | None:
         return None
 
 
+def count_cut(path: Path) -> tuple[int, int]:
+    """Return how many prompts of a results file of ours lost their beginning, and how many there are."""
+    counts = read_json(path, allow_nan=True)["config"][MODEL_NAME]
+    return counts["n_truncated"], counts["n_requests"]
+
+
 def read_scores(path: Path) -> Iterator[tuple[str, str, float, float | None]]:
     """Yield task or group, metric, value and standard error of a results file; parts of a group are left out."""
     content = read_json(path, allow_nan=True)

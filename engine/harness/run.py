@@ -124,15 +124,19 @@ def _load(index: TaskIndex, names: Sequence[str], settings: HarnessSettings) -> 
 
 @contextlib.contextmanager
 def _machine_described_once() -> Iterator[None]:
-    """Keep torch's description of the machine, which the harness asks for with every results file, for seconds."""
+    """Keep what the harness asks for with every results file: torch's description, for seconds, and git's, aloud."""
+    from lm_eval import evaluator
     from torch.utils import collect_env
 
-    look = collect_env.get_pretty_env_info
+    here = Path.cwd()
+    in_git = any((folder / ".git").exists() for folder in (here, *here.parents))
+    look, describe = collect_env.get_pretty_env_info, evaluator.get_git_commit_hash
     collect_env.get_pretty_env_info = functools.cache(look)
+    evaluator.get_git_commit_hash = functools.cache(describe if in_git else lambda: None)
     try:
         yield
     finally:
-        collect_env.get_pretty_env_info = look
+        collect_env.get_pretty_env_info, evaluator.get_git_commit_hash = look, describe
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,8 @@ from transfergrid.store.files import hash_json
 from transfergrid.store.provenance import installed_version
 from transfergrid.wording import closest_hint, one_line
 
-GENERATING = "generate_until"
-"""Output type of tasks whose answers are generated."""
-_LISTED = 20  # a name that matches more tasks is not listed in full
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""What differs from process to process in the text of a function."""
 
 
 def require_harness() -> None:
@@ -62,8 +62,8 @@ class LoadedTask:
 def _described(task: Any) -> list[Any]:
     data = getattr(task, "dataset", None)
     splits = data.items() if isinstance(data, Mapping) else ()
-    config = task.dump_config()
-    return [str(task.VERSION), repr(config), {str(name): getattr(split, "_fingerprint", "") for name, split in splits}]
+    config = _ADDRESS.sub("", repr(task.dump_config()))
+    return [str(task.VERSION), config, {str(name): getattr(split, "_fingerprint", "") for name, split in splits}]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,10 @@ class TaskIndex:
         """Return the tasks, groups and tags that names or patterns such as ``xnli_*`` mean, each once.
 
         Raises:
-            UserError: If a name means none.
+            UserError: If a name means none, or there is no name.
         """
+        if not names:
+            raise UserError("--tasks names no task of lm-evaluation-harness; 'lm-eval ls tasks' lists them")
         found: dict[str, None] = {}
         for name in names:
             matches = self.manager.match_tasks([name])

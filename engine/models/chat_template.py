@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ CLOCK = "strftime_now"
 """The function by which a template asks for the time."""
 _TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 _SHOWN_LENGTH = 60
+_ROLES = ("user", "assistant")
 
 
 def may_read_clock(folder: Path) -> bool:
@@ -28,19 +30,19 @@ def may_read_clock(folder: Path) -> bool:
 
 
 def render_chats(
-    tokenizer: Any, contexts: Sequence[str], arguments: Mapping[str, Any], date: datetime.date, *, asked_by: str
+    tokenizer: Any, chats: Sequence[Sequence[str]], arguments: Mapping[str, Any], date: datetime.date, *, asked_by: str
 ) -> list[str]:
-    """Wrap contexts in the chat template, each as one user message followed by the assistant's header.
+    """Render chats in the chat template, each followed by the assistant's header.
 
     Args:
         tokenizer: A transformers tokenizer.
-        contexts: Texts without a template.
+        chats: Texts of user and assistant in turn, the last one of the user.
         arguments: Further variables of the template.
         date: The day that a template with a clock sees, at midnight.
         asked_by: Setting that asks for the template, for the message.
 
     Raises:
-        UserError: If there is no template, it fails, it computes more than it may, or it leaves out text of a context.
+        UserError: If there is no template, it fails, it computes more than it may, or it leaves out text of a chat.
 
     Source:
         ``apply_chat_template`` of transformers 5.19, whose environment the template is compiled in.
@@ -50,24 +52,28 @@ def render_chats(
     clock = datetime.datetime.combine(date, datetime.time())
     variables = {CLOCK: clock.strftime, **tokenizer.special_tokens_map, **arguments}
     texts = []
-    for context in contexts:
-        messages = [{"role": "user", "content": context}]
+    for chat in chats:
+        messages = [{"role": role, "content": text} for role, text in zip(itertools.cycle(_ROLES), chat, strict=False)]
         try:
             text = render(
                 template, variables, messages=messages, tools=None, documents=None, add_generation_prompt=True
             )
         except Exception as error:  # a template may do anything
             raise UserError(
-                f"the chat template of {tokenizer.name_or_path!r} fails at a single user message: {_reason(error)}; "
+                f"the chat template of {tokenizer.name_or_path!r} fails at {_shown_chat(chat)}: {_reason(error)}; "
                 f"{otherwise}"
             ) from error
-        if context.strip() not in text:
+        if lost := [turn for turn in chat if turn.strip() not in text]:
             raise UserError(
                 f"the chat template of {tokenizer.name_or_path!r} leaves out or changes text of the prompt "
-                f"{_cut(context)!r}: it gives {_cut(text)!r}; {otherwise}"
+                f"{_cut(lost[0])!r}: it gives {_cut(text)!r}; {otherwise}"
             )
         texts.append(text)
     return texts
+
+
+def _shown_chat(chat: Sequence[str]) -> str:
+    return "a single user message" if len(chat) == 1 else f"{len(chat)} turns of user and assistant"
 
 
 def _compiled(tokenizer: Any, otherwise: str) -> jinja2.Template:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from functools import lru_cache
@@ -51,6 +52,17 @@ def engine_device_type() -> str:
     for name, version in installed_versions(reversed(VLLM_PACKAGES)).items():
         return "cpu" if "cpu" in name + version else device_type()
     return device_type()
+
+
+@lru_cache(maxsize=1)
+def device_name() -> str:
+    """Return the name of what the engine runs on, as its maker gives it; ``unknown CPU`` where none is given."""
+    if engine_device_type() == "cuda":
+        return cuda_devices()[0].name
+    given = Path("/proc/cpuinfo")
+    lines = given.read_text(encoding="utf-8").splitlines() if given.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or "unknown CPU")
 
 
 def cuda_devices() -> list[CudaDevice]:

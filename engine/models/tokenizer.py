@@ -53,11 +53,13 @@ class TokenisationSettings:
     """Further variables of the chat template, for example ``date_string``."""
     date: datetime.date = TEMPLATE_DATE
     """The day that a chat template with a clock sees."""
+    shots_as_turns: bool = False
+    """Under a chat template, solved items are turns of user and assistant; else all text is one user message."""
 
 
 def render_contexts(
     tokenizer: Any,
-    contexts: Sequence[str],
+    contexts: Sequence[str | tuple[str, ...]],
     settings: TokenisationSettings,
     *,
     asked_by: str = "prompts.eval_chat_template",
@@ -66,7 +68,7 @@ def render_contexts(
 
     Args:
         tokenizer: A transformers tokenizer.
-        contexts: Texts without a template.
+        contexts: Texts without a template; under one, also turns of user and assistant, the last one of the user.
         settings: Whether there is a template, its variables and its clock.
         asked_by: Setting that asks for the template, for the message.
 
@@ -74,8 +76,9 @@ def render_contexts(
         UserError: If a chat template is asked for that is missing, fails, or leaves out text.
     """
     if not settings.chat_template:
-        return list(contexts)
-    return render_chats(tokenizer, contexts, settings.template_arguments, settings.date, asked_by=asked_by)
+        return list(map(str, contexts))
+    chats = [(context,) if isinstance(context, str) else context for context in contexts]
+    return render_chats(tokenizer, chats, settings.template_arguments, settings.date, asked_by=asked_by)
 
 
 class EncodedItem(NamedTuple):

@@ -64,7 +64,8 @@ def tokenise_items(tokenizer: Any, items: Sequence[Item], settings: Tokenisation
     Raises:
         UserError: If a chat template is asked for and the tokenizer has none.
     """
-    contexts = render_contexts(tokenizer, [item.context for item in items], settings)
+    turned = settings.chat_template and settings.shots_as_turns
+    contexts = render_contexts(tokenizer, [item.turns if turned else item.prompt for item in items], settings)
     cuts = list(encode_items(tokenizer, contexts, [_continuations(item, settings) for item in items]))
     bos = tokenizer.bos_token_id
     results = tuple(_fit(item.item_id, cut, settings, bos) for item, cut in zip(items, cuts, strict=True))

@@ -9,6 +9,7 @@ from typing import Any
 
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.interfaces import Scorer
+from transfergrid.engine.models.device import device_name
 from transfergrid.engine.scorers.vllm_way import check_served, takes_no_adapters, vllm_key_parts
 
 
@@ -19,6 +20,7 @@ class MultiLora:
     config: EngineConfig
 
     check_adapter = staticmethod(check_served)
+    device_name = staticmethod(device_name)
 
     def key_parts(self) -> Mapping[str, Any]:
         """Return vLLM, its version and the way."""

@@ -21,6 +21,7 @@ from transfergrid.engine.adapters.applied import require_effect
 from transfergrid.engine.adapters.folder import require_unchanged
 from transfergrid.engine.interfaces import Adapter, AdapterError, ItemLoglikelihoods, Prepared, TokenisedItem
 from transfergrid.engine.models.decoder import text_arguments
+from transfergrid.engine.models.device import device_name
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.scorers.launch import plan_engine, start_llm
 from transfergrid.engine.scorers.passes import probe_tokens
@@ -43,6 +44,7 @@ class Public:
     config: EngineConfig
 
     check_adapter = staticmethod(check_served)
+    device_name = staticmethod(device_name)
 
     def key_parts(self) -> Mapping[str, Any]:
         """Return vLLM, its version and the way."""

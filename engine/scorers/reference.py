@@ -14,6 +14,7 @@ from typing import Any
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.folder import require_unchanged
 from transfergrid.engine.interfaces import Adapter, AdapterError, ItemLoglikelihoods, Prepared, TokenisedItem
+from transfergrid.engine.models.device import device_name
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.scorers.prepared import WholeItems, require_own
 from transfergrid.store.provenance import installed_version
@@ -21,6 +22,8 @@ from transfergrid.store.provenance import installed_version
 
 class Reference:
     """Makes scorers on transformers and peft."""
+
+    device_name = staticmethod(device_name)
 
     def key_parts(self) -> Mapping[str, Any]:
         """Return transformers, its version and the way."""

@@ -14,7 +14,7 @@ from typing import Any
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.merge import check_mergeable, merge_adapter
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
-from transfergrid.engine.models.device import engine_device_type, resolve_dtype
+from transfergrid.engine.models.device import device_name, engine_device_type, resolve_dtype
 from transfergrid.engine.scorers.launch import start_vllm
 from transfergrid.engine.scorers.passes import PreparedSteps
 from transfergrid.engine.scorers.prepared import require_own
@@ -27,6 +27,7 @@ class Sequential:
     """Merges every adapter and starts vLLM on the result."""
 
     config: EngineConfig
+    device_name = staticmethod(device_name)
 
     def key_parts(self) -> Mapping[str, Any]:
         """Return vLLM, its version and the way."""

@@ -25,7 +25,7 @@ from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.adapters.folder import read_adapter
 from transfergrid.engine.adapters.lora_config import read_lora_config
 from transfergrid.engine.interfaces import AdapterError
-from transfergrid.engine.models.device import engine_device_type
+from transfergrid.engine.models.device import device_name, engine_device_type
 from transfergrid.engine.planning.answers import first_answer
 from transfergrid.engine.planning.packing import AdapterReference
 from transfergrid.engine.planning.packing_checks import check_packed_step
@@ -201,6 +201,7 @@ class GuardMiddleware:
                 vocab_size=config.model_config.get_vocab_size(),
                 limits=limits,
                 device=engine_device_type(),
+                device_name=device_name(),
             )
         return self._facts
 

@@ -29,6 +29,10 @@ class Server:
 
     check_adapter = staticmethod(check_served)
 
+    def device_name(self) -> str:
+        """Return the name of the server's device."""
+        return self.facts.device_name
+
     def key_parts(self) -> Mapping[str, Any]:
         """Return the server's vLLM; the way is that of one engine here, whose numbers these are."""
         facts = self.facts

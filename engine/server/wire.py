@@ -52,6 +52,7 @@ class ServerFacts:
     """Fields of ``PlanLimits``."""
     device: str = "cpu"
     """What the engine runs on."""
+    device_name: str = "unknown"
 
     def as_json(self) -> dict[str, Any]:
         """Return the facts as plain values."""

@@ -87,6 +87,7 @@ def resolve_base(
             "format": config.prompts.eval_format,
             "chat_template": tokenisation.chat_template,
             "template_arguments": dict(tokenisation.template_arguments) if tokenisation.chat_template else None,
+            **({"shots_as_turns": True} if tokenisation.chat_template and tokenisation.shots_as_turns else {}),
         },
         "limits": {"max_length": tokenisation.max_length, "truncation": tokenisation.truncation},
         "engine": dict(maker.key_parts()),
@@ -111,6 +112,7 @@ def tokenisation_settings(config: GridConfig, model_folder: Path) -> Tokenisatio
         truncation=config.engine.truncation,
         template_arguments=config.prompts.template_arguments,
         date=config.prompts.date,
+        shots_as_turns=config.prompts.shots > 0 and config.prompts.shots_as_turns,
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from transfergrid.benchmarks.cells import load_items
+from transfergrid.benchmarks.cells import load_items, with_shots
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.spec import CHOICE_MODE
 from transfergrid.benchmarks.tasks import get_task
@@ -100,10 +100,12 @@ def load_cell(config: GridConfig, data_folder: Path, cell: Cell) -> CellItems:
     task = get_task(cell.task, config.custom_tasks)
     name = config.prompts.eval_format
     items = load_items(data_folder, task, cell.language, "test", name)
+    if config.prompts.shots:
+        items = with_shots(items, load_items(data_folder, task, cell.language, "train", name), config.prompts)
     metric, mode = task.formats[name].primary_metric, task.formats[name].mode
 
     def asked(chosen: Sequence[Item]) -> CellItems:
-        content = [[item.item_id, item.context, item.choices, item.gold, item.delimiter] for item in chosen]
+        content = list(map(_content, chosen))
         decisive = [metric, content] if mode == CHOICE_MODE else [metric, content, mode]
         return CellItems(cell, tuple(chosen), metric, hash_json(decisive), mode)
 
@@ -113,6 +115,11 @@ def load_cell(config: GridConfig, data_folder: Path, cell: Cell) -> CellItems:
     drawn = {item.item_id for part in parts for item in part}
     draws = {seed: asked(part) for seed, part in zip(config.seeds, parts, strict=True)}
     return replace(asked([item for item in items if item.item_id in drawn]), draws=draws)
+
+
+def _content(item: Item) -> list[Any]:
+    """Return what identifies an item; shots only where there are any, as keys without them mean none."""
+    return [item.item_id, item.context, item.choices, item.gold, item.delimiter, *([item.shots] if item.shots else [])]
 
 
 def _draw(cell: Cell, items: Sequence[Item], config: GridConfig) -> list[list[Item]]:

@@ -43,6 +43,9 @@ class FakeMaker:
     def key_parts(self) -> Mapping[str, Any]:
         return {"name": "fake", "version": self.version, "way": self.way}
 
+    def device_name(self) -> str:
+        return "fake device"
+
     def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
         return check_adapter(folder, read_linear_shapes(model_folder), name=name)
 

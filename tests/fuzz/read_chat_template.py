@@ -38,4 +38,10 @@ def read(content: bytes, folder: Path) -> None:
         get_chat_template=lambda: text,
         special_tokens_map={"bos_token": "<s>", "eos_token": "</s>"},
     )
-    render_chats(tokenizer, ["What is it? é\n"], {"date_string": "today"}, _DAY, asked_by="prompts.eval_chat_template")
+    render_chats(
+        tokenizer,
+        [["What is it? é\n"], ["Q", "A", "R"]],
+        {"date_string": "today"},
+        _DAY,
+        asked_by="prompts.eval_chat_template",
+    )

@@ -11,7 +11,7 @@ import pytest
 
 from transfergrid.grid import BASE, Cell, Source, UserError
 from transfergrid.store import file_index, score_store
-from transfergrid.store.score_store import CellRecord, Origin, Part, ScoreStore, StoreError, unwritable
+from transfergrid.store.score_store import CellRecord, Origin, Part, ScoreStore, StoreError, read_cells, unwritable
 from transfergrid.store.score_writer import ScoredCell, StoreWriter
 from transfergrid.store.scores import SCORE_SCHEMA, source_columns
 
@@ -259,3 +259,24 @@ def test_what_is_written_and_evicted_is_known_without_another_scan(tmp_path: Pat
     store.evict(part, [DE.name])
     assert set(store.finished()) == {(ORIGIN, EN), (BASE_ORIGIN, DE)}
     assert store.parts == ScoreStore(tmp_path).scan().parts
+
+
+def test_slices_make_a_cell_once_all_are_there_and_repeats_and_gaps_are_moved_aside(tmp_path: Path) -> None:
+    store = ScoreStore(tmp_path)
+
+    def write_slice(start: int, n_items: int, **changes: Any) -> Part:
+        cell = record(DE, n_items, start=start, n_all=6, n_planned=6, **changes)
+        return store.write(ORIGIN, KEY_PARTS, [cell], rows(ORIGIN, DE, n_items))
+
+    assert read_cells(tmp_path) == {}
+    write_slice(0, 2)
+    write_slice(3, 3)
+    cell = store.scan(repair=False).cells()[ORIGIN, DE]
+    assert (cell.n_items, cell.n_planned, cell.is_short, cell.is_whole) == (2, 6, True, False)
+    assert store.scan().finished() == {}
+    assert [path.name.count(".s17.") for path in (tmp_path / "aside").iterdir()] == [1]
+    write_slice(2, 4)
+    write_slice(2, 4, wall_s=9.0)
+    assert store.scan().finished()[ORIGIN, DE].n_items == 6
+    assert len(list((tmp_path / "aside").iterdir())) == 2
+    assert read_cells(tmp_path) == store.cells()

@@ -364,3 +364,16 @@ def test_settings_of_the_recipe_arrive_at_the_trainer(
     assert rates[:3] == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3])
     after = {"linear": [2 / 3, 1 / 3, 0], "cosine": [0.75, 0.25, 0], "constant": [1, 1, 1]}[schedule]
     assert rates[3:] == pytest.approx([1e-3 * share for share in after])
+
+
+def test_items_that_stand_solved_in_prompts_are_left_out_of_training_if_asked_for(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    def n_examples(**prompts: object) -> list[int]:
+        jobs = make_jobs(make_config(tiny_llama, prompts=prompts), tmp_path)
+        return [len(job.data.train) + len(job.data.validation) for job in jobs]
+
+    assert n_examples(shots=2) == [6, 6]
+    assert n_examples(shots=2, shots_held_out=True) == [4, 4]
+    with pytest.raises(UserError, match=r"prompts\.shots is 7, and a cell has 6 train items; lower it"):
+        n_examples(shots=7, shots_held_out=True)

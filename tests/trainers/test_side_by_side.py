@@ -263,4 +263,4 @@ def test_adapters_side_by_side_have_a_trainer_and_a_tracker_each(
     events = train(jobs, base, beside(config, 2), tmp_path)
     assert sum(isinstance(event, AdapterFinished) for event in events) == 2
     for job in jobs:
-        assert len(list((RunFolder(tmp_path).tracking / "tiny" / "s17" / job.cell.name).glob("events.*"))) == 1
+        assert len(list((RunFolder(tmp_path).tracking / "tiny" / "s17" / job.source.name).glob("events.*"))) == 1

@@ -172,6 +172,7 @@ def _make(job: MergeJob, config: GridConfig, run: RunFolder, events: TrainingEve
     key = job.key_parts(config)
     if is_finished(job, config):
         return
+    key = job.key_parts(config)  # says which part is not there
     folders = [parent.folder for parent in job.parents]
     model = merge_adapters(folders, job.merge, seed=job.seed)
     wall_s = time.perf_counter() - start

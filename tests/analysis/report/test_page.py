@@ -177,12 +177,8 @@ def test_the_wheel_takes_every_file_of_the_page() -> None:
 
     root = Path(__file__).parents[3]
     settings = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
-    folder = root / "analysis" / "report"
-    taken = {
-        path.name
-        for pattern in settings["package-data"]["transfergrid.analysis.report"]
-        for path in folder.glob(pattern)
-    }
-    needed = {path.name for path in folder.iterdir() if path.suffix not in (".py", "")}
-    assert needed == taken
-    assert {"page.html.j2", "style.css", "page.js"} <= taken
+    for package in ("analysis/report", "analysis/charts", "view"):
+        folder = root / package
+        patterns = settings["package-data"][f"transfergrid.{package.replace('/', '.')}"]
+        taken = {path.name for pattern in patterns for path in folder.glob(pattern)}
+        assert taken == {path.name for path in folder.iterdir() if path.suffix not in (".py", "")}, package

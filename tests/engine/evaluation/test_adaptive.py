@@ -17,6 +17,7 @@ from tests.engine.fake_scorer import hashed_loglikelihood
 from tests.engine.sweeps import FakeMaker, add_adapters, small_config, stored_rows, sweep
 from tests.executors import do_elsewhere
 from transfergrid.analysis import build_tables
+from transfergrid.analysis.tables.power import plan_power
 from transfergrid.analysis.transfer.adaptive import STOPPED, TESTED
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.config.settings import DataConfig, GridConfig
@@ -30,6 +31,7 @@ from transfergrid.store import adaptive
 from transfergrid.store.adaptive import Design, Seen
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import ScoreStore
+from transfergrid.view.status import read_status
 
 Maker = Callable[[], FakeMaker]
 PAIR = ["seed", "source", "target_task", "target_language"]
@@ -117,6 +119,9 @@ def test_pairs_stop_where_a_replay_of_the_full_store_says(
     assert report.is_complete
     assert report.stopped == (16, (of_pairs < N).sum(), of_pairs.sum(), 16 * N)
     assert f"{(of_pairs < N).sum()} of 16 pairs of adapter and target stopped early" in str(report.stopped)
+    said = read_status(run, config)
+    assert said.n_short == report.stopped.n_stopped
+    assert f"{said.n_short} cells of an adaptive run stopped early" in said.lines()[1]
     scored = count_calls(monkeypatch, CellScorer, "score")
     assert sweep(config, run, maker(), design=Design()).stopped == report.stopped
     assert scored == []
@@ -249,3 +254,4 @@ def test_tables_are_over_the_items_of_all_pairs_and_tests_over_all_items_of_a_pa
     regimes = build_tables(run, config).regimes.filter(regime="all transfer", by="all").row(0, named=True)
     assert regimes["mean_pp"] == pytest.approx(common.rows.filter(pl.col("regime") != "MT-ML")["delta_pp"].mean())
     assert regimes["n_tested"] == 12
+    assert plan_power(config, run).rows()["n_items"][0] == N

@@ -28,10 +28,11 @@ def test_a_cell_counts_what_happened_to_its_items_and_the_store_keeps_it(tmp_pat
     targets = tokenise_cells([CellItems(_CELL, tuple(items), "acc", "hash")], gemma_style(), settings)
     scorer = FakeScorer(function=lambda item, choice, adapter: -1.0 if item.item_id == "plain" else -1.0 - choice)
     origin, key = Origin("tiny", BASE), RunKey({})
-    scored = CellScorer(scorer, targets, lambda event: None).score(origin, None, key, _CELL)
+    scored = CellScorer(scorer, targets, lambda event: None, "a GPU").score(origin, None, key, _CELL)
     expected = {"n_unscored": 1, "n_tied": 1, "n_truncated": 1, "n_not_prefix": 1, "n_encoded_apart": 1}
     store = ScoreStore(tmp_path)
     store.write(origin, key.parts, [scored.record], scored.make_rows())
     (part,) = store.scan().parts
     assert {name: getattr(part.cells[0], name) for name in expected} == expected
+    assert part.cells[0].device == "a GPU"
     assert sum_counts([{"n_unscored": 2}]) == {**dict.fromkeys(expected, 0), "n_unscored": 2}, "an older record"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.engine.fake_scorer import FakeScorer
+from tests.models import make_tiny_tokenizer
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.harness import requests
 from transfergrid.engine.harness.requests import RequestScorer, encode_pairs, encode_texts, render_chat
@@ -42,31 +43,35 @@ def tokenizer(tiny_llama: Path) -> Any:
     return load_tokenizer(tiny_llama)
 
 
-def test_pairs_are_encoded_as_the_harness_encodes_them(tiny_llama: Path, tokenizer: Any) -> None:
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3"])
+def test_pairs_are_encoded_as_the_harness_encodes_them(family: str, tmp_path: Path) -> None:
     from lm_eval.api.model import TemplateLM
 
+    tokenizer = make_tiny_tokenizer(tmp_path, family)
+    start = tokenizer.bos_token or tokenizer.eos_token
+
     class Peer(TemplateLM):  # type: ignore[misc]
-        eot_token_id, prefix_token_id = tokenizer.eos_token_id, tokenizer.bos_token_id
+        eot_token_id, prefix_token_id = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(start)
         loglikelihood_rolling = generate_until = None
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-            special = not string.startswith(tokenizer.bos_token) if add_special_tokens is None else add_special_tokens
+            special = not string.startswith(start) if add_special_tokens is None else add_special_tokens
             return list(tokenizer.encode(string, add_special_tokens=special))
 
         def _loglikelihood_tokens(self, requests: Any, **kwargs: Any) -> Any:
             return [(tuple(context), tuple(continuation)) for _, context, continuation in requests]
 
-    pairs = [("Q: a\nA:", " the"), ("Q: a\nA:", " then"), ("Q: b ", "the"), ("", "the end"), ("", "<|begin_of_text|>x")]
-    pairs += [("<|begin_of_text|>A:\n", "A"), ("Ünïcode 的", "的"), ("x", "er"), ("the", " the")]
+    pairs = [("Q: a\nA:", " the"), ("Q: a\nA:", " then"), ("Q: b ", "the"), ("", "the end"), ("", f"{start}x")]
+    pairs += [(f"{start}A:\n", "A"), ("Ünïcode 的", "的"), ("x", "er"), ("the", " the")]
     asked = [SimpleNamespace(args=pair) for pair in pairs]
     encoded, n_not_prefix = encode_pairs(tokenizer, pairs)
     assert encoded == Peer().loglikelihood(asked, disable_tqdm=True)
     assert n_not_prefix == sum(
         tuple(tokenizer.encode(context + text))[: len(ids)] != ids
         for (context, text), (ids, _) in zip(pairs, encoded, strict=True)
-        if context == context.rstrip() != "" and not context.startswith("<|")
+        if context == context.rstrip() != "" and not context.startswith(start)
     )
-    texts = ["the cat", "<|begin_of_text|>the cat", ""]
+    texts = ["the cat", f"{start}the cat", ""]
     assert [list(tokens) for tokens in encode_texts(tokenizer, texts)] == [Peer().tok_encode(text) for text in texts]
 
 

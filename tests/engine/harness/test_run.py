@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -78,13 +79,14 @@ class Engines:
 
     def __init__(self) -> None:
         self.n_started = 0
+        self.max_model_len = 512
         self.function = hashed_loglikelihood
         self.scorers: list[GreedyScorer] = []
 
     def start(self, *arguments: Any, **settings: Any) -> GreedyScorer:
         self.n_started += 1
         self.scorers.append(GreedyScorer(lambda item, choice, adapter: self.function(item, choice, adapter)))
-        self.scorers[-1].sizes.max_model_len = 512
+        self.scorers[-1].sizes = SimpleNamespace(max_model_len=self.max_model_len)
         return self.scorers[-1]
 
 
@@ -225,6 +227,17 @@ def test_a_model_without_the_template_that_is_asked_for_is_refused_before_an_eng
     with pytest.raises(UserError, match=r"the tokenizer of '.*plain' has no chat template; leave out"):
         run(ModelConfig(path=str(plain)), tmp_path, None, arguments=("--apply_chat_template",))
     assert engines.n_started == 0
+
+
+def test_prompts_that_were_cut_are_told_of(tmp_path: Path, tasks: Path, engines: Engines, model: ModelConfig) -> None:
+    assert run(model, tmp_path, None, "mine_sw").remarks == ()
+    engines.max_model_len = 20
+    report = run(model, tmp_path, None, "mine_sw", num_fewshot=2)
+    assert report.remarks == (
+        "mine_sw: 10 of 10 prompts lost their beginning, since they are longer than engine.max_model_len; raise it, or "
+        "use fewer shots",
+    )
+    assert report.as_json()["remarks"] == list(report.remarks)
 
 
 def test_files_that_cannot_be_written_are_named(

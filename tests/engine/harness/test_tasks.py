@@ -43,6 +43,8 @@ def test_names_and_patterns_mean_tasks_each_once(index: TaskIndex) -> None:
         UserError, match=r"unknown task 'mine_zw' of lm-evaluation-harness .*; did you mean 'mine_sw'\?"
     ):
         index.match(["mine_zw"])
+    with pytest.raises(UserError, match="--tasks names no task"):
+        index.match([])
 
 
 def test_a_task_is_loaded_once_and_its_fingerprint_follows_its_file_and_its_data(
@@ -53,6 +55,21 @@ def test_a_task_is_loaded_once_and_its_fingerprint_follows_its_file_and_its_data
     assert loaded.fingerprint() == index.load("mine_sw").fingerprint()
     loaded.tasks["mine_sw"].set_config("doc_to_text", "Question: {{question}}")
     assert loaded.fingerprint() != index.load("mine_sw").fingerprint()
+
+
+def test_the_task_of_the_documentation_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lm_eval.tasks import TaskManager
+
+    root = Path(__file__).parents[3]
+    page = (root / "docs" / "lm-eval.md").read_text(encoding="utf-8")
+    (tmp_path / "task.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    monkeypatch.chdir(root)
+    loaded = TaskIndex(TaskManager(include_path=str(tmp_path), include_defaults=False)).load("my_arc_hi")
+    (task,) = loaded.tasks.values()
+    task.set_config("num_fewshot", 3)
+    task.set_fewshot_seed(1234)
+    task.build_all_requests()
+    assert len(task.instances) == 4 * 32
 
 
 def test_data_that_cannot_be_had_is_named(index: TaskIndex) -> None:

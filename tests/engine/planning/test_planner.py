@@ -177,3 +177,20 @@ def test_sums_are_taken_in_float64() -> None:
     logprobs = np.full(plan.n_slots, np.float32(-0.1))
     ((result),) = plan.loglikelihoods(logprobs, len(plan.steps) - 1)
     assert result.loglikelihoods_nats[0] == pytest.approx(-58 * float(np.float32(0.1)), rel=1e-15)
+
+
+def test_a_continuation_is_greedy_where_every_one_of_its_tokens_is() -> None:
+    rng = np.random.default_rng(3)
+    items = random_items(rng, 20)
+    plan = plan_items(items, ROOMY)
+    chosen = rng.random(plan.n_slots) < 0.7
+    results = [
+        result
+        for step in range(plan.n_steps)
+        for result in plan.loglikelihoods(np.zeros(plan.n_slots, dtype=np.float32), step, chosen)
+    ]
+    assert len(results) == len(items)
+    slots = np.split(chosen[plan.choice_slots], plan.choice_offsets[1:-1])
+    for result in results:
+        first, end = plan.item_offsets[result.index : result.index + 2]
+        assert result.are_greedy == tuple(bool(part.all()) for part in slots[first:end])

@@ -67,6 +67,21 @@ def test_tokens_are_what_the_planner_computes(config: GridConfig, run: RunFolder
     assert found.n_repeated_tokens == sum(plan.n_repeated_tokens for plan in plans)
 
 
+def test_shots_make_other_cells_and_are_computed_once(config: GridConfig, run: RunFolder) -> None:
+    shown = config.model_copy(update={"prompts": config.prompts.model_copy(update={"shots": 2})})
+    only_base = EvalRequest(narrowing=Narrowing(sources=("base",)))
+    before, after = (only(estimate(each, run, only_base)) for each in (config, shown))
+    assert after.n_requests == before.n_requests
+    hashes = {load_cell(each, run.data, config.grid.cells[0]).items_hash for each in (config, shown)}
+    assert len(hashes) == 2
+    added = after.n_unique_tokens - before.n_unique_tokens
+    assert 0 < added < (after.n_repeated_tokens - before.n_repeated_tokens) / 4
+    turned = shown.model_copy(update={"prompts": shown.prompts.model_copy(update={"shots_as_turns": True})})
+    folder = Path(config.models[0].path)
+    assert tokenisation_settings(turned, folder).shots_as_turns
+    assert not tokenisation_settings(shown, folder).shots_as_turns
+
+
 def test_what_is_done_is_left_out_and_gives_the_rate(
     config: GridConfig, run: RunFolder, tiny_adapters: tuple[Path, ...]
 ) -> None:

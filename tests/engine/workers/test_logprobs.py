@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -48,6 +50,21 @@ def test_chunks_give_what_one_softmax_gives(
     assert scored is not None
     assert torch.allclose(scored.double(), expected, atol=1e-5)
     assert n_projected == len(rows.unique())
+
+
+def test_greedy_choices_are_the_most_likely_tokens_of_their_rows(
+    hidden: torch.Tensor, head: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logprobs, "CPU_CHUNK_BYTES", 1)
+    best = (hidden @ head.t()).argmax(dim=-1)
+    rows = torch.arange(50).repeat_interleave(2)
+    tokens = torch.stack((best, (best + 1) % VOCABULARY), dim=1).flatten()
+    asked: dict[str, Any] = {"compute_logits": lambda chunk: chunk @ head.t(), "vocab_size": VOCABULARY}
+    plain = token_logprobs(hidden, scored_rows(rows, tokens), **asked)
+    both = token_logprobs(hidden, scored_rows(rows, tokens), greedy=True, **asked)
+    assert plain is not None and both is not None
+    assert torch.equal(both[: len(rows)], plain)
+    assert both[len(rows) :].tolist() == [1.0, 0.0] * 50
 
 
 def test_rows_may_come_in_any_order_as_long_as_equal_ones_are_neighbours(

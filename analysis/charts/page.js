@@ -21,12 +21,17 @@ const steps = { ArrowLeft: ["column", -1], ArrowRight: ["column", 1], ArrowUp: [
 
 function walk(figure, view) {
   figure.tabIndex = 0;
+  const open = ({ source, target }) => {  // where a page has one for every pair
+    if (figure.dataset.pair) location.href = `${figure.dataset.pair}&source=${encodeURIComponent(source.join("-"))}&target=${encodeURIComponent(target.join("-"))}`;
+  };
+  figure.onclick = ({ target }) => target.__data__?.datum?.source && open(target.__data__.datum);
   const detail = document.getElementById("matrix-detail");
   figure.onkeydown = (event) => {
-    if (!(event.key in steps) || event.target !== figure) return;
+    if (!(event.key in steps || event.key === "Enter") || event.target !== figure) return;
     event.preventDefault();
     const cells = [...figure.querySelectorAll(".cells_marks > path, .missing_cells_marks > path")].map((each) => each.__data__);
     const at = { row: view.signal("at_row"), column: view.signal("at_column") };
+    if (event.key === "Enter") return cells.filter(({ datum }) => datum.row === at.row && datum.column === at.column).forEach(({ datum }) => open(datum));
     const [along, step] = steps[event.key], across = along === "row" ? "column" : "row";
     const ahead = cells.filter(({ datum }) => datum[across] === at[across] && (datum[along] - at[along]) * step > 0);
     ahead.sort((one, other) => (one.datum[along] - other.datum[along]) * step);

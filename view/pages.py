@@ -1,0 +1,225 @@
+"""What every page of the local view shows, as values for its template; a page's ``table`` is what its CSV holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from transfergrid.analysis.statistics.significance import mcnemar_exact_p
+from transfergrid.config.settings import AnalysisConfig, GridConfig
+from transfergrid.grid import BASELINE_NAME, UserError
+from transfergrid.store.folder import RunFolder
+from transfergrid.store.json_text import JsonError, read_json
+from transfergrid.view.charts import curve_chart, live_matrix, targets_chart
+from transfergrid.view.questions import with_probabilities
+from transfergrid.view.rows import ItemRows, Key
+from transfergrid.view.status import read_status
+from transfergrid.view.texts import ItemTexts
+
+PER_PAGE = 20
+"""Items on a page."""
+CHANGES = ("all", "gained", "lost", "same", "unscored")
+_SHOWN_FACTS = ("finished", "best_epoch", "best_validation_loss", "untrained_validation_loss", "n_steps", "n_tokens")
+
+
+class Page(NamedTuple):
+    """One page."""
+
+    title: str
+    values: dict[str, Any]
+    table: pl.DataFrame
+    """The rows that the page is about."""
+    charts: dict[str, alt.LayerChart]
+
+
+class View:
+    """A run folder as pages."""
+
+    def __init__(self, run: RunFolder, config: GridConfig | None) -> None:
+        self.run, self.config = run, config
+        self.items = ItemRows(run)
+        self.texts = ItemTexts(run, config)
+
+    def overview(self, query: Mapping[str, str]) -> Page:
+        """Return what is done and left, the baselines and, where the run was analysed, the regimes."""
+        status = read_status(self.run, self.config)
+        parts = self.items.parts()
+        models = sorted({key.model for key in parts})
+        base = [self.items.base_scores(model) for model in models]
+        table = pl.concat(base) if base else pl.DataFrame()
+        regimes, is_old = self._regimes(status.last_part_s)
+        values = {"status": status, "models": models, "regimes": regimes, "regimes_are_old": is_old}
+        return Page(f"Run {self.run.root.resolve().name}", {**values, "baselines": table.to_dicts()}, table, {})
+
+    def _regimes(self, last_part_s: float | None) -> tuple[list[dict[str, Any]], bool]:
+        path = self.run.tables / "regimes.parquet"
+        try:
+            rows = pl.read_parquet(path).filter(by="all").to_dicts()
+            newest = max((part.stat().st_mtime for part in self.run.scores.glob("*.parquet")), default=0.0)
+            return rows, path.stat().st_mtime < newest
+        except (OSError, pl.exceptions.PolarsError):
+            return [], False
+
+    def matrix(self, query: Mapping[str, str]) -> Page:
+        """Return the matrix of one model."""
+        model = self._model(query)
+        table = self.items.summaries(model)
+        names = table["source"].unique().sort()
+        single = table.filter(pl.col("source").is_in([name for name in names if (model, name) in self.items.single]))
+        others = [name for name in names if (model, name) not in self.items.single]
+        settings = self.config.analysis if self.config is not None else AnalysisConfig()
+        charts = {"matrix-chart": live_matrix(model, single, settings)} if single.height else {}
+        models = sorted({key.model for key in self.items.parts()})
+        return Page(f"Matrix of {model}", {"model": model, "models": models, "others": others}, table, charts)
+
+    def pair(self, query: Mapping[str, str]) -> Page:
+        """Return one source on one target: counts, the McNemar test and the items."""
+        key, target = self._key(query), _cell(query, "target")
+        rows = with_probabilities(self.items.paired(key, _at_target(*target)))
+        if rows.is_empty():
+            raise UserError(f"no item of {'-'.join(target)} was scored under both {key.source!r} and the base")
+        counts = dict(rows["change"].value_counts().iter_rows())
+        right = rows.select(both=(pl.col("gain") > 0) & (pl.col("gain_source") > 0)).sum().item()
+        texts = self.texts.cell(*target)
+        shown = self._chosen(rows, query, texts.items)
+        number = max(int(query.get("page", "1") if query.get("page", "1").isdecimal() else 1), 1)
+        values = {
+            "key": key,
+            "target": "-".join(target),
+            "seeds": self._seeds(key),
+            "counts": {name: counts.get(name, 0) for name in CHANGES[1:]},
+            "both": right,
+            "neither": counts.get("same", 0) - right,
+            "mcnemar_p": _mcnemar(counts.get("lost", 0), counts.get("gained", 0)),
+            "delta_pp": rows.select(100 * (pl.col("gain_source") - pl.col("gain")).mean()).item(),
+            "n_scored": rows.height - counts.get("unscored", 0),
+            "shown": shown.slice((number - 1) * PER_PAGE, PER_PAGE).to_dicts(),
+            "n_shown": shown.height,
+            "page_number": number,
+            "n_pages": -(-shown.height // PER_PAGE),
+            "texts": texts,
+            "changes": CHANGES,
+        }
+        return Page(f"{key.source} on {'-'.join(target)}", values, shown, {})
+
+    def _chosen(self, rows: pl.DataFrame, query: Mapping[str, str], texts: Mapping[str, Any]) -> pl.DataFrame:
+        """Return the rows that filter and search leave, sorted by the change of the gold's probability."""
+        change, words = query.get("change", "all"), query.get("q", "").casefold()
+        if change in CHANGES[1:]:
+            rows = rows.filter(change=change)
+        if words:
+            found = [name for name, item in texts.items() if words in f"{item.context} {item.choices}".casefold()]
+            in_id = pl.col("item_id").str.contains(words, literal=True)
+            rows = rows.filter(in_id | pl.col("item_id").is_in(found))
+        order = {"gain": True, "id": False}.get(query.get("sort", ""), False)
+        column = "item_id" if query.get("sort") == "id" else "gold_change"
+        return rows.sort(column, "item_id", descending=[order, False], nulls_last=True)
+
+    def item(self, query: Mapping[str, str]) -> Page:
+        """Return one item in all languages, and what every source of the model does to it."""
+        key, task, name = self._key(query), query.get("task", ""), query.get("item", "")
+        this = (pl.col("target_task") == task) & (pl.col("item_id") == name)
+        rows = with_probabilities(self.items.paired(key, this))
+        strip = self.items.strip(key, this)
+        if rows.is_empty() and strip.is_empty():
+            raise UserError(f"no item {name!r} of task {task!r} was scored under {key.source!r} and the base")
+        texts = {
+            row["target_language"]: self.texts.cell(task, row["target_language"]) for row in rows.iter_rows(named=True)
+        }
+        values = {"key": key, "task": task, "item": name, "rows": rows.to_dicts(), "texts": texts}
+        languages = strip["target_language"].unique().sort().to_list()
+        by_source: dict[str, dict[str, str]] = {}
+        for source, language, change in strip.select("source", "target_language", "change").iter_rows():
+            by_source.setdefault(source, {})[language] = change
+        return Page(f"Item {name} of {task}", {**values, "strip": by_source, "languages": languages}, strip, {})
+
+    def source(self, query: Mapping[str, str]) -> Page:
+        """Return one source: its row of the matrix, how it was trained, and the items that it changes most."""
+        key = self._key(query)
+        row = self.items.summaries(key.model).filter(source=key.source, seed=key.seed)
+        record = self._record(key)
+        charts: dict[str, alt.LayerChart] = {"row-chart": targets_chart(row)} if row.height else {}
+        curve = record.get("loss_curve") if isinstance(record.get("loss_curve"), dict) else {}
+        if curve and curve.get("steps"):
+            charts["curve-chart"] = curve_chart(curve["steps"], curve.get("epochs", []))
+        most = with_probabilities(self.items.paired(key)).filter(pl.col("gold_change").is_not_null())
+        most = most.sort(pl.col("gold_change").abs(), descending=True).head(PER_PAGE)
+        facts = {name: record[name] for name in _SHOWN_FACTS if name in record}
+        values = {"key": key, "seeds": self._seeds(key), "row": row.to_dicts(), "facts": facts, "most": most.to_dicts()}
+        return Page(f"{key.source}, {key.model}", values, row, charts)
+
+    def compare(self, query: Mapping[str, str]) -> Page:
+        """Return two sources of a model on the same targets, item by item."""
+        key = self._key(query)
+        other = self._key({**query, "source": query.get("other", ""), "seed": query.get("other_seed", str(key.seed))})
+        both = self.items.paired(key).join(
+            self.items.paired(other), on=["target_task", "target_language", "item_id"], suffix="_other", validate="1:1"
+        )
+        one, two = pl.col("gain_source"), pl.col("gain_source_other")
+        table = (
+            both.filter(one.is_not_null() & two.is_not_null() & pl.col("gain").is_not_null())
+            .group_by("target_task", "target_language", maintain_order=True)
+            .agg(
+                n_items=pl.len().cast(pl.Int64),
+                delta_pp=100 * (one - pl.col("gain")).mean(),
+                other_delta_pp=100 * (two - pl.col("gain")).mean(),
+                n_only_this=(one > two).sum().cast(pl.Int64),
+                n_only_other=(two > one).sum().cast(pl.Int64),
+            )
+        )
+        p = mcnemar_exact_p(table["n_only_other"].to_numpy(), table["n_only_this"].to_numpy())
+        table = table.with_columns(mcnemar_p=pl.Series(p))
+        sources = sorted({each.source for each in self.items.parts() if each.model == key.model} - {BASELINE_NAME})
+        values = {"key": key, "other": other, "rows": table.to_dicts(), "sources": sources}
+        return Page(f"{key.source} and {other.source}", values, table, {})
+
+    def _model(self, query: Mapping[str, str]) -> str:
+        models = sorted({key.model for key in self.items.parts()})
+        model = query.get("model") or next(iter(models), "")
+        if model not in models:
+            raise UserError(f"no model {model!r} in the run; expected one of {models}")
+        return model
+
+    def _key(self, query: Mapping[str, str]) -> Key:
+        """Return the source that a page is about; without a seed, its first."""
+        model, source = self._model(query), query.get("source", "")
+        seeds = [key.seed for key in self.items.parts() if (key.model, key.source) == (model, source)]
+        if not seeds or source == BASELINE_NAME:
+            raise UserError(f"no scores of source {source!r} under model {model!r} in the run")
+        wanted = query.get("seed", "")
+        seed = int(wanted) if wanted.lstrip("-").isdecimal() else seeds[0]
+        if seed not in seeds:
+            raise UserError(f"source {source!r} has no seed {seed}; expected one of {seeds}")
+        return Key(model, source, seed)
+
+    def _seeds(self, key: Key) -> list[int]:
+        return [each.seed for each in self.items.parts() if each[:2] == key[:2]]
+
+    def _record(self, key: Key) -> dict[str, Any]:
+        path = self.run.adapters / key.model / f"s{key.seed}" / key.source / "training.json"
+        if not path.resolve().is_relative_to(self.run.adapters.resolve()):
+            return {}
+        try:
+            record = read_json(path, allow_nan=True)
+        except (OSError, JsonError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+
+def _cell(query: Mapping[str, str], name: str) -> tuple[str, str]:
+    task, _, language = query.get(name, "").rpartition("-")
+    if not task or not language:
+        raise UserError(f"{name} {query.get(name, '')!r} is no cell; expected 'task-lang'")
+    return task, language
+
+
+def _at_target(task: str, language: str) -> pl.Expr:
+    return (pl.col("target_task") == task) & (pl.col("target_language") == language)
+
+
+def _mcnemar(n_lost: int, n_gained: int) -> float:
+    return float(mcnemar_exact_p(np.array([n_lost]), np.array([n_gained]))[0])
