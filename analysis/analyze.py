@@ -44,6 +44,8 @@ class AnalysisReport:
     settings: AnalysisConfig
     shown: str | None
     """Name from `shown_names`; None: the summary."""
+    metric: str = "accuracy"
+    """What the matrix shows, one of `METRICS`."""
     folder: Path | None
     """Where the tables were written; None: nowhere."""
 
@@ -59,7 +61,7 @@ class AnalysisReport:
         if self.shown is None:
             return summary(self.tables, self.settings)
         if self.shown == MATRIX:
-            return MatrixView(self.tables.language_matrices)
+            return MatrixView(self.tables.language_matrices, self.metric)
         if self.shown == HIERARCHY:
             return hierarchy_view(self.tables.roles)
         return TableView(self.shown, self.tables[self.shown])
@@ -84,6 +86,7 @@ def analyze(
     config: GridConfig | None = None,
     *,
     table: str | None = None,
+    metric: str = "accuracy",
     write: bool = True,
     on_progress: Progress | None = None,
 ) -> AnalysisReport:
@@ -93,19 +96,25 @@ def analyze(
         run: The run's folder; tables go to its ``tables`` folder.
         config: Expected cells and seeds, models' traits and the analysis' settings; None: what is there, defaults.
         table: Name from `shown_names` to show; None shows the summary.
+        metric: What the matrix shows, ``accuracy`` or ``graded``; other tables have both.
         write: Write the files.
         on_progress: Called with each table's name before it is computed.
 
     Raises:
-        UserError: If there is nothing to analyse, a file is unusable, or there is no such table.
+        UserError: If there is nothing to analyse, a file is unusable, there is no such table, or a metric is asked for
+            where nothing but the matrix has one.
     """
     if table is not None and table not in (names := list(shown_names())):
         raise UserError(f"unknown table {table!r}; expected one of {names}{closest_hint(table, names)}")
+    if metric != "accuracy" and table != MATRIX:
+        raise UserError(f"--metric {metric} is for 'grid analyze {MATRIX}'; other tables have columns of both metrics")
     tables = build_tables(run, config, on_progress=on_progress)
     if write:
         write_tables(tables, run.tables)
     settings = config.analysis if config is not None else AnalysisConfig()
-    return AnalysisReport(tables=tables, settings=settings, shown=table, folder=run.tables if write else None)
+    return AnalysisReport(
+        tables=tables, settings=settings, shown=table, metric=metric, folder=run.tables if write else None
+    )
 
 
 def write_tables(tables: AnalysisTables, folder: Path) -> None:

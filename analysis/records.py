@@ -65,6 +65,8 @@ class Transfer:
     """One row per other source: ``source``, ``source_kind``, ``source_cells``, ``method`` (of a merge)."""
     every_item: tuple[ItemBlock, ...] = ()
     """Item-wise differences of all kinds of sources, keyed by `EVERY_KEY`."""
+    graded_items: tuple[ItemBlock, ...] = ()
+    """What items add to graded transfer, blocks as in ``items``; only of pairs that have it."""
 
     @property
     def every_row(self) -> pl.DataFrame:

@@ -24,9 +24,18 @@ class _AnalyzeCommand(click.Command):
 
 @click.command("analyze", cls=_AnalyzeCommand)
 @click.argument("table", required=False)
+@click.option(
+    "--metric",
+    type=click.Choice(["accuracy", "graded"]),
+    default="accuracy",
+    show_default=True,
+    help="What the matrix shows.",
+)
 @with_optional_config
 @output_options
-def analyze_command(config: GridConfig | None, run: RunFolder, table: str | None, output: str | None) -> None:
+def analyze_command(
+    config: GridConfig | None, run: RunFolder, table: str | None, metric: str, output: str | None
+) -> None:
     """Say who helps whom, how surely and at what risk; every table goes to RUN/tables as Parquet and CSV.
 
     TABLE shows one of them in place of the summary.
@@ -34,11 +43,13 @@ def analyze_command(config: GridConfig | None, run: RunFolder, table: str | None
     \b
     Examples:
       grid analyze --config grid.yaml --run runs/main
-      grid analyze matrix
+      grid analyze matrix --metric graded
       grid analyze transfer --csv > transfer.csv
     """
     from transfergrid.analysis.analyze import analyze
 
     with Console(stderr=True).status("reading scores") as status:
-        report = analyze(run, config, table=table, on_progress=lambda name: status.update(f"computing {name}"))
+        report = analyze(
+            run, config, table=table, metric=metric, on_progress=lambda name: status.update(f"computing {name}")
+        )
     print_report(make_console(), report, output)

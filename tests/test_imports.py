@@ -28,7 +28,8 @@ ENGINE = {*SCORERS, *WORK, *CLUSTER, "engine/server", "engine/evaluation"}
 TRAINERS = {*ADAPTERS, *CLUSTER, "engine/planning", "interrupts"}
 RECORDS = {*ASKED, "analysis.records"}
 STATISTICS = {*RECORDS, "analysis/statistics", "analysis/mixing"}
-TRANSFER = {*STATISTICS, "analysis/transfer"}
+GRADED = {*STATISTICS, "analysis/graded"}
+TRANSFER = {*GRADED, "analysis/transfer"}
 TABLES = {*TRANSFER, "analysis/tables"}
 CHARTS = {*TABLES, "analysis/charts"}
 ANALYSIS = {*CHARTS, "analysis/terminal", "analysis/report", "analysis/imports"}
@@ -58,7 +59,8 @@ ALLOWED: dict[str, set[str]] = {
     "analysis.records": ASKED,
     "analysis/statistics": RECORDS,
     "analysis/mixing": RECORDS,
-    "analysis/transfer": STATISTICS,
+    "analysis/graded": STATISTICS,
+    "analysis/transfer": GRADED,
     "analysis/tables": TRANSFER,
     "analysis/terminal": TABLES,
     "analysis/charts": TABLES,

@@ -18,6 +18,8 @@ from transfergrid.config.settings import AnalysisConfig
 ALL_MODELS = "all models"
 """Name of the view that averages over models."""
 
+GRADED = ", graded transfer"
+"""Ending of the names of views of graded transfer."""
 NOT_THERE = "not part of this run"
 DIGITS = {"delta_pp": 2, "half_pp": 2, "base_score": 3, "q_value": 4}
 """Decimals of the numbers in a page."""
@@ -35,18 +37,21 @@ def matrix_data(transfer: pl.DataFrame, settings: AnalysisConfig) -> dict[str, A
 
     Returns:
         ``sources`` and ``targets``: [task, language] in order. ``views``: one per model (and one for the mean of
-        several) with the lists of `LISTS`; null where there is no such number, empty where no entry has one.
-        ``reasons``: texts that ``reason`` points into; a cell with a reason was not scored. ``limit_pp``: where the
-        colour scale ends.
+        several), then the same of graded transfer where there is any, with the lists of `LISTS`; null where there is no
+        such number, empty where no entry has one. ``reasons``: texts that ``reason`` points into; a cell with a reason
+        was not scored. ``limit_pp``: where the colour scale ends.
     """
     sources, targets = (_cells(transfer, names) for names in (SOURCE, TARGET))
     places = sources.join(targets, how="cross", maintain_order="left_right")
-    rows = _with_intervals(transfer, settings)
-    reasons = sorted({*transfer["reason"].drop_nulls(), NOT_THERE})
-    models = transfer["model"].unique().sort().to_list()
-    views = [_model_view(model, places, rows, reasons) for model in models]
-    if len(models) > 1:
-        views.insert(0, _mean_view(places, rows, reasons, settings))
+    metrics = {"": _with_intervals(transfer, settings)}
+    if transfer["graded_pp"].count():
+        metrics[GRADED] = _graded(transfer, settings)
+    reasons = sorted({NOT_THERE, *(reason for rows in metrics.values() for reason in rows["reason"].drop_nulls())})
+    views = [
+        view | {"name": view["name"] + ending}
+        for ending, rows in metrics.items()
+        for view in _views(places, rows, reasons, settings)
+    ]
     return {
         "sources": [list(row) for row in sources.iter_rows()],
         "targets": [list(row) for row in targets.iter_rows()],
@@ -54,6 +59,23 @@ def matrix_data(transfer: pl.DataFrame, settings: AnalysisConfig) -> dict[str, A
         "reasons": reasons,
         "limit_pp": colour_limit(transfer["delta_pp"].drop_nulls().to_numpy()),
     }
+
+
+def _views(
+    places: pl.DataFrame, rows: pl.DataFrame, reasons: Sequence[str], settings: AnalysisConfig
+) -> list[dict[str, Any]]:
+    """Return the view of every model, after that of their mean where there are several."""
+    models = rows["model"].unique().sort().to_list()
+    views = [_model_view(model, places, rows, reasons) for model in models]
+    return [_mean_view(places, rows, reasons, settings), *views] if len(models) > 1 else views
+
+
+def _graded(transfer: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
+    """Return the rows with graded transfer in the columns of the delta; a probability has no base score."""
+    none = pl.lit(None, dtype=pl.Float64).alias("base_score")
+    graded = {"delta_pp": "graded_pp", "se_pp": "graded_se_pp", "q_value": "graded_q", "reason": "graded_reason"}
+    half = (pl.col("graded_pp_high") - pl.col("graded_pp_low")) / 2
+    return _with_intervals(transfer.with_columns(none, **graded), settings).with_columns(half_pp=half)
 
 
 def colour_limit(deltas: np.ndarray) -> float:

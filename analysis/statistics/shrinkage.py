@@ -30,7 +30,7 @@ PRIOR_PP, PRIOR_DF = 1.0, 4.0
 """Scale and degrees of freedom of the half-t prior of every standard deviation: half of it lies below 0.74 pp, 95 %
 below 2.8 pp. Deltas of the study spread so; where many pairs say otherwise they overrule it."""
 N_PROPOSALS, N_KEPT = 200, 50
-"""Proposed standard deviations, and how many of them are kept in proportion to their posterior."""
+"""Proposed standard deviations, half of them for draws, and how many are kept in proportion to their posterior."""
 _PROPOSAL_DF = 5
 _STEP = 0.05
 """Step on the log scale by which the curvature at the mode is found."""
@@ -87,7 +87,8 @@ def shrink(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise, *, n_dra
         noise: Of the observed deltas around the true ones. Where a pair's own noise is not known the others' mean
             is taken. Where none is known, a pair's own deviation counts as noise for the estimate and as truth for
             the variance.
-        n_draws: Joint draws of all true deltas, rounded up to a multiple of `N_KEPT`.
+        n_draws: Joint draws of all true deltas, rounded up to a multiple of `N_KEPT`; mean and variance are then the
+            draws', which is faster.
         seed: Seed of all random numbers.
 
     Raises:
@@ -98,13 +99,15 @@ def shrink(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise, *, n_dra
     # the matrices are small: a second BLAS thread waits more than it works
     with threadpool_limits(limits=1, user_api="blas"):
         mode = _fit(model)
-        kept = _posterior_deviations(model, mode, generator)
+        kept = _posterior_deviations(model, mode, generator, n_proposals=N_PROPOSALS // (2 if n_draws else 1))
+        if n_draws:
+            per_kept = -(-n_draws // N_KEPT)
+            draws = np.concatenate([_draw(model, each, per_kept, generator) for each in kept], axis=1)
+            return Shrunken(draws.mean(axis=1, dtype=np.float64), draws.var(axis=1, dtype=np.float64), mode, draws)
         found = [_predict(model, deviations) for deviations in kept]
-        per_kept = -(-n_draws // N_KEPT)
-        draws = [_draw(model, deviations, per_kept, generator) for deviations in kept if per_kept]
     means, variances = np.stack([each[0] for each in found]), np.stack([each[1] for each in found])
-    together = np.concatenate(draws, axis=1) if draws else np.zeros((len(observed), 0), dtype=np.float32)
-    return Shrunken(means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0), mode, together)
+    none = np.zeros((len(observed), 0), dtype=np.float32)
+    return Shrunken(means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0), mode, none)
 
 
 def _model(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise) -> _Model:
@@ -168,12 +171,14 @@ def _fit(model: _Model) -> FloatArray:
     return deviations
 
 
-def _posterior_deviations(model: _Model, mode: FloatArray, generator: np.random.Generator) -> FloatArray:
+def _posterior_deviations(
+    model: _Model, mode: FloatArray, generator: np.random.Generator, *, n_proposals: int
+) -> FloatArray:
     """Return `N_KEPT` equally probable standard deviations, shape [N_KEPT, 3]."""
     centre = np.log(mode)
     root = linalg.cholesky(_curvature_inverse(model, centre), lower=True)
-    normal = generator.normal(size=(N_PROPOSALS, 3))
-    stretched = normal / np.sqrt(generator.chisquare(_PROPOSAL_DF, size=(N_PROPOSALS, 1)) / _PROPOSAL_DF)
+    normal = generator.normal(size=(n_proposals, 3))
+    stretched = normal / np.sqrt(generator.chisquare(_PROPOSAL_DF, size=(n_proposals, 1)) / _PROPOSAL_DF)
     size = np.log(_size(model))
     logs = np.clip(centre + stretched @ root.T, size + _BOUNDS[0], size + _BOUNDS[1])
     proposal = -(_PROPOSAL_DF + 3) / 2 * np.log1p((stretched**2).sum(axis=1) / _PROPOSAL_DF)

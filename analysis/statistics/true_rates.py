@@ -19,7 +19,7 @@ from transfergrid.config.settings import AnalysisConfig
 
 FloatArray = npt.NDArray[np.float64]
 
-N_DRAWS = 1000
+N_DRAWS = 500
 """Joint draws of all true deltas of a model."""
 
 

@@ -15,6 +15,8 @@ _COLUMNS = (
     Column("n_models", pl.Int64, "models", "Models in the mean."),
     Column("mean_pp", pl.Float64, "pp", "Mean over models of the model's mean delta."),
     Column("se_pp", pl.Float64, "pp", "Standard error of `mean_pp` across models; null for one model."),
+    Column("graded_mean_pp", pl.Float64, "pp", "The same mean of graded transfer, over the rows that have it."),
+    Column("graded_se_pp", pl.Float64, "pp", "Standard error of `graded_mean_pp` across models."),
     REASON,
 )
 _NAMES = tuple(column.name for column in _COLUMNS)
@@ -60,7 +62,7 @@ def language_matrix_table(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _matrix(part: pl.DataFrame, unit: str) -> pl.DataFrame:
     by_model = part.group_by("model", source=f"source_{unit}", target=f"target_{unit}", maintain_order=True).agg(
-        mean=pl.col("delta_pp").mean(), n=pl.len()
+        mean=pl.col("delta_pp").mean(), graded=pl.col("graded_pp").mean(), n=pl.len()
     )
     return (
         by_model.group_by("source", "target", maintain_order=True)
@@ -69,6 +71,8 @@ def _matrix(part: pl.DataFrame, unit: str) -> pl.DataFrame:
             n_models=pl.len().cast(pl.Int64),
             mean_pp=pl.col("mean").mean(),
             se_pp=pl.col("mean").std() / pl.len().sqrt(),
+            graded_mean_pp=pl.col("graded").mean(),
+            graded_se_pp=pl.col("graded").std() / pl.col("graded").count().sqrt(),
         )
         .with_columns(reason=pl.when(pl.col("n_models") < 2).then(pl.lit(ONE_MODEL)))
         .sort("source", "target")

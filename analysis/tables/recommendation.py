@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from scipy import special
 
+from transfergrid.analysis.graded.groups import graded_rows
 from transfergrid.analysis.records import ALL_TRANSFER, PAIR, TARGET, ItemBlock, in_regime
 from transfergrid.analysis.statistics.pair_noise import PairNoise, independent_noise, measure_noise
 from transfergrid.analysis.statistics.reml import FitError
@@ -27,6 +28,13 @@ NO_INTERVAL = "no interval: the table has no standard errors"
 NOTHING_SHARED = (
     "without items, noise that all sources of a target share (its baseline's) counts as the target's effect"
 )
+GRADED = {
+    "graded_estimate_pp": "estimate_pp",
+    "graded_low_pp": "low_pp",
+    "graded_high_pp": "high_pp",
+    "graded_p_help": "p_help",
+}
+"""Columns of graded transfer by the names that `estimate_pairs` gives them."""
 RECOMMENDATION_SCHEMA = {
     "source_task": pl.String,
     "source_language": pl.String,
@@ -37,6 +45,7 @@ RECOMMENDATION_SCHEMA = {
     "p_harm": pl.Float64,
     "p_help": pl.Float64,
     "observed_pp": pl.Float64,
+    **dict.fromkeys(GRADED, pl.Float64),
     "n_models": pl.Int64,
     "reason": pl.String,
 }
@@ -140,6 +149,26 @@ def estimate_pairs(pairs: _Pairs, settings: AnalysisConfig) -> pl.DataFrame:
     )
 
 
+def with_graded_estimates(
+    estimates: pl.DataFrame, rows: pl.DataFrame, items: Sequence[ItemBlock], settings: AnalysisConfig
+) -> pl.DataFrame:
+    """Add the same estimates of graded transfer, null for pairs that have none.
+
+    Args:
+        estimates: One row per pair, see `estimate_pairs`.
+        rows: Transfer rows of the chosen models and regimes.
+        items: What items add to graded transfer.
+        settings: Level and seed.
+    """
+    there = graded_rows(rows)
+    if there.is_empty():
+        return estimates.with_columns(pl.lit(None, dtype=pl.Float64).alias(name) for name in GRADED)
+    graded = estimate_pairs(noisy_pairs(there, items), settings).select(
+        *PAIR, *(pl.col(old).alias(new) for new, old in GRADED.items())
+    )
+    return estimates.join(graded, on=list(PAIR), how="left", validate="1:1")
+
+
 def with_unestimated(estimates: pl.DataFrame, rows: pl.DataFrame, target: Cell) -> pl.DataFrame:
     """Add the matched cell and the sources without data, then sort best first."""
     sources = rows.select("source_task", "source_language").unique()
@@ -170,6 +199,10 @@ _COLUMNS = (
     Column("high_pp", pl.Float64, "pp", "Upper end of the interval of `estimate_pp`."),
     Column("p_harm", pl.Float64, "0..1", "Probability that the true delta is at or below the harm cut."),
     Column("p_help", pl.Float64, "0..1", "Probability that the true delta is above 0."),
+    Column("graded_estimate_pp", pl.Float64, "pp", "The same estimate of graded transfer."),
+    Column("graded_low_pp", pl.Float64, "pp", "Lower end of the interval of `graded_estimate_pp`."),
+    Column("graded_high_pp", pl.Float64, "pp", "Upper end of the interval of `graded_estimate_pp`."),
+    Column("graded_p_help", pl.Float64, "0..1", "Probability that the true graded transfer is above 0."),
     REASON,
 )
 
@@ -180,6 +213,7 @@ def recommendations_table(inputs: TableInputs) -> pl.DataFrame:
     if there.is_empty():
         return pl.DataFrame(schema=schema_of(_COLUMNS))
     estimates = estimate_pairs(noisy_pairs(there, inputs.transfer.items), inputs.settings)
+    estimates = with_graded_estimates(estimates, there, inputs.transfer.graded_items, inputs.settings)
     return estimates.select(pl.col(column.name).cast(column.dtype) for column in _COLUMNS)
 
 

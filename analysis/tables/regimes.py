@@ -11,6 +11,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy import special
 
+from transfergrid.analysis.graded.groups import graded_of_groups
 from transfergrid.analysis.records import EVERY_REGIME, ItemBlock, in_regime
 from transfergrid.analysis.statistics.group_draws import Group
 from transfergrid.analysis.statistics.group_intervals import DrawArray, Intervals, estimate, intervals
@@ -52,14 +53,18 @@ DIMENSIONS = (
 """Columns of the transfer table that regimes are broken down by."""
 
 NO_ROWS = "no rows with a delta in this regime"
-
 NO_TRUE_RATES = (
     "no true rates: rows without a standard error, or too few sources and targets to tell noise from effects"
 )
-
 SEEDS_ONLY = "imported standard errors are across training seeds and leave out the noise of items and of the baseline"
 """What is wrong with standard errors and t tests of imported tables."""
 
+GRADED = (
+    Column("n_graded", pl.Int64, "rows", "Rows with graded transfer."),
+    *with_ends(Column("graded_mean_pp", pl.Float64, "pp", "Mean graded transfer of the rows that have it.")),
+    Column("graded_loss_rate_significant", pl.Float64, "0..1", "Share of them below 0 with `graded_q` <= `fdr`."),
+    Column("graded_win_rate_significant", pl.Float64, "0..1", "Share of them above 0 with `graded_q` <= `fdr`."),
+)
 _COLUMNS = (
     REGIME,
     Column("by", pl.String, "", "What rows are grouped by; `all`: the whole regime."),
@@ -81,6 +86,7 @@ _COLUMNS = (
     Column("harm_rate_by_chance", pl.Float64, "0..1", "What `harm_rate` would be if every true delta were 0."),
     Column("median_se_pp", pl.Float64, "pp", "Median standard error of the rows."),
     Column("se_origin", pl.String, "", "All origins of standard errors that occur."),
+    *GRADED,
     Column("harm_threshold_items", pl.Int64, "items", "The cut in items of a target."),
     Column("harm_threshold_pp", pl.Float64, "pp", "A delta at or below this is harm (setting)."),
     CONFIDENCE,
@@ -95,6 +101,7 @@ def regime_table(
     truth: DrawArray,
     *,
     items: Sequence[ItemBlock] = (),
+    graded_items: Sequence[ItemBlock] = (),
 ) -> pl.DataFrame:
     """Return n, mean, median, win and harm rate with intervals, by regime and by every one of `DIMENSIONS`.
 
@@ -104,6 +111,7 @@ def regime_table(
         settings: Harm threshold, level, resamples, seed and false discovery rate.
         truth: Shape [rows, B]: draws of true deltas, see `draw_true_deltas`.
         items: Item-wise differences, for the intervals of the means.
+        graded_items: What items add to graded transfer, for the same.
 
     Returns:
         One row per (regime, by, group). A regime without rows has n 0 and a reason; an interval that cannot be
@@ -116,7 +124,8 @@ def regime_table(
     frames = [_empty_rows(empty, settings)]
     if groups:
         ends = intervals(there, draws[usable.to_numpy()], groups, settings, items=items)
-        frames.insert(0, _summarise(there, ends, truth[usable.to_numpy()], groups, settings))
+        found = _summarise(there, ends, truth[usable.to_numpy()], groups, settings)
+        frames.insert(0, pl.concat([found, graded_of_groups(there, groups, graded_items, settings)], how="horizontal"))
     order = {name: place for place, name in enumerate(EVERY_REGIME)}
     by_order = {name: place for place, name in enumerate(("all", *DIMENSIONS))}
     everything = pl.concat(frames, how="diagonal_relaxed").select(column.name for column in _COLUMNS)
@@ -255,7 +264,8 @@ def seeds_only(row: Mapping[str, Any]) -> bool:
 
 def _empty_rows(regimes: Sequence[str], settings: AnalysisConfig) -> pl.DataFrame:
     rows = [
-        {"regime": regime, "by": "all", "group": "all", "n": 0, "n_tested": 0, "reason": NO_ROWS} for regime in regimes
+        {"regime": regime, "by": "all", "group": "all", "n": 0, "n_tested": 0, "n_graded": 0, "reason": NO_ROWS}
+        for regime in regimes
     ]
     return _with_settings(pl.DataFrame(rows, schema=schema_of(_COLUMNS)), settings)
 
@@ -279,6 +289,11 @@ REGIMES = Table(
     columns=_COLUMNS,
     shown="regime group n mean_pp mean_pp_low mean_pp_high win_rate_true harm_rate_true harm_rate",
     build=lambda inputs: regime_table(
-        inputs.rows, inputs.draws, inputs.settings, inputs.truth, items=inputs.transfer.items
+        inputs.rows,
+        inputs.draws,
+        inputs.settings,
+        inputs.truth,
+        items=inputs.transfer.items,
+        graded_items=inputs.transfer.graded_items,
     ),
 )

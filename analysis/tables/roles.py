@@ -62,6 +62,8 @@ _COLUMNS = (
     Column("score_pp", pl.Float64, "pp", "Mean over models of the model's mean delta in the unit's rows or columns."),
     Column("se_pp", pl.Float64, "pp", "Standard error of the score across models."),
     *_SCORE_ENDS,
+    Column("graded_score_pp", pl.Float64, "pp", "The same mean of graded transfer, over the rows that have it."),
+    Column("graded_se_pp", pl.Float64, "pp", "Standard error of `graded_score_pp` across models."),
     *with_ends(Column("rank", pl.Int64, "rank", "Place by score among the units; 1 is the highest.")),
     *(each._replace(meaning=f"{each.meaning} For all models together only.") for each in TRUE_RATES),
     Column("win_rate", pl.Float64, "0..1", "Share of the rows with a delta above 0, noise included."),
@@ -191,6 +193,7 @@ def _scores(part: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
     delta = pl.col("delta_pp")
     by_model = part.group_by(*keys, "model", maintain_order=True).agg(
         mean=delta.mean(),
+        graded=pl.col("graded_pp").mean(),
         n=pl.len(),
         n_win=(delta > 0).sum(),
         n_harm=(delta <= settings.harm_threshold_pp).sum(),
@@ -203,6 +206,8 @@ def _scores(part: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
             n_models=pl.len().cast(pl.Int64),
             score_pp=pl.col("mean").mean(),
             se_pp=pl.col("mean").std() / pl.len().sqrt(),
+            graded_score_pp=pl.col("graded").mean(),
+            graded_se_pp=pl.col("graded").std() / pl.col("graded").count().sqrt(),
             win_rate=pl.col("n_win").sum() / n,
             harm_rate=pl.col("n_harm").sum() / n,
         )

@@ -16,6 +16,7 @@ from transfergrid.analysis.tables.table import (
     SOURCE_NAME,
     Column,
     Table,
+    with_ends,
 )
 from transfergrid.analysis.transfer.table import NO_MODEL
 
@@ -23,6 +24,20 @@ _METRIC = Column("primary_metric", pl.String, "", "Metric of the scores: `acc` o
 _SCORES = (
     Column("base_score", pl.Float64, "0..1", "Share of the compared items that the base model answers right."),
     Column("adapter_score", pl.Float64, "0..1", "Share of the same items that the adapter answers right."),
+)
+_GRADED = Column(
+    "graded_pp", pl.Float64, "pp", "100 x mean change of the gold choice's probability, temperatures matched."
+)
+_GRADED_SE = Column("graded_se_pp", pl.Float64, "pp", "Standard error of `graded_pp`, the matched temperature's in it.")
+_GRADED_REST = (
+    Column("temperature_ratio", pl.Float64, "ratio", "Matched temperature of the adapter over the base's."),
+    Column(
+        "register_nats_per_char",
+        pl.Float64,
+        "nats/char",
+        "Change of the gold choice's log-likelihood per character: adaptation to the register, no better answers.",
+    ),
+    Column("graded_reason", pl.String, "", "Why there is no graded transfer."),
 )
 _FLIPS = Column(
     "n_flips_noise_floor", pl.Int64, "items", "Predictions of the base that change between two scorings of the target."
@@ -62,7 +77,8 @@ TRANSFER = Table(
     row="model, source, target",
     estimand=(
         "The change of one model's score on one target by training on one source, over items like the target's and "
-        "over training seeds, for this model, this source and this way of training."
+        "over training seeds, for this model, this source and this way of training; graded transfer: the same of the "
+        "right choice's probability, with the adapter as sure as the base."
     ),
     columns=(
         MODEL,
@@ -90,6 +106,15 @@ TRANSFER = Table(
         Column("p_value", pl.Float64, "0..1", "Two-sided p of no change, by `p_method`."),
         Column("q_value", pl.Float64, "0..1", "`p_value` after Benjamini-Hochberg, the whole table being one family."),
         Column("p_method", pl.String, "", "Test behind `p_value`."),
+        *with_ends(_GRADED),
+        _GRADED_SE,
+        Column("graded_p", pl.Float64, "0..1", "Two-sided p of no graded transfer, by `graded_p_method`."),
+        Column(
+            "graded_q", pl.Float64, "0..1", "`graded_p` after Benjamini-Hochberg, the whole table being one family."
+        ),
+        Column("graded_p_below_0", pl.Float64, "0..1", "Probability of a graded transfer below 0, with a flat prior."),
+        Column("graded_p_method", pl.String, "", "Test behind `graded_p` and the interval."),
+        *_GRADED_REST,
         _FLIPS,
         REASON,
         REMARK,
@@ -119,6 +144,9 @@ TRANSFER_BY_SEED = Table(
         *_SCORES,
         Column("delta_pp", pl.Float64, "pp", "100 x (adapter score - base score)."),
         Column("se_pp", pl.Float64, "pp", "Standard error of `delta_pp` over items, paired."),
+        _GRADED,
+        _GRADED_SE,
+        *_GRADED_REST,
         Column("mcnemar_p", pl.Float64, "0..1", "Two-sided exact McNemar p of `n_only_base` against `n_only_adapter`."),
         Column(
             "mcnemar_q", pl.Float64, "0..1", "`mcnemar_p` after Benjamini-Hochberg, the whole table being one family."

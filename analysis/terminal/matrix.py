@@ -12,6 +12,9 @@ from rich.text import Text
 from transfergrid.analysis.terminal.colours import diverging_style, strong_limit
 
 _CELL_WIDTH = 6
+METRICS = {"accuracy": "mean_pp", "graded": "graded_mean_pp"}
+"""Column of the matrices by what is shown."""
+_WORDS = {"accuracy": "delta", "graded": "graded transfer"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,18 +23,25 @@ class MatrixView:
 
     matrices: pl.DataFrame
     """Table of `language_matrix_table`."""
+    metric: str = "accuracy"
+    """One of `METRICS`."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield one matrix per task, in blocks of columns that fit."""
         if self.matrices.is_empty():
             yield Text("matrix: no MT-CL deltas, so there are no language pairs")
             return
-        limit = strong_limit(self.matrices["mean_pp"].to_list())
-        for (task,), part in self.matrices.partition_by("task", as_dict=True, maintain_order=True).items():
-            yield Text(f"{task} (mean MT-CL delta in pp; row: source, column: target)", style="bold")
-            yield from _matrix_blocks(part, limit, options.max_width)
+        column, word = METRICS[self.metric], _WORDS[self.metric]
+        matrices = self.matrices.drop_nulls(column)
+        if matrices.is_empty():
+            yield Text(f"matrix: no {word}; 'grid analyze transfer --csv' says why")
+            return
+        limit = strong_limit(matrices[column].to_list())
+        for (task,), part in matrices.partition_by("task", as_dict=True, maintain_order=True).items():
+            yield Text(f"{task} (mean MT-CL {word} in pp; row: source, column: target)", style="bold")
+            yield from _matrix_blocks(part.with_columns(mean_pp=column), limit, options.max_width)
         yield Text(
-            f"Blue helps, orange harms, strongest colour from {limit:.1f} pp; '.': no delta. "
+            f"Blue helps, orange harms, strongest colour from {limit:.1f} pp; '.': no {word}. "
             "Standard errors: --csv or --json."
         )
 

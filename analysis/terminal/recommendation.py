@@ -22,6 +22,7 @@ from transfergrid.analysis.tables.recommendation import (
     choose_rows,
     estimate_pairs,
     noisy_pairs,
+    with_graded_estimates,
     with_unestimated,
 )
 from transfergrid.analysis.terminal.plain_table import plain_table
@@ -90,8 +91,9 @@ def recommend_from(
     rows = choose_rows(transfer.rows, target, model)
     there = rows.filter(pl.col("delta_pp").is_not_null())
     models = tuple(there["model"].unique().sort())
-    pairs = noisy_pairs(there.filter(in_regime(ALL_TRANSFER)), transfer.items)
-    estimates = estimate_pairs(pairs, settings)
+    transferred = there.filter(in_regime(ALL_TRANSFER))
+    pairs = noisy_pairs(transferred, transfer.items)
+    estimates = with_graded_estimates(estimate_pairs(pairs, settings), transferred, transfer.graded_items, settings)
     table = with_unestimated(estimates, rows, target)
     if avoid:
         table = table.filter(pl.col("p_harm") > HIGH_HARM).sort("p_harm", "estimate_pp", descending=[True, False])
@@ -111,17 +113,19 @@ def _render(found: Recommendation, n_rows: int = 12) -> RenderableType:
         f"{level(found.settings.confidence)} interval",
         "P(harm)",
         "P(help)",
-        "observed",
+        "graded" if _has_graded(found) else "observed",
     ):
         table.add_column(name, justify="left" if name in ("source", "regime") else "right", no_wrap=True)
     for row in found.table.head(n_rows).iter_rows(named=True):
-        table.add_row(*map(Text, _cells(row)))
+        table.add_row(*map(Text, _cells(row, is_graded=_has_graded(found))))
     notes = [
         *_verdict(found),
         found.note,
         f"in pp; harm: delta <= {found.settings.harm_threshold_pp:g} pp; "
         "estimates are drawn towards what source and target do elsewhere",
     ]
+    if _has_graded(found):
+        notes.append("graded: the same of the gold choice's probability, with P(help); harm is judged by accuracy")
     if found.table.height > n_rows:
         notes.append(f"{found.table.height - n_rows} more rows: --json or --csv")
     reasons = found.table.head(n_rows)["reason"].drop_nulls().unique().sort().to_list()
@@ -138,18 +142,24 @@ def _verdict(found: Recommendation) -> list[str]:
     return [] if (chances > LIKELY_HELP).any() else ["none of them is more likely to help than not"]
 
 
-def _cells(row: dict[str, object]) -> list[str]:
-    def number(name: str, pattern: str = "+.2f") -> str:
-        value = row[name]
-        return "-" if value is None else f"{value:{pattern}}"
+def _has_graded(found: Recommendation) -> bool:
+    return found.table["graded_estimate_pp"].count() > 0
 
+
+def _number(row: dict[str, object], name: str, pattern: str = "+.2f") -> str:
+    value = row[name]
+    return "-" if value is None else f"{value:{pattern}}"
+
+
+def _cells(row: dict[str, object], *, is_graded: bool) -> list[str]:
+    graded = f"{_number(row, 'graded_estimate_pp')} {_number(row, 'graded_p_help', '3.0%')}".replace("- -", "-")
     interval = "-" if row["low_pp"] is None else f"{row['low_pp']:+.2f} .. {row['high_pp']:+.2f}"
     return [
         f"{row['source_task']}-{row['source_language']}",
         str(row["regime"] or "-"),
-        number("estimate_pp"),
+        _number(row, "estimate_pp"),
         interval,
-        number("p_harm", ".0%"),
-        number("p_help", ".0%"),
-        number("observed_pp"),
+        _number(row, "p_harm", ".0%"),
+        _number(row, "p_help", ".0%"),
+        graded if is_graded else _number(row, "observed_pp"),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
+from transfergrid.analysis.graded.columns import NUMBERS
 from transfergrid.analysis.records import EVERY_KEY, ROW, TARGET
 from transfergrid.analysis.statistics.significance import benjamini_hochberg, mcnemar_exact_p
 from transfergrid.analysis.transfer.sources import IS_SINGLE
@@ -25,6 +26,7 @@ _BY_SEED_COLUMNS = (
     "adapter_score",
     "delta_pp",
     "se_pp",
+    *NUMBERS,
     "mcnemar_p",
     "mcnemar_q",
     "n_both",
@@ -50,6 +52,8 @@ def transfer_by_seed(
 ) -> pl.DataFrame:
     """Return one row per (model, seed, source, target), with ``squares``, the sum of its items' squared differences.
 
+    The columns of `columns.OF_SEEDS` are there for the average over seeds, too.
+
     Args:
         counts: One row per (model, seed, source, target) with item rows.
         config: Says which seeds and cells are expected; None: those of the same model.
@@ -73,6 +77,7 @@ def transfer_by_seed(
         .when(n == 0)
         .then(pl.concat_str(pl.lit("no item scored: "), pl.col("unscored_reason").fill_null("unknown"))),
     )
+    frame = frame.with_columns(graded_reason=pl.coalesce("reason", "graded_reason"))
     frame = _with_mcnemar(frame).join(
         floor.select("model", *TARGET, n_flips_noise_floor="n_flips"),
         on=["model", *TARGET],
@@ -93,6 +98,7 @@ def no_counts() -> pl.DataFrame:
             **dict.fromkeys(counts, pl.Int64),
             **dict.fromkeys((*scores, "change", "squares"), pl.Float64),
             "has_base": pl.Boolean,
+            **NUMBERS,
         }
     )
 
@@ -132,7 +138,11 @@ def _with_mcnemar(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_q(frame: pl.DataFrame, p_column: str, q_column: str) -> pl.DataFrame:
-    """Add Benjamini-Hochberg q, all rows of the table being one family; null where there is no p."""
-    p_values = frame[p_column].fill_null(np.nan)
-    q_values = pl.Series(q_column, benjamini_hochberg(p_values.to_numpy()), dtype=pl.Float64)
-    return frame.with_columns(p_values.fill_nan(None).alias(p_column), q_values.fill_nan(None))
+    """Add Benjamini-Hochberg q, single-cell sources being one family and all other kinds another; null: no p."""
+    p_values = frame[p_column].fill_null(np.nan).to_numpy()
+    q_values = np.full(frame.height, np.nan)
+    single = frame.select(IS_SINGLE).to_series().to_numpy()
+    for family in (single, ~single):
+        q_values[family] = benjamini_hochberg(p_values[family])
+    found = {p_column: p_values, q_column: q_values}
+    return frame.with_columns(pl.Series(name, each).fill_nan(None) for name, each in found.items())

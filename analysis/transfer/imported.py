@@ -12,6 +12,7 @@ from transfergrid.analysis.statistics.significance import StandardErrors, t_test
 from transfergrid.store.imported import SE_OF_SEEDS, SE_OF_SEEDS_AND_ITEMS
 from transfergrid.store.scores import SOURCE_COLUMNS, with_sources
 
+NO_ITEMS = "no graded transfer: the imported table has no items"
 NOT_IMPORTED = "no delta in the imported table"
 
 
@@ -47,6 +48,7 @@ def transfer_from_imported(given: pl.DataFrame) -> pl.DataFrame:
         p_method=pl.when(tested).then(pl.lit("moderated t test across seeds")),
         origin=pl.lit("imported"),
         reason=pl.when(pl.col("delta_pp").is_null()).then(pl.lit(NOT_IMPORTED)),
+        graded_reason=pl.when(pl.col("delta_pp").is_null()).then(pl.lit(NOT_IMPORTED)).otherwise(pl.lit(NO_ITEMS)),
     )
 
 

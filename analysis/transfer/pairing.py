@@ -9,8 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from transfergrid.analysis.graded.items import grade
 from transfergrid.analysis.records import TARGET, ItemBlock
 from transfergrid.benchmarks.metrics import METRICS, lower_is_better
+from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import BASELINE_NAME, UserError
 
 _KEY = ("seed", "source", *TARGET)
@@ -37,13 +39,16 @@ class ModelObservations:
     """One row per (model, seed, source, target): counts over its items, see `_count`."""
     blocks: tuple[ItemBlock, ...]
     """One per target task."""
+    graded: tuple[ItemBlock, ...]
+    """What items add to graded transfer, in the same order; only of pairs that have it."""
 
 
-def observe(scores: pl.LazyFrame) -> Iterator[ModelObservations]:
+def observe(scores: pl.LazyFrame, settings: AnalysisConfig | None = None) -> Iterator[ModelObservations]:
     """Yield the paired observations model by model, in the order of their names.
 
     Args:
         scores: Item rows in SCORE_SCHEMA, in any order.
+        settings: Level of intervals and seed of the sign flips; None: the defaults.
 
     Raises:
         UserError: If an item stands there twice, or baseline and adapter disagree on an item's gold or a target's
@@ -52,14 +57,14 @@ def observe(scores: pl.LazyFrame) -> Iterator[ModelObservations]:
     models = scores.select(pl.col("model").unique()).collect().to_series().sort().to_list()
     for model in models:
         frame = scores.filter(pl.col("model") == model).select(_ITEM_COLUMNS).collect()
-        yield _observe_model(model, frame)
+        yield _observe_model(model, frame, settings or AnalysisConfig())
 
 
-def _observe_model(model: str, frame: pl.DataFrame) -> ModelObservations:
+def _observe_model(model: str, frame: pl.DataFrame, settings: AnalysisConfig) -> ModelObservations:
     _check_metrics(model, frame)
-    answers = _answers(frame)
+    answers = _answers(frame).with_row_index("row")
     is_base = pl.col("source") == BASELINE_NAME
-    base = answers.filter(is_base).drop("seed", "source", "metric")
+    base = answers.filter(is_base).drop("seed", "source")
     _refuse_repeated_items(model, base, (*TARGET, "item_id"), "the baseline")
     base = base.sort(*TARGET, "item_id").with_row_index("base_row")
     base = base.with_columns(item=pl.col("item_id").rank("dense").over("target_task").cast(pl.Int64) - 1)
@@ -67,8 +72,15 @@ def _observe_model(model: str, frame: pl.DataFrame) -> ModelObservations:
     paired = adapters.join(base, on=[*TARGET, "item_id"], how="left", suffix="_base", validate="m:1")
     paired = paired.with_columns(paired=pl.col("scored") & pl.col("scored_base").fill_null(False))
     _check_pairs(model, paired)
-    blocks = tuple(_item_block(model, *part, base) for part in _by_task(paired))
-    return ModelObservations(_count(paired).with_columns(model=pl.lit(model)), blocks)
+    graded = grade(paired, base, frame, settings)
+    with_values = paired.with_columns(graded=pl.Series(graded.values))
+    blocks = [_item_blocks(model, *part, base) for part in _by_task(with_values)]
+    counts = _count(paired).join(graded.rows, on=_KEY, how="left", nulls_equal=True, validate="1:1")
+    return ModelObservations(
+        counts.with_columns(model=pl.lit(model)),
+        tuple(block for block, _ in blocks),
+        tuple(block for _, block in blocks if block.keys.height),
+    )
 
 
 def _check_metrics(model: str, frame: pl.DataFrame) -> None:
@@ -91,6 +103,7 @@ def _answers(frame: pl.DataFrame) -> pl.DataFrame:
         "gold",
         metric="primary_metric",
         scored=scored,
+        n_choices=pl.col("loglikelihoods_nats").list.len(),
         right_acc=pl.col("pred") == pl.col("gold"),
         right_norm=pl.col("pred_norm") == pl.col("gold"),
         gain=pl.when(lower).then(-pl.col("value")).otherwise("value"),
@@ -117,6 +130,10 @@ def _ties(frame: pl.DataFrame) -> npt.NDArray[np.bool_]:
     if norm.any():
         chars = part["choice_chars"].explode().cast(pl.Float64).to_numpy()
         values = np.where(np.repeat(norm, repeats), values / chars, values)
+    if (repeats == repeats[0]).all():  # sums over the first axis are several times faster
+        by_choice = np.ascontiguousarray(values.reshape(-1, repeats[0]).T)
+        ties[filled] = (by_choice == by_choice.max(axis=0)).sum(axis=0) > 1
+        return ties
     starts = np.concatenate([[0], np.cumsum(repeats)[:-1]])
     best = np.maximum.reduceat(values, starts)
     ties[filled] = np.add.reduceat((values == np.repeat(best, repeats)).astype(np.int32), starts) > 1
@@ -151,6 +168,14 @@ def _check_pairs(model: str, paired: pl.DataFrame) -> None:
         raise UserError(
             f"model {model!r}: item {row['item_id']!r} of '{row['target_task']}-{row['target_language']}' has gold "
             f"{row['gold']} for an adapter and {row['gold_base']} for the baseline; score both on the same items"
+        )
+    other = paired.filter("paired", pl.col("n_choices") != pl.col("n_choices_base"))
+    if other.height:
+        row = other.sort("source", *TARGET, "item_id").row(0, named=True)
+        raise UserError(
+            f"model {model!r}: item {row['item_id']!r} of '{row['target_task']}-{row['target_language']}' has "
+            f"{row['n_choices']} choices for an adapter and {row['n_choices_base']} for the baseline; score both "
+            "on the same items"
         )
     unpaired = paired.filter(pl.col("base_row").is_null())
     _refuse_repeated_items(model, unpaired, (*_KEY, "item_id"), "an adapter")
@@ -204,28 +229,34 @@ def _null_for(metrics: list[str], *columns: str) -> Iterator[pl.Expr]:
 
 
 def _by_task(paired: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    usable = paired.filter("paired").select("source", *TARGET, "item", "gain", "gain_base")
+    usable = paired.filter("paired").select("source", *TARGET, "item", "gain", "gain_base", "graded")
     parts = usable.partition_by("target_task", as_dict=True)
     for key in sorted(parts):
         yield str(key[0]), parts[key]
 
 
-def _item_block(model: str, task: str, part: pl.DataFrame, base: pl.DataFrame) -> ItemBlock:
+def _item_blocks(model: str, task: str, part: pl.DataFrame, base: pl.DataFrame) -> tuple[ItemBlock, ItemBlock]:
+    """Return the differences of scores and what items add to graded transfer."""
     key = ("source", *TARGET)
     pairs = part.select(key).unique().sort(key).with_row_index("pair")
     item_ids = base.filter(pl.col("target_task") == task)["item_id"].unique().sort().to_list()
     codes = part.join(pairs, on=key, validate="m:1")
     shape = (pairs.height, len(item_ids))
     flat = codes["pair"].to_numpy().astype(np.int64) * shape[1] + codes["item"].to_numpy()
-    difference = codes["gain"].to_numpy() - codes["gain_base"].to_numpy()
-    total = np.bincount(flat, weights=difference, minlength=shape[0] * shape[1]).reshape(shape)
-    n_seeds = np.bincount(flat, minlength=shape[0] * shape[1]).reshape(shape)
-    return ItemBlock(
-        task=task,
-        keys=pairs.select(pl.lit(model).alias("model"), *key),
-        item_ids=tuple(item_ids),
-        differences=(total / np.maximum(n_seeds, 1)).astype(np.float32),
-        scored=n_seeds > 0,
+    keys = pairs.select(pl.lit(model).alias("model"), *key)
+
+    def block(values: npt.NDArray[np.float64]) -> ItemBlock:
+        known = ~np.isnan(values)
+        total = np.bincount(flat, np.where(known, values, 0.0), minlength=shape[0] * shape[1]).reshape(shape)
+        n_seeds = np.bincount(flat, known, minlength=shape[0] * shape[1]).reshape(shape)
+        differences = (total / np.maximum(n_seeds, 1)).astype(np.float32)
+        return ItemBlock(task, keys, tuple(item_ids), differences, n_seeds > 0)
+
+    graded = block(codes["graded"].to_numpy())
+    there = np.flatnonzero(graded.scored.any(axis=1))
+    return (
+        block(codes["gain"].to_numpy() - codes["gain_base"].to_numpy()),
+        ItemBlock(task, keys[there], graded.item_ids, graded.differences[there], graded.scored[there]),
     )
 
 

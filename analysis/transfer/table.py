@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from transfergrid.analysis.graded.columns import OF_SEEDS
+from transfergrid.analysis.graded.seeds import graded_as_delta, graded_columns
 from transfergrid.analysis.records import EVERY_KEY, KEY, ItemBlock, Transfer
 from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.significance import (
@@ -25,7 +27,7 @@ from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
 from transfergrid.analysis.transfer.pairing import ModelObservations, merge_blocks, observe
 from transfergrid.analysis.transfer.sources import IS_SINGLE, read_sources, single_blocks, with_methods
-from transfergrid.config.settings import GridConfig
+from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import check_names, read_imported, read_noise_floor, read_remarks
@@ -58,44 +60,61 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     Raises:
         UserError: If a file is unusable, rows are there twice, or a model is both scored and imported.
     """
+    settings = config.analysis if config is not None else AnalysisConfig()
     parts = score_parts(run)
     check_contents(parts)
     scores = scan_scores(parts)
     stopping = read_stopping(read_cells(run.scores))
     cells = config.grid.cells if config is not None else ()
-    observations = _observed(stopping.common(scores), parts)
+    observations = _observed(stopping.common(scores), parts, settings)
     blocks = merge_blocks([block for each in observations for block in each.blocks])
+    graded_blocks = merge_blocks([block for each in observations for block in each.graded])
     counts = pl.concat([each.rows for each in observations]) if observations else no_counts()
     sources = read_sources(scores, [*counts["source"], *(cell.name for cell in cells)])
     by_seed = transfer_by_seed(counts, config, read_noise_floor(run), sources)
     check_names(run.scores, by_seed)
     averaged = average_seeds(by_seed, blocks)
     if stopping.partial:
-        read = partial(_tables, sources=sources, parts=parts)
+        read = partial(_tables, sources=sources, parts=parts, settings=settings)
         by_seed, averaged = stopping.with_final_tests((by_seed, averaged), scores, read)
-    imported = read_imported(run)
-    if both := sorted(set(by_seed["model"]) & set(imported["model"])):
-        raise UserError(
-            f"model {both[0]!r} has both item scores and an imported table; analyse them in two run folders"
-        )
-    averaged = averaged.join(sources, on="source", how="left", validate="m:1")
+    imported = _imported(run, by_seed)
+    with_both = with_graded(averaged, by_seed, graded_blocks, settings.confidence)
+    averaged = with_both.join(sources, on="source", how="left", validate="m:1")
     rows = pl.concat([averaged, transfer_from_imported(imported)], how="diagonal")
     rows = _finish(rows, imported, run, config)
-    remarked = by_seed.join(read_remarks(run), on=list(KEY), how="left", validate="m:1", maintain_order="left")
+    by_seed = by_seed.join(read_remarks(run), on=list(KEY), how="left", validate="m:1", maintain_order="left")
     return Transfer(
-        with_decisions(remarked.drop("squares")),
+        with_decisions(by_seed.drop("squares", *OF_SEEDS)),
         rows.filter(IS_SINGLE),
         single_blocks(blocks, sources),
         _unscored_models(by_seed.filter(IS_SINGLE), config),
         rows.filter(~IS_SINGLE),
         with_methods(sources.filter(~IS_SINGLE), run),
         blocks,
+        single_blocks(graded_blocks, sources),
     )
 
 
-def _observed(scores: pl.LazyFrame, parts: Sequence[Path]) -> list[ModelObservations]:
+def _imported(run: RunFolder, by_seed: pl.DataFrame) -> pl.DataFrame:
+    imported = read_imported(run)
+    if both := sorted(set(by_seed["model"]) & set(imported["model"])):
+        raise UserError(
+            f"model {both[0]!r} has both item scores and an imported table; analyse them in two run folders"
+        )
+    return imported
+
+
+def with_graded(
+    averaged: pl.DataFrame, by_seed: pl.DataFrame, graded: Sequence[ItemBlock], confidence: float
+) -> pl.DataFrame:
+    """Add graded transfer to the averages over seeds, see `graded_columns`."""
+    columns = graded_columns(average_seeds(graded_as_delta(by_seed), graded), by_seed, confidence)
+    return averaged.join(columns, on=list(EVERY_KEY), how="left", validate="1:1", maintain_order="left")
+
+
+def _observed(scores: pl.LazyFrame, parts: Sequence[Path], settings: AnalysisConfig) -> list[ModelObservations]:
     try:
-        return list(observe(scores))
+        return list(observe(scores, settings))
     except UNREADABLE as error:
         fault = find_unreadable(parts)
         if fault is None:
@@ -103,9 +122,11 @@ def _observed(scores: pl.LazyFrame, parts: Sequence[Path]) -> list[ModelObservat
         raise fault from error
 
 
-def _tables(scores: pl.LazyFrame, sources: pl.DataFrame, parts: Sequence[Path]) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _tables(
+    scores: pl.LazyFrame, sources: pl.DataFrame, parts: Sequence[Path], settings: AnalysisConfig
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the transfer tables of some item rows, by seed and averaged over seeds."""
-    observations = _observed(scores, parts)
+    observations = _observed(scores, parts, settings)
     blocks = merge_blocks([block for each in observations for block in each.blocks])
     counts = pl.concat([each.rows for each in observations])
     by_seed = transfer_by_seed(counts, None, pl.DataFrame(schema=NOISE_FLOOR_SCHEMA), sources)
@@ -188,6 +209,19 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
     ).drop("between_items", "between_seeds", "n_items_of_all_seeds")
 
 
+GRADED = (
+    "graded_pp",
+    "graded_pp_low",
+    "graded_pp_high",
+    "graded_se_pp",
+    "graded_p",
+    "graded_q",
+    "graded_p_below_0",
+    "graded_p_method",
+    "temperature_ratio",
+    "register_nats_per_char",
+    "graded_reason",
+)
 _COLUMNS = (
     *KEY,
     "source",
@@ -214,6 +248,7 @@ _COLUMNS = (
     "p_value",
     "q_value",
     "p_method",
+    *GRADED,
     "n_flips_noise_floor",
     "reason",
     "remark",
@@ -231,7 +266,8 @@ def _finish(rows: pl.DataFrame, imported: pl.DataFrame, run: RunFolder, config: 
         source_language_family=pl.col("source_language").replace_strict(families, return_dtype=pl.String),
         target_language_family=pl.col("target_language").replace_strict(families, return_dtype=pl.String),
     )
-    return with_q(frame, "p_value", "q_value").select(_COLUMNS).sort(*KEY, "source", nulls_last=True)
+    frame = with_q(with_q(frame, "p_value", "q_value"), "graded_p", "graded_q")
+    return frame.select(_COLUMNS).sort(*KEY, "source", nulls_last=True)
 
 
 def _traits(rows: pl.DataFrame, imported: pl.DataFrame, config: GridConfig | None) -> pl.DataFrame:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from transfergrid.config.settings import AnalysisConfig
+from transfergrid.perf.coverage.graded import GRADED_WORLDS, GradedWorld, measure_graded
 from transfergrid.perf.coverage.measures import Found, Line, measure, summarise
 from transfergrid.perf.coverage.stopping import stopping
 from transfergrid.perf.coverage.world import NULL, SMALL, World, draw_run
@@ -50,12 +51,14 @@ SETTINGS = AnalysisConfig(bootstrap_resamples=400)
 """Fewer resamples than by default, since every run is analysed anew."""
 
 
-def run_world(world: World, n_runs: int, seed: int) -> list[Line]:
+def run_world(world: World | GradedWorld, n_runs: int, seed: int) -> list[Line]:
     """Draw runs, build their tables and compare."""
     generator = np.random.default_rng([seed, *world.name.encode()])
     found: list[Found] = []
     for _ in range(n_runs):
-        if world in ADAPTIVE:
+        if isinstance(world, GradedWorld):
+            found.extend(measure_graded(world, generator))
+        elif world in ADAPTIVE:
             found.extend(stopping(world, generator, fixed_items=FIXED_ITEMS.get(world.name)))
         else:
             found.extend(measure(world, draw_run(world, generator), SETTINGS))
@@ -67,14 +70,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=10, help="made-up runs of 44 x 44; four times as many of 6 x 6")
     parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--world", action="append", choices=[world.name for world in (*WORLDS, *ADAPTIVE)])
+    parser.add_argument(
+        "--world", action="append", choices=[world.name for world in (*WORLDS, *ADAPTIVE, *GRADED_WORLDS)]
+    )
     arguments = parser.parse_args()
     console = Console(width=max(100, Console().width))
-    for world in (*WORLDS, *ADAPTIVE):
+    for world in (*WORLDS, *ADAPTIVE, *GRADED_WORLDS):
         if arguments.world and world.name not in arguments.world:
             continue
         start = time.perf_counter()
-        n_runs = arguments.runs * (1 if len(world.cells) > 6 else 4)
+        n_runs = arguments.runs * (1 if isinstance(world, World) and len(world.cells) > 6 else 4)
         lines = run_world(world, n_runs, arguments.seed)
         title = f"{world.name}: {n_runs} runs, {time.perf_counter() - start:.0f} s"
         table = Table("statement", "held", "said", "truth", "width", title=title)

@@ -17,11 +17,12 @@ import numpy.typing as npt
 import polars as pl
 from scipy import special
 
+from transfergrid.analysis.graded.columns import NUMBERS
 from transfergrid.analysis.records import EVERY_KEY, KEY, TARGET, ItemBlock, Transfer
 from transfergrid.analysis.transfer.by_seed import transfer_by_seed, with_q
 from transfergrid.analysis.transfer.model_traits import traits_frame
 from transfergrid.analysis.transfer.sources import read_sources, single_blocks
-from transfergrid.analysis.transfer.table import average_seeds
+from transfergrid.analysis.transfer.table import average_seeds, with_graded
 from transfergrid.grid import LANGUAGES, TASKS, Cell
 from transfergrid.store.noise_floor import NOISE_FLOOR_SCHEMA
 from transfergrid.store.scores import with_regime
@@ -210,6 +211,7 @@ def _counts(world: World, model: str, seed: int, base: np.ndarray, adapters: np.
         ),
         pl.Series("change", (only_adapter - only_base).astype(np.float64)),
         pl.Series("squares", (only_adapter + only_base).astype(np.float64)),
+        *(pl.lit(None, dtype=dtype).alias(name) for name, dtype in NUMBERS.items()),
         pl.lit(True).alias("has_base"),
         nothing.alias("unscored_reason"),
     )
@@ -238,11 +240,14 @@ def _blocks(world: World, answers: list[list[Answers]]) -> Iterator[ItemBlock]:
 def _transfer(world: World, counts: pl.DataFrame, blocks: tuple[ItemBlock, ...]) -> Transfer:
     sources = read_sources(pl.LazyFrame(), [cell.name for cell in world.cells])
     by_seed = transfer_by_seed(counts, None, pl.DataFrame(schema=NOISE_FLOOR_SCHEMA), sources)
-    rows = average_seeds(by_seed, blocks).join(sources, on="source", how="left", validate="m:1")
+    rows = with_graded(average_seeds(by_seed, blocks), by_seed, (), 0.95).join(
+        sources, on="source", how="left", validate="m:1"
+    )
     traits = traits_frame(rows["model"].unique()).select("model", "family", "size")
     frame = with_regime(rows.join(traits, on="model", how="left", validate="m:1")).with_columns(
         construction=pl.lit("machine-translated"),
         source_language_family=pl.col("source_language"),
         target_language_family=pl.col("target_language"),
     )
-    return Transfer(by_seed, with_q(frame, "p_value", "q_value").sort(KEY), single_blocks(blocks, sources))
+    frame = with_q(with_q(frame, "p_value", "q_value"), "graded_p", "graded_q")
+    return Transfer(by_seed, frame.sort(KEY), single_blocks(blocks, sources))

@@ -114,6 +114,11 @@ def transfer_rows(
         p_value=pl.lit(None, dtype=pl.Float64),
         p_method=pl.lit(None, dtype=pl.String),
         q_value=pl.lit(None, dtype=pl.Float64),
+        **{
+            name: pl.lit(None, dtype=pl.Float64)
+            for name in ("graded_pp", "graded_se_pp", "graded_q", "graded_pp_low", "graded_pp_high")
+        },
+        graded_reason=pl.lit(None, dtype=pl.String),
         n_items=pl.lit(n_items, dtype=pl.Int64),
         n_seeds=pl.lit(1, dtype=pl.Int64),
         n_flips_noise_floor=pl.lit(None, dtype=pl.Int64),

@@ -117,6 +117,26 @@ def test_every_table_can_be_shown_by_name(run: RunFolder, name: str) -> None:
     assert report.rows().equals(report.tables[name])
 
 
+def test_a_metric_is_asked_for_where_the_matrix_is_shown(run: RunFolder) -> None:
+    assert "graded transfer" in show(analyze(run, FAST, table="matrix", metric="graded", write=False))
+    with pytest.raises(UserError, match="--metric graded is for 'grid analyze matrix'; other tables have columns of"):
+        analyze(run, FAST, table="regimes", metric="graded", write=False)
+
+
+def test_graded_transfer_stands_in_regimes_roles_and_matrices(run: RunFolder) -> None:
+    tables = analyze(run, FAST, write=False).tables
+    row = tables.regimes.filter(regime="CT-CL", by="all").row(0, named=True)
+    of_regime = tables.transfer.filter(regime="CT-CL")
+    assert row["n_graded"] == of_regime.height
+    assert row["graded_mean_pp"] == pytest.approx(of_regime["graded_pp"].mean())
+    assert row["graded_mean_pp_low"] < row["graded_mean_pp"] < row["graded_mean_pp_high"]
+    lost = (of_regime["graded_pp"] < 0) & (of_regime["graded_q"] <= 0.05)
+    assert row["graded_loss_rate_significant"] == pytest.approx(lost.mean())
+    donor = tables.roles.filter(role="donor", unit="cell", regime="CT-CL", models_by="all", name="arc_challenge-de")
+    given = of_regime.filter(source_task="arc_challenge", source_language="de")
+    assert donor["graded_score_pp"].item() == pytest.approx(given["graded_pp"].mean())
+
+
 def test_the_matrix_and_the_hierarchy_are_views_of_tables(run: RunFolder) -> None:
     matrix = analyze(run, FAST, table="matrix", write=False)
     assert matrix.rows().equals(matrix.tables.language_matrices)

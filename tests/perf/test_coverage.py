@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from transfergrid.config.settings import AnalysisConfig
+from transfergrid.perf.coverage.graded import GradedWorld, measure_graded
 from transfergrid.perf.coverage.measures import Found, Line, measure, recommendations, summarise
 from transfergrid.perf.coverage.stopping import stopped_at, stopping
 from transfergrid.perf.coverage.world import NULL, Drawn, World, draw_run
@@ -77,6 +78,28 @@ def test_means_shares_and_single_deltas_hold_the_truth(effects: dict[str, Line],
     assert abs(true.mean - true.truth) < 0.1 < abs(observed.mean - true.truth)
     without, with_noise = nothing["variance_true_pp2 of target"], nothing["variance_pp2 of target"]
     assert without.mean < 0.3 * with_noise.mean
+
+
+def graded_lines(world: GradedWorld) -> dict[str, Line]:
+    generator = np.random.default_rng(4)
+    return {
+        line.what: line for line in summarise([each for _ in range(12) for each in measure_graded(world, generator)])
+    }
+
+
+def test_graded_transfer_of_nothing_is_found_in_one_test_of_twenty_at_any_temperature() -> None:
+    for world in (GradedWorld(name="", n_items=120), GradedWorld(name="", n_items=60, n_seeds=3)):
+        found = graded_lines(world)
+        assert 0.01 <= found["graded_p <= .05"].mean <= 0.1
+        assert 0.9 <= (found["graded_pp"].held or 0) <= 0.99
+        assert found["graded_p_below_0"].mean == pytest.approx(0.5, abs=0.15)
+
+
+def test_graded_transfer_of_a_gain_holds_the_truth_and_is_found_more_often_than_by_accuracy() -> None:
+    found = graded_lines(GradedWorld(name="", n_items=200, gain=0.3))
+    assert 0.9 <= (found["graded_pp"].held or 0) <= 0.99
+    assert found["graded_pp"].mean == pytest.approx(found["graded_pp"].truth, abs=0.8)
+    assert found["graded_p <= .05"].mean > 1.5 * found["p_value of accuracy <= .05"].mean
 
 
 def test_stopping_early_saves_half_keeps_most_decisions_and_biases_all_means_but_those_over_common_items() -> None:

@@ -19,7 +19,7 @@ def with_df(frame: pl.DataFrame, df: float | None = 9.0) -> pl.DataFrame:
 
 def test_a_sure_gain_an_unscored_pair_and_their_numbers(tmp_path: Path) -> None:
     matrix = matrix_data(read_transfer(write_holed_run(tmp_path)).rows, SETTINGS)
-    (view,) = matrix["views"]
+    view, _ = matrix["views"]
     gain = place_of(matrix, DE, EN)
     assert (view["delta_pp"][gain], view["significant"][gain], view["n_items"][gain]) == (100.0, 1, 32)
     assert view["reason"][gain] is None
@@ -27,6 +27,19 @@ def test_a_sure_gain_an_unscored_pair_and_their_numbers(tmp_path: Path) -> None:
     assert (view["delta_pp"][lost], view["half_pp"][lost], view["significant"][lost]) == (None, None, None)
     assert matrix["reasons"][view["reason"][lost]] == f"no item scored: {TOO_LONG}"
     assert sum(reason is not None for reason in view["reason"]) == 1
+
+
+def test_graded_transfer_has_views_of_its_own(tmp_path: Path) -> None:
+    rows = read_transfer(write_holed_run(tmp_path)).rows
+    matrix = matrix_data(rows, SETTINGS)
+    view, graded = matrix["views"]
+    assert graded["name"] == f"{view['name']}, graded transfer"
+    gain, lost = place_of(matrix, DE, EN), place_of(matrix, *UNSCORED)
+    row = rows.filter(source_language="de", target_language="en").row(0, named=True)
+    assert graded["delta_pp"][gain] == pytest.approx(row["graded_pp"], abs=0.0051)
+    assert graded["half_pp"][gain] == pytest.approx((row["graded_pp_high"] - row["graded_pp_low"]) / 2, abs=0.0051)
+    assert graded["base_score"] == []
+    assert matrix["reasons"][graded["reason"][lost]] == f"no item scored: {TOO_LONG}"
 
 
 def test_every_delta_stands_at_its_place() -> None:

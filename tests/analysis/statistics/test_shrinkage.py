@@ -60,13 +60,14 @@ def test_means_and_variances_equal_those_of_full_matrices_over_a_fine_grid_of_de
     means, variances = (np.stack([each[field] for each in grid]) for field in (1, 2))
     mean = np.average(means, axis=0, weights=weights)
     variance = np.average(variances + (means - mean) ** 2, axis=0, weights=weights)
-    found = shrink(frame, observed, noise, n_draws=2000)
+    found = shrink(frame, observed, noise)
     assert found.mean == pytest.approx(mean, abs=0.1)
     assert found.variance == pytest.approx(variance, rel=0.1)
-    assert found.draws.mean(axis=1) == pytest.approx(found.mean, abs=0.1)
-    assert found.draws.var(axis=1).mean() == pytest.approx(found.variance.mean(), rel=0.05)
-    level = found.draws.mean(axis=0).var()
-    assert level == pytest.approx(found.draws.var(axis=1).mean() / 5, rel=0.9)  # draws are joint: pairs move together
+    drawn = shrink(frame, observed, noise, n_draws=2000)
+    assert drawn.mean == pytest.approx(found.mean, abs=0.15)
+    assert drawn.variance.mean() == pytest.approx(found.variance.mean(), rel=0.05)
+    level = drawn.draws.mean(axis=0).var()
+    assert level == pytest.approx(drawn.variance.mean() / 5, rel=0.9)  # draws are joint: pairs move together
 
 
 def test_the_most_probable_deviations_are_at_the_top_of_the_posterior() -> None:

@@ -50,6 +50,16 @@ def test_colour_is_only_on_a_terminal_that_wants_it_and_never_the_only_sign() ->
     assert plain == show(view)
 
 
+def test_the_matrix_of_graded_transfer_shows_its_own_numbers_or_where_it_is_said_why_there_are_none() -> None:
+    rows = transfer_rows(("m",), cells(("hellaswag",), ("de", "en")), np.full((1, 2, 2), 3.0))
+    text = show(MatrixView(language_matrix_table(rows.with_columns(graded_pp=pl.lit(-1.5))), "graded"))
+    assert "mean MT-CL graded transfer in pp" in text
+    assert "-1.5" in text
+    assert "+3.0" not in text
+    none = show(MatrixView(language_matrix_table(rows), "graded"))
+    assert "no graded transfer; 'grid analyze transfer --csv' says why" in none
+
+
 def test_a_matrix_wider_than_the_terminal_is_cut_into_blocks() -> None:
     languages = ("ar", "bn", "de", "en", "es", "fr", "hi", "id", "it", "pt", "zh")
     view = matrix(np.ones((1, 11, 11)), languages)

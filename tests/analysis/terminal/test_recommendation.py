@@ -181,6 +181,7 @@ def test_the_table_reads_at_80_columns(tmp_path: Path) -> None:
     assert lines[0].strip() == "Sources for arc_challenge-de (2 models), best first"
     assert re.search(r"arc_challenge-(en|fr) +MT-CL +[+-]\d+\.\d\d +[+-]\d+\.\d\d \.\. ", capture.get())
     assert "harm: delta <= -1 pp" in capture.get()
+    assert re.search(r"arc_challenge-en .*%  +[+-]\d+\.\d\d +\d+%\n", capture.get())  # graded, its P(help)
 
 
 def shown(found: Recommendation) -> str:

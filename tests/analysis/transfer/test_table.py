@@ -204,7 +204,7 @@ def test_a_part_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
 
 
 def test_an_error_that_is_not_the_files_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(scores: pl.LazyFrame) -> None:
+    def fail(*_: object) -> None:
         raise pl.exceptions.ComputeError("a fault of the program")
 
     monkeypatch.setattr("transfergrid.analysis.transfer.table.observe", fail)

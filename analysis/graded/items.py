@@ -1,0 +1,272 @@
+"""Graded transfer of one model's items: how much probability moved to the gold choice, temperatures matched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from transfergrid.analysis.graded.columns import NUMBERS
+from transfergrid.analysis.graded.sign_flips import FlipColumns, flip_columns, sign_flip_tests
+from transfergrid.analysis.graded.temperature import (
+    base_temperature,
+    match_temperature,
+    probabilities,
+    shifted,
+)
+from transfergrid.analysis.records import TARGET
+from transfergrid.benchmarks.metrics import METRICS
+from transfergrid.config.settings import AnalysisConfig
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
+BoolArray = npt.NDArray[np.bool_]
+
+NO_CHOICES = "no graded transfer: no item has finite log-likelihoods of two choices or more on both sides"
+NO_LENGTHS = "no graded transfer: the metric compares lengths that the store does not have"
+NOTHING_TOLD_APART = "no graded transfer: the base gives the choices of half of the items the same score"
+NO_TEMPERATURE = "no graded transfer: no temperature makes the adapter as sure as the base"
+
+_KEYS = {"seed": pl.Int64, "source": pl.String, **dict.fromkeys(TARGET, pl.String)}
+
+
+class Graded(NamedTuple):
+    """Graded transfer of one model."""
+
+    values: FloatArray
+    """Shape [rows]: what a paired row adds, its mean over items being graded transfer / 100; NaN: left out."""
+    rows: pl.DataFrame
+    """One row per (seed, source, target) with paired items."""
+
+
+class ItemChoices:
+    """The choices of a model's item rows."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        """Take gold, log-likelihoods and lengths from rows in SCORE_SCHEMA."""
+        self.lengths = frame["loglikelihoods_nats"].list.len().fill_null(0).cast(pl.Int64).to_numpy().astype(np.intp)
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])[:-1]
+        filled = frame if self.lengths.all() else frame.filter(pl.Series(self.lengths > 0))
+        self.values = filled["loglikelihoods_nats"].explode().fill_null(np.nan).to_numpy()
+        self.chars = filled["choice_chars"].explode().fill_null(1).to_numpy()
+        self.gold = frame["gold"].fill_null(0).to_numpy().astype(np.intp)
+
+    def compared(self, rows: IntArray, *, by_length: bool, width: int) -> FloatArray:
+        """Return the statistic whose largest value is the prediction, in nats, shape [width, n]; -inf: no such choice.
+
+        With ``by_length`` it is log-likelihood per character times the item's mean characters.
+        """
+        choice = np.arange(max(width, 1))[:, None]
+        there = choice < self.lengths[rows]
+        places = np.where(there, self.starts[rows] + choice, 0)
+        found = self.values[places]
+        if by_length:
+            chars = np.where(there, self.chars[places], 0)
+            mean = chars.sum(axis=0) / np.maximum(self.lengths[rows], 1)
+            found = found / np.maximum(chars, 1) * mean
+        return np.where(there, found, -np.inf)
+
+    def gold_per_char(self, rows: IntArray) -> FloatArray:
+        """Return the gold choice's log-likelihood per character, shape [n]."""
+        places = np.minimum(self.starts[rows] + self.gold[rows], len(self.values) - 1)
+        found: FloatArray = self.values[places] / np.maximum(self.chars[places], 1)
+        return found
+
+
+def grade(paired: pl.DataFrame, base: pl.DataFrame, frame: pl.DataFrame, settings: AnalysisConfig) -> Graded:
+    """Return graded transfer of one model, target by target.
+
+    ``100 x mean over items of softmax(z1 / T1) - softmax(z0 / T0) at the gold``; z is the statistic whose largest
+    value is the prediction; T0 is half the median over the target's items of the base's |gold - best other|; T1 makes
+    the mean top probability of the adapter equal to the base's. Several adapters of a target are matched at once.
+
+    Args:
+        paired: Adapters' rows with ``row`` and ``row_base``, their places in ``frame``, ``base_row`` and ``paired``.
+        base: The base's rows in the order of ``base_row``, with ``row``.
+        frame: The model's rows in SCORE_SCHEMA.
+        settings: Level of the intervals and seed of the flips.
+    """
+    choices = ItemChoices(frame)
+    values = np.full(paired.height, np.nan)
+    records: list[pl.DataFrame] = []
+    for part in _targets(paired, base):
+        found = _of_target(part, choices, settings)
+        values[part.places] = found.values
+        records.append(_records(part, found))
+    return Graded(values, pl.concat([pl.DataFrame(schema={**_KEYS, **NUMBERS}), *records]))
+
+
+class _Target(NamedTuple):
+    """Paired rows of one target."""
+
+    target: tuple[str, str]
+    metric: str | None
+    places: IntArray
+    """Shape [n]: places in the paired rows."""
+    rows: IntArray
+    """Shape [n]: places of the adapters' rows in the frame."""
+    pair: IntArray
+    """Shape [n]: which (seed, source)."""
+    item: IntArray
+    """Shape [n]: which of the base's items."""
+    base_rows: IntArray
+    """Shape [I]: places of the base's scored rows in the frame."""
+    pairs: pl.DataFrame
+    """Seed and source of every pair."""
+
+
+def _targets(paired: pl.DataFrame, base: pl.DataFrame) -> Iterator[_Target]:
+    usable = paired.with_row_index("place").filter("paired")
+    pairs = usable.select("seed", "source").unique().sort("seed", "source", nulls_last=True).with_row_index("pair")
+    usable = usable.select("place", "row", "base_row", "seed", "source").join(
+        pairs, on=["seed", "source"], how="left", nulls_equal=True, validate="m:1", maintain_order="left"
+    )
+    base_row, place, row, pair = (
+        usable[name].to_numpy().astype(np.intp) for name in ("base_row", "place", "row", "pair")
+    )
+    scored, of_frame = base["scored"].to_numpy(), base["row"].to_numpy().astype(np.intp)
+    spans = base.group_by(TARGET, maintain_order=True).agg(
+        first=pl.col("base_row").min(), last=pl.col("base_row").max(), metric=pl.col("metric").drop_nulls().first()
+    )
+    order = np.argsort(base_row, kind="stable")
+    ordered = base_row[order]
+    for task, language, first, last, metric in spans.iter_rows():
+        chosen = order[np.searchsorted(ordered, first) : np.searchsorted(ordered, last, side="right")]
+        if not len(chosen):
+            continue
+        inside = np.flatnonzero(scored[first : last + 1])
+        item = np.searchsorted(inside, base_row[chosen] - first)
+        there = np.bincount(pair[chosen], minlength=pairs.height) > 0
+        codes = (np.cumsum(there) - 1)[pair[chosen]]
+        base_rows = of_frame[first : last + 1][inside]
+        yield _Target(
+            (task, language), metric, place[chosen], row[chosen], codes, item, base_rows, pairs.filter(pl.Series(there))
+        )
+
+
+class _Found(NamedTuple):
+    """Graded transfer of P pairs on one target."""
+
+    values: FloatArray
+    """Shape [n]: of the target's paired rows."""
+    columns: dict[str, Any]
+    """Numbers by pair, shape [P] each, NaN where there is none."""
+
+
+def _nothing(part: _Target, reason: str) -> _Found:
+    return _Found(np.full(len(part.rows), np.nan), {"graded_reason": [reason] * part.pairs.height})
+
+
+def _of_target(part: _Target, choices: ItemChoices, settings: AnalysisConfig) -> _Found:
+    length = METRICS[part.metric].length if part.metric else None
+    if length not in (None, len):
+        return _nothing(part, NO_LENGTHS)
+    width = int(max(choices.lengths[rows].max(initial=0) for rows in (part.base_rows, part.rows)))
+    of_base = choices.compared(part.base_rows, by_length=length is len, width=width)
+    known = _is_known(of_base)
+    if not known.any():
+        return _nothing(part, NO_CHOICES)
+    gold = choices.gold[part.base_rows]
+    temperature = base_temperature(of_base[:, known], gold[known])
+    if not 0 < temperature < np.inf:
+        return _nothing(part, NOTHING_TOLD_APART)
+    of_adapters = choices.compared(part.rows, by_length=length is len, width=width)
+    usable = known[part.item] & _is_known(of_adapters)
+    z = np.zeros((len(of_adapters), part.pairs.height, len(gold)))
+    scored = np.zeros(z.shape[1:], dtype=np.bool_)
+    z[:, part.pair, part.item] = np.where(usable, of_adapters, 0.0)
+    scored[part.pair, part.item] = usable
+    base = shifted(np.where(known, of_base, 0.0))
+    found, values, tests = _compare(_Sides(base, shifted(z), gold, scored), 1 / temperature)
+    register = choices.gold_per_char(part.rows) - choices.gold_per_char(part.base_rows)[part.item]
+    total = np.bincount(part.pair, np.where(usable, register, 0.0), minlength=len(scored))
+    with np.errstate(invalid="ignore"):
+        found["register_nats_per_char"] = total / scored.sum(axis=1)
+    one = np.isfinite(found["graded_pp"]) & ~_is_repeated(part.pairs["source"], np.isfinite(found["graded_pp"]))
+    return _Found(np.where(usable, values[part.pair, part.item], np.nan), found | _tested(tests, one, settings))
+
+
+def _tested(columns: FlipColumns, chosen: BoolArray, settings: AnalysisConfig) -> dict[str, FloatArray]:
+    """Return p values and intervals of the chosen pairs, shape [P] each, NaN for the others."""
+    kept = FlipColumns(columns.scored[chosen], *(each[:, chosen] for each in columns[1:]))
+    tests = sign_flip_tests(kept, confidence=settings.confidence, seed=settings.seed)
+    found = {}
+    scales = {"graded_p": 1, "graded_p_below_0": 1, "graded_pp_low": 100, "graded_pp_high": 100}
+    for (name, scale), each in zip(scales.items(), tests, strict=True):
+        found[name] = np.full(len(chosen), np.nan)
+        found[name][chosen] = scale * each
+    return found
+
+
+def _is_known(compared: FloatArray) -> BoolArray:
+    """Return which items have two choices or more, no NaN and a finite best one, from shape [C, n]."""
+    there = compared > -np.inf
+    known: BoolArray = (there.sum(axis=0) > 1) & np.isfinite(compared.max(axis=0))
+    return known
+
+
+class _Sides(NamedTuple):
+    base: FloatArray
+    """Shape [C, I], the best of an item at 0."""
+    adapters: FloatArray
+    """Shape [C, P, I]."""
+    gold: IntArray
+    """Shape [I]."""
+    scored: BoolArray
+    """Shape [P, I]: items that base and adapter have."""
+
+
+def _compare(sides: _Sides, inverse: float) -> tuple[dict[str, Any], FloatArray, FlipColumns]:
+    """Return numbers by pair, what every item adds, shape [P, I], NaN where nothing matches, and the flips' columns.
+
+    What an item adds holds what it does to the matched temperature, too: the implicit derivative of the mean.
+    """
+    scored, n = sides.scored, sides.scored.sum(axis=1)
+    of_base = probabilities(sides.base, sides.gold, inverse)
+    sharpness = scored @ of_base.top / np.maximum(n, 1)
+    matched = match_temperature(sides.adapters, scored, sharpness=sharpness, inverse=inverse)
+    has = np.isfinite(matched)
+    of_adapters = probabilities(sides.adapters, sides.gold, np.where(has, matched, inverse)[:, None])
+    gold, top = (np.where(scored, each, 0.0).sum(axis=1) for each in (of_adapters.gold_slope, of_adapters.top_slope))
+    ratio = np.divide(gold, top, out=np.zeros(len(n)), where=top > 0)[:, None]
+    values = of_adapters.gold - of_base.gold - ratio * (of_adapters.top - of_base.top)
+    values = np.where(scored & has[:, None], values, np.where(has[:, None], 0.0, np.nan))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean, squares = values.sum(axis=1) / n, (values**2).sum(axis=1)
+        se = np.sqrt(np.maximum(squares - n * mean**2, 0.0) / (n * (n - 1.0)))
+    found = {
+        "graded_pp": (100 * mean).round(9),
+        "graded_se_pp": 100 * se,
+        "graded_squares": squares,
+        "graded_n_items": n,
+        "temperature_ratio": inverse / matched,
+        "graded_reason": [
+            None if matches else NO_TEMPERATURE if items else NO_CHOICES for matches, items in zip(has, n, strict=True)
+        ],
+    }
+    return found, values, flip_columns(of_base, of_adapters, scored)
+
+
+def _is_repeated(sources: pl.Series, has: BoolArray) -> BoolArray:
+    """Return which pairs are of a source with several seeds that have graded transfer, shape [P]."""
+    codes = sources.rank("dense").cast(pl.Int64).to_numpy() - 1
+    repeated: BoolArray = np.bincount(codes, has)[codes] > 1
+    return repeated
+
+
+def _records(part: _Target, found: _Found) -> pl.DataFrame:
+    columns = [
+        pl.Series(name, found.columns.get(name), dtype=dtype)
+        for name, dtype in NUMBERS.items()
+        if name in found.columns
+    ]
+    keys = part.pairs.select("seed", "source").with_columns(
+        target_task=pl.lit(part.target[0]), target_language=pl.lit(part.target[1])
+    )
+    missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in NUMBERS.items() if name not in found.columns]
+    return (
+        keys.with_columns(*columns, *missing).with_columns(pl.col(pl.Float64).fill_nan(None)).select(*_KEYS, *NUMBERS)
+    )
