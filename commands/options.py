@@ -100,6 +100,14 @@ def output_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+source_option = click.option(
+    "--source",
+    "sources",
+    multiple=True,
+    help="Only this source: 'base', 'task-lang' or a name in 'sources'; repeatable.",
+)
+
+
 def narrowing_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command --model, --task, --language and --seed, each repeatable; no option asks for all."""
     for name, kind, text in reversed(
@@ -201,9 +209,7 @@ def pair_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command --source and --target, each repeatable, and adapters from elsewhere."""
     for option in reversed(
         (
-            click.option(
-                "--source", "sources", multiple=True, help="Only this source: 'base' or 'task-lang'; repeatable."
-            ),
+            source_option,
             click.option("--target", "targets", multiple=True, help="Only this target cell, 'task-lang'; repeatable."),
             click.option(
                 "--adapters",

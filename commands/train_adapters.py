@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from transfergrid.commands.options import narrowing_options, ray_options, with_config
+from transfergrid.commands.options import narrowing_options, ray_options, source_option, with_config
 from transfergrid.commands.output import make_console, print_report, say_next
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
@@ -18,17 +18,21 @@ if TYPE_CHECKING:
 @click.command("train-adapters")
 @with_config
 @narrowing_options
+@source_option
 @ray_options
 @click.option("--dry-run", is_flag=True, help="Check everything and list the adapters; train nothing.")
 def train_adapters_command(
     config: GridConfig, run: RunFolder, cluster: ClusterOptions | None, dry_run: bool, **narrowing: tuple[Any, ...]
 ) -> None:
-    """Train one LoRA adapter per source cell, model and seed; finished adapters are kept.
+    """Train one LoRA adapter per source, model and seed; finished adapters are kept.
+
+    Sources are all cells, and the mixtures and merges that the configuration names; merges are made at the end.
 
     \b
     Examples:
       grid train-adapters --config grid.yaml --run runs/main
       grid train-adapters --task arc_challenge --language de --language hi --seed 42
+      grid train-adapters --source romance-arc
       grid train-adapters --ray --ray-workers 2
       grid train-adapters --dry-run
     """

@@ -136,6 +136,19 @@ def test_a_damaged_part_is_one_sentence_without_traceback(folder: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_recommend_proposes_mixtures_and_says_what_is_assumed(folder: Path) -> None:
+    _write_config(folder)
+    target = ("recommend", "--task", "arc_challenge", "--language", "de", "--mix", "2")
+    shown = _grid(*target)
+    assert shown.exit_code == 0, shown.output
+    assert "mixtures of 2: that their sources' deltas add up is an assumption" in " ".join(shown.output.split())
+    rows = json.loads(_grid(*target, "--json").output)
+    assert all(row["n_sources"] <= 2 and row["p_harm"] <= 0.2 for row in rows)
+    both = _grid(*target, "--avoid")
+    assert both.exit_code == 1
+    assert "--avoid lists single sources and --mix 2 proposes mixtures; give one of them" in both.output
+
+
 def test_recommend_ranks_sources_and_says_what_harms(folder: Path) -> None:
     _write_config(folder)
     target = ("recommend", "--task", "arc_challenge", "--language", "de")

@@ -35,6 +35,12 @@ def test_the_presets_are_two_by_three_cells_and_all_of_them() -> None:
         assert len(PRESETS[name].seeds) == 1
 
 
+def test_two_presets_at_once_are_refused() -> None:
+    result = CliRunner().invoke(main, ["quickstart", "--full", "--preset", "mixtures"])
+    assert result.exit_code == 1
+    assert "--full and --preset mixtures are two different runs; give one of them" in result.output
+
+
 def test_a_configuration_that_is_there_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "quickstart.yaml"
     ensure_preset(path, "quickstart")
