@@ -50,8 +50,9 @@ class ItemChoices:
         self.lengths = frame["loglikelihoods_nats"].list.len().fill_null(0).cast(pl.Int64).to_numpy().astype(np.intp)
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)])[:-1]
         filled = frame if self.lengths.all() else frame.filter(pl.Series(self.lengths > 0))
-        self.values = filled["loglikelihoods_nats"].explode().fill_null(np.nan).to_numpy()
-        self.chars = filled["choice_chars"].explode().fill_null(1).to_numpy()
+        # one place more than there are choices: what is looked up where a row has none
+        self.values = np.append(filled["loglikelihoods_nats"].explode().fill_null(np.nan).to_numpy(), np.nan)
+        self.chars = np.append(filled["choice_chars"].explode().fill_null(1).to_numpy(), 1)
         self.gold = frame["gold"].fill_null(0).to_numpy().astype(np.intp)
 
     def compared(self, rows: IntArray, *, by_length: bool, width: int) -> FloatArray:
