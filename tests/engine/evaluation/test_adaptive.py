@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +39,13 @@ N = 32
 
 
 @pytest.fixture(autouse=True)
-def early_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+def early_looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The bundled cells have 32 items."""
+    adaptive.expected_items.cache_clear()
     monkeypatch.setattr(adaptive, "FIRST_LOOK", 8)
     monkeypatch.setattr(adaptive, "LOOK_EVERY", 4)
+    yield
+    adaptive.expected_items.cache_clear()
 
 
 @pytest.fixture

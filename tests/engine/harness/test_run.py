@@ -92,6 +92,8 @@ class Engines:
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
+    import transfergrid.engine.harness.model  # noqa: F401  # it keeps the real start under its own name
+
     found = Engines()
     monkeypatch.setattr("transfergrid.engine.scorers.launch.start_vllm", found.start)
     monkeypatch.setattr("torch.utils.collect_env.get_pretty_env_info", lambda: "a machine")  # it takes seconds
