@@ -89,6 +89,17 @@ def test_adapters_side_by_side_are_those_trained_alone(tiny_llama: Path, base: L
     assert len(n_steps) > 1, "the adapters came and went together"
 
 
+def test_adapters_of_a_bfloat16_base_learn_side_by_side(tiny_llama: Path, tmp_path: Path) -> None:
+    config = make_config(tiny_llama, dtype="bfloat16", data={}, learning_rate=1e-2, epochs=10)
+    jobs = make_jobs(config, tmp_path)[:2]
+    train(jobs, load_base(tiny_llama, config.training), beside(config, 2), tmp_path)
+    for job in jobs:
+        record = json.loads((job.folder / "training.json").read_text(encoding="utf-8"))
+        first, last = (record["loss_curve"]["epochs"][at]["validation_loss"] for at in (0, -1))
+        assert record["best_validation_loss"] < record["untrained_validation_loss"] / 2
+        assert first != last, "every epoch's weights are those of its end"
+
+
 def test_one_adapter_in_the_loop_of_many_is_the_trainers_bit_for_bit(
     tiny_llama: Path, base: LoadedBase, tmp_path: Path
 ) -> None:

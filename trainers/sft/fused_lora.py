@@ -15,7 +15,7 @@ import torch
 
 
 class LoraWeights:
-    """A and B of one layer and one adapter, and their copies in the base's number format."""
+    """A and B of one layer and one adapter."""
 
     def __init__(self, a: torch.nn.Parameter, b: torch.nn.Parameter, scale: float) -> None:
         """Take them.
@@ -26,14 +26,13 @@ class LoraWeights:
             scale: alpha / r, or alpha / sqrt(r).
         """
         self.a, self.b, self.scale = a, b, scale
-        self._copies: tuple[Any, ...] = (None,)
 
     def copies(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return A and B in a number format; made once until an optimizer changes them."""
-        state = (dtype, self.a._version, self.b._version, self.a.data_ptr(), self.b.data_ptr())
-        if self._copies[0] != state:
-            self._copies = (state, self.a.detach().to(dtype), self.b.detach().to(dtype))
-        return self._copies[1], self._copies[2]
+        """Return A and B in a number format, as they are now.
+
+        Nothing is kept for the next call: a fused optimizer changes weights without changing their version counter.
+        """
+        return self.a.detach().to(dtype), self.b.detach().to(dtype)
 
 
 class LoraRows(NamedTuple):
