@@ -67,7 +67,7 @@ def _headline(best: pl.DataFrame) -> str:
     bet = f"{row['source']} for {row['target']}, {pp(row['estimate_pp'])}"
     chance = f"probability of help {_chance(row['p_help'])}"
     return (
-        f"Best bet: train on {bet} ({chance})." if row["p_help"] >= SURE else f"No bet is sure; best: {bet} ({chance})."
+        f"Train on {bet} ({chance})." if row["p_help"] >= SURE else f"No choice is sure; the best is {bet} ({chance})."
     )
 
 

@@ -22,7 +22,7 @@ def test_a_source_that_helps_leads_and_one_that_harms_is_to_be_avoided() -> None
     deltas[:, 0, :] += 8
     deltas[:, 4, :] -= 8
     found = answer(tables_of(deltas).recommendations, FAST)
-    assert found.headline.startswith("Best bet: train on arc_challenge-de for ")
+    assert found.headline.startswith("Train on arc_challenge-de for ")
     assert found.headline.endswith("(probability of help over 99%).")
     assert all(row["best"]["source"] == "arc_challenge-de" for row in found.rows if row["target"] != "arc_challenge-de")
     worst = [row["worst"]["source"] for row in found.rows if row["worst"]]
