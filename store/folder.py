@@ -9,6 +9,8 @@ from transfergrid.grid import Cell, Source
 
 RECORD_FILE = "training.json"
 """Record in an adapter's folder of how it was made."""
+FAILURE_SUFFIX = ".failed.json"
+"""After the name of an adapter's folder: the note beside it that says why it failed."""
 
 
 @dataclass(frozen=True, slots=True)

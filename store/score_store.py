@@ -246,22 +246,20 @@ class ScoreStore:
         path.rename(target)
 
 
-def read_cells(folder: Path) -> dict[tuple[Origin, Cell], StoredCell]:
-    """Return what a store's parts hold, by their footers alone; nothing if every cell was scored at once."""
-    parts, _ = read_footers(folder)
-    is_sliced = any(cell.start is not None for part in parts for cell in part.cells)
-    return Scan(tuple(parts)).cells() if is_sliced else {}
-
-
 def read_footers(folder: Path) -> tuple[list[Part], list[str]]:
     """Return what the footers of all parts say, contents unchecked and not read, and the parts without a sound one."""
     parts, broken = [], []
     for path in sorted(folder.glob("*.parquet")):
         try:
-            parts.append(_described(path, path.stat().st_mtime_ns))
+            parts.append(describe_part(path))
         except (*UNREADABLE, ValueError, KeyError, StoreError):
             broken.append(path.name)
     return parts, broken
+
+
+def describe_part(path: Path) -> Part:
+    """Return what a part's footer says, its content not read; KeyError: it has none of ours, StoreError: unusable."""
+    return _described(path, path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=8192)

@@ -18,7 +18,7 @@ from transfergrid.engine.adapters.folder import CONFIG_FILE, RECORD_FILE, WEIGHT
 from transfergrid.engine.interfaces import AdapterError
 from transfergrid.grid import UserError
 from transfergrid.store.files import hash_files, move_into_place, write_json
-from transfergrid.store.folder import RunFolder
+from transfergrid.store.folder import FAILURE_SUFFIX, RunFolder
 from transfergrid.store.key import changed_parts
 from transfergrid.trainers.jobs import AdapterJob, ResolvedModel
 from transfergrid.trainers.record import read_record, settings_of
@@ -130,12 +130,12 @@ def place_adapter(folder: Path, job: AdapterJob, files: Mapping[str, bytes]) -> 
 
 def _move_into_place(folder: Path, job: AdapterJob) -> None:
     move_into_place(folder, job.folder)
-    failure_file(job).unlink(missing_ok=True)
+    failure_file(job.folder).unlink(missing_ok=True)
 
 
-def failure_file(job: AdapterJob) -> Path:
+def failure_file(folder: Path) -> Path:
     """Return the note that an adapter failed; it lies beside the adapter's folder, which does not exist then."""
-    return job.folder.with_name(f"{job.source.name}.failed.json")
+    return folder.with_name(f"{folder.name}{FAILURE_SUFFIX}")
 
 
 def mark_failed(job: AdapterJob, reason: str) -> None:
@@ -145,7 +145,8 @@ def mark_failed(job: AdapterJob, reason: str) -> None:
         UserError: If the disk is full or not writable.
     """
     with _telling_of_the_disk(job):
-        write_json(failure_file(job), {"reason": reason, "time": datetime.now(UTC).isoformat(timespec="seconds")})
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(failure_file(job.folder), {"reason": reason, "time": now})
 
 
 @contextmanager

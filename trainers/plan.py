@@ -75,4 +75,4 @@ def plan_training(config: GridConfig, run: RunFolder, selection: Selection) -> T
 def _state(job: AdapterJob, config: GridConfig) -> str:
     if job.is_ready and is_finished(job, config):
         return "finished"
-    return "failed before" if failure_file(job).exists() else "to do"
+    return "failed before" if failure_file(job.folder).exists() else "to do"

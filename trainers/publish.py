@@ -17,7 +17,9 @@ from transfergrid.engine.adapters.card import CARD_FILE, adapter_card
 from transfergrid.engine.adapters.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
+from transfergrid.store.json_text import read_json
 from transfergrid.trainers.record import read_record
+from transfergrid.wording import one_line
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _push(folder: Path, record: Mapping[str, Any], repository: str, *, is_public
     from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = read_json(folder / CONFIG_FILE)
     resolved = {name: value for name, value in record.get("resolved", {}).items() if name != "model_folder"}
     texts = {
         CARD_FILE: adapter_card(record, config),
@@ -108,9 +110,8 @@ def _push(folder: Path, record: Mapping[str, Any], repository: str, *, is_public
             commit_message=f"Adapter {record['content_hash'][:12]}",
         )
     except (HfHubHTTPError, HFValidationError, httpx2.HTTPError, OSError) as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"{repository!r} cannot be pushed to {api.endpoint}: {reason:.300}; check the account, and log in with "
+            f"{repository!r} cannot be pushed to {api.endpoint}: {one_line(error)}; check the account, and log in with "
             "'hf auth login' or set HF_TOKEN to a token that may write"
         ) from error
     return str(address)

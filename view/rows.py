@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from transfergrid.benchmarks.metrics import lower_is_better
 from transfergrid.grid import BASELINE_NAME, CELL_KIND
-from transfergrid.store.files import FOOTER_KEY
 from transfergrid.store.folder import RunFolder
+from transfergrid.store.score_store import StoreError, describe_part
 from transfergrid.store.scores import UNREADABLE, scan_scores, score_parts
 
 GAIN = (
@@ -64,15 +63,8 @@ class ItemRows:
 
     def _keys_of(self, path: Path) -> list[Key]:
         try:
-            if footer := pl.read_parquet_metadata(path).get(FOOTER_KEY):
-                said = json.loads(footer)
-                model, seed, source = said["origin"]
-                kind, variant = (said.get("source", {}).get(name) for name in ("kind", "variant"))
-                rows = [(model, seed, source, kind in (None, CELL_KIND) and not variant)]
-            else:
-                is_single = pl.col("source_task").is_not_null().alias("is_single")
-                rows = scan_scores([path]).select("model", "seed", "source", is_single).unique().collect().rows()
-        except (*UNREADABLE, ValueError, KeyError):
+            rows = _sources_of(path)
+        except (*UNREADABLE, ValueError, KeyError, StoreError):
             self.unreadable.add(path.name)
             return []
         self.single |= {(model, source) for model, _, source, is_single in rows if is_single}
@@ -84,9 +76,7 @@ class ItemRows:
         return self._read(key, paths, filters)
 
     def _read(self, key: Key, paths: tuple[Path, ...], filters: pl.Expr | None = None) -> pl.DataFrame:
-        seed = pl.col("seed").is_null() if key.seed < 0 else pl.col("seed") == key.seed
-        wanted = (pl.col("model") == key.model) & (pl.col("source") == key.source) & seed
-        frame = scan_scores(paths).filter(wanted if filters is None else wanted & filters).collect()
+        frame = _scan(key, paths).filter(True if filters is None else filters).collect()
         return frame.unique(ITEM, keep="first", maintain_order=True).with_columns(GAIN)
 
     def paired(self, key: Key, filters: pl.Expr | None = None) -> pl.DataFrame:
@@ -159,9 +149,7 @@ class ItemRows:
         return pl.concat(found) if found else pl.DataFrame(schema=dict.fromkeys((*ITEM, "source", "change"), pl.String))
 
     def _slim(self, key: Key, paths: tuple[Path, ...]) -> pl.DataFrame:
-        seed = pl.col("seed").is_null() if key.seed < 0 else pl.col("seed") == key.seed
-        wanted = (pl.col("model") == key.model) & (pl.col("source") == key.source) & seed
-        return scan_scores(paths).filter(wanted).select(*ITEM, GAIN).collect().unique(ITEM, keep="first")
+        return _scan(key, paths).select(*ITEM, GAIN).collect().unique(ITEM, keep="first")
 
 
 SUMMARY_SCHEMA = {
@@ -175,6 +163,22 @@ SUMMARY_SCHEMA = {
     "n_gained": pl.Int64,
     "n_lost": pl.Int64,
 }
+
+
+def _sources_of(path: Path) -> list[tuple[Any, ...]]:
+    """Return model, seed and name of a part's sources, and whether each is a usual adapter of one cell."""
+    try:
+        model, source = describe_part(path).origin
+    except KeyError:  # it has no footer of ours
+        is_single = pl.col("source_task").is_not_null().alias("is_single")
+        return scan_scores([path]).select("model", "seed", "source", is_single).unique().collect().rows()
+    return [(model, source.seed, source.name, source.kind == CELL_KIND and not source.variant)]
+
+
+def _scan(key: Key, paths: tuple[Path, ...]) -> pl.LazyFrame:
+    """Return the rows of one source in its files."""
+    seed = pl.col("seed").is_null() if key.seed < 0 else pl.col("seed") == key.seed
+    return scan_scores(paths).filter((pl.col("model") == key.model) & (pl.col("source") == key.source) & seed)
 
 
 def _change(difference: pl.Expr) -> pl.Expr:

@@ -16,7 +16,7 @@ from transfergrid.config.selection import Narrowing, Selection, select
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.work.failures import Failure, describe_failures, read_failures
 from transfergrid.grid import Source
-from transfergrid.store.folder import RunFolder
+from transfergrid.store.folder import FAILURE_SUFFIX, RECORD_FILE, RunFolder
 from transfergrid.store.json_text import JsonError, read_json
 from transfergrid.store.score_store import Part, Scan, read_footers
 from transfergrid.wording import count, format_duration
@@ -169,10 +169,10 @@ def _find_adapters(run: RunFolder) -> _Adapters:
             continue
         model = seed_folder.parent.relative_to(run.adapters).as_posix()
         for path in sorted(seed_folder.iterdir()):
-            if path.name.endswith(".failed.json"):
-                failed[model, int(number), path.name.removesuffix(".failed.json")] = str(_field(path, "reason"))
+            if path.name.endswith(FAILURE_SUFFIX):
+                failed[model, int(number), path.name.removesuffix(FAILURE_SUFFIX)] = str(_field(path, "reason"))
             elif path.is_dir():
-                recorded = _field(path / "training.json", "content_hash")
+                recorded = _field(path / RECORD_FILE, "content_hash")
                 hashes[model, int(number), path.name] = None if recorded is None else str(recorded)
     return _Adapters(hashes, failed)
 
@@ -250,10 +250,3 @@ def _is_stale(part: Part, config: GridConfig | None, adapters: _Adapters) -> boo
 def _at(parts: Mapping[str, Any], name: str, field: str, default: Any = None) -> Any:
     section = parts.get(name)
     return section.get(field, default) if isinstance(section, Mapping) else default
-
-
-def progress_line(status: RunStatus) -> str:
-    """Return one line about the whole run."""
-    cells = [row for row in status.progress if row.what == "cells"]
-    done, left = sum(row.done for row in cells), sum(row.left or 0 for row in cells)
-    return f"{count(done, 'cell')} scored, {left:,} left"

@@ -18,6 +18,7 @@ from transfergrid.analysis.graded.temperature import (
     shifted,
 )
 from transfergrid.analysis.records import TARGET
+from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.benchmarks.metrics import METRICS
 from transfergrid.config.settings import AnalysisConfig
 
@@ -186,7 +187,8 @@ def _of_target(part: _Target, choices: ItemChoices, settings: AnalysisConfig) ->
     total = np.bincount(part.pair, np.where(usable, register, 0.0), minlength=len(scored))
     with np.errstate(invalid="ignore"):
         found["register_nats_per_char"] = total / scored.sum(axis=1)
-    one = np.isfinite(found["graded_pp"]) & ~_is_repeated(part.pairs["source"], np.isfinite(found["graded_pp"]))
+    has = np.isfinite(found["graded_pp"])
+    one = has & ~_is_repeated(part.pairs, has)
     return _Found(np.where(usable, values[part.pair, part.item], np.nan), found | _tested(tests, one, settings))
 
 
@@ -251,9 +253,9 @@ def _compare(sides: _Sides, inverse: float) -> tuple[dict[str, Any], FloatArray,
     return found, values, flip_columns(of_base, of_adapters, scored)
 
 
-def _is_repeated(sources: pl.Series, has: BoolArray) -> BoolArray:
+def _is_repeated(pairs: pl.DataFrame, has: BoolArray) -> BoolArray:
     """Return which pairs are of a source with several seeds that have graded transfer, shape [P]."""
-    codes = sources.rank("dense").cast(pl.Int64).to_numpy() - 1
+    codes = level_codes(pairs, ["source"])
     repeated: BoolArray = np.bincount(codes, has)[codes] > 1
     return repeated
 

@@ -153,6 +153,7 @@ _DELTA = Column("delta_pp", pl.Float64, "pp", "100 x (adapter score - base score
 _MEAN = Column(
     "parts_mean_pp", pl.Float64, "pp", "Mean delta of the parts, the adapters of its cells, on the same target."
 )
+_OF_BOTH = (_SOURCE_OF, *PAIR_COLUMNS[2:], _REGIME, *_N, _DELTA, _MEAN)
 
 MIXTURES = Table(
     name="mixtures",
@@ -164,12 +165,7 @@ MIXTURES = Table(
     columns=(
         MODEL,
         Column("source", pl.String, "", f"Name of the mixture; `{ALL_MIXTURES}` in a row of means."),
-        _SOURCE_OF,
-        *PAIR_COLUMNS[2:],
-        _REGIME,
-        *_N,
-        _DELTA,
-        _MEAN,
+        *_OF_BOTH,
         *_difference("mean", "the parts' mean (above 0: better than its parts on average; below: they interfere)"),
         Column("best_part", pl.String, "", "The part with the highest delta here."),
         Column(
@@ -196,12 +192,7 @@ MERGES = Table(
         MODEL,
         Column("source", pl.String, "", f"Name of the merge; `{ALL_MERGES}` in a row of means."),
         Column("method", pl.String, "", "How it was merged; null where no record in the run folder says it."),
-        _SOURCE_OF,
-        *PAIR_COLUMNS[2:],
-        _REGIME,
-        *_N,
-        _DELTA,
-        _MEAN,
+        *_OF_BOTH,
         *_difference("mean", "the parts' mean, whatever the weights of the merge"),
         Column(
             "together", pl.String, "", "Mixture of the same cells; of several the first by name; null: none was scored."

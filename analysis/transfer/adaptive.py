@@ -8,6 +8,7 @@ unbiased in every table. The test at the last item keeps its level, since stoppi
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
@@ -17,7 +18,7 @@ from transfergrid.analysis.transfer.by_seed import with_q
 from transfergrid.grid import BASELINE_NAME, Cell
 from transfergrid.store.adaptive import FIRST_LOOK
 from transfergrid.store.common_items import common_rows, partial_tasks
-from transfergrid.store.score_store import Origin, StoredCell
+from transfergrid.store.score_store import Origin, Scan, StoredCell, read_footers
 
 TESTED, STOPPED = "tested", "stopped"
 """Decisions on a pair of an adaptive evaluation; null: all its items were to be scored, and were."""
@@ -69,6 +70,13 @@ class Stopping(NamedTuple):
         of_pairs = self.decisions.group_by(EVERY_KEY).agg(decision=every_seed)
         by_seed = _decide(tables[0], final[0], self.decisions, "mcnemar_p")
         return with_q(by_seed, "mcnemar_p", "mcnemar_q"), _decide(tables[1], final[1], of_pairs, "p_value")
+
+
+def read_cells(folder: Path) -> dict[tuple[Origin, Cell], StoredCell]:
+    """Return what a store's parts hold, by their footers alone; nothing if every cell was scored at once."""
+    parts, _ = read_footers(folder)
+    is_sliced = any(cell.start is not None for part in parts for cell in part.cells)
+    return Scan(tuple(parts)).cells() if is_sliced else {}
 
 
 def read_stopping(stored: Mapping[tuple[Origin, Cell], StoredCell]) -> Stopping:

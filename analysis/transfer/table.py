@@ -19,7 +19,7 @@ from transfergrid.analysis.statistics.significance import (
     crossed_standard_error,
     t_test_p,
 )
-from transfergrid.analysis.transfer.adaptive import DECISION_SCHEMA, read_stopping, with_decisions
+from transfergrid.analysis.transfer.adaptive import DECISION_SCHEMA, read_cells, read_stopping, with_decisions
 from transfergrid.analysis.transfer.by_seed import no_counts, transfer_by_seed, with_q
 from transfergrid.analysis.transfer.construction import construction_expr
 from transfergrid.analysis.transfer.imported import transfer_from_imported
@@ -32,7 +32,6 @@ from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import check_names, read_imported, read_noise_floor, read_remarks
 from transfergrid.store.noise_floor import NOISE_FLOOR_SCHEMA
-from transfergrid.store.score_store import read_cells
 from transfergrid.store.scores import (
     UNREADABLE,
     check_contents,

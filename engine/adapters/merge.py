@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from transfergrid.engine.adapters.lora_config import PROMPTS
 from transfergrid.engine.interfaces import Adapter, AdapterError
 from transfergrid.grid import UserError
 from transfergrid.store.files import move_into_place
+from transfergrid.store.json_text import read_json
 
 
 def check_mergeable(folder: Path, *, name: str) -> Adapter:
@@ -123,7 +123,7 @@ def merge_to_folder(adapter_folder: Path, target: Path, *, base: str | None, rev
             f"adapter {adapter_folder.name!r} was trained on revision {str(trained_on)[:12]!r} of its base, "
             f"{str(model)!r} is {found[:12]!r}; name the base it was trained on with --base and --revision"
         )
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config = read_json(model / "config.json", allow_nan=True)
     dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".merge-") as scratch:
@@ -136,9 +136,8 @@ def merge_to_folder(adapter_folder: Path, target: Path, *, base: str | None, rev
 
 def _base_of(folder: Path) -> tuple[str, str | None]:
     """Return the base that an adapter's own files name, and the revision it was trained on where a record says so."""
-    config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    record_path = folder / RECORD_FILE
-    record = json.loads(record_path.read_text(encoding="utf-8")) if record_path.exists() else {}
+    config, record_path = read_json(folder / CONFIG_FILE), folder / RECORD_FILE
+    record = read_json(record_path) if record_path.exists() else {}
     trained_from = record.get("resolved", {}).get("model_folder")
     is_there = isinstance(trained_from, str) and Path(trained_from).is_dir()
     named = trained_from if is_there else config.get("base_model_name_or_path")

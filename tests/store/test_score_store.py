@@ -9,9 +9,10 @@ from typing import Any
 import polars as pl
 import pytest
 
+from transfergrid.analysis.transfer.adaptive import read_cells
 from transfergrid.grid import BASE, Cell, Source, UserError
 from transfergrid.store import file_index, score_store
-from transfergrid.store.score_store import CellRecord, Origin, Part, ScoreStore, StoreError, read_cells, unwritable
+from transfergrid.store.score_store import CellRecord, Origin, Part, ScoreStore, StoreError, unwritable
 from transfergrid.store.score_writer import ScoredCell, StoreWriter
 from transfergrid.store.scores import SCORE_SCHEMA, source_columns
 

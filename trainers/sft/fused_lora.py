@@ -14,18 +14,15 @@ from typing import Any, NamedTuple
 import torch
 
 
-class LoraWeights:
+class LoraWeights(NamedTuple):
     """A and B of one layer and one adapter."""
 
-    def __init__(self, a: torch.nn.Parameter, b: torch.nn.Parameter, scale: float) -> None:
-        """Take them.
-
-        Args:
-            a: Shape [r, in], in any dtype; used in the base's.
-            b: Shape [out, r], likewise.
-            scale: alpha / r, or alpha / sqrt(r).
-        """
-        self.a, self.b, self.scale = a, b, scale
+    a: torch.nn.Parameter
+    """Shape [r, in], in any dtype; used in the base's."""
+    b: torch.nn.Parameter
+    """Shape [out, r], likewise."""
+    scale: float
+    """alpha / r, or alpha / sqrt(r)."""
 
     def copies(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Return A and B in a number format, as they are now.

@@ -17,7 +17,7 @@ from transfergrid.grid import Source, UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.json_text import read_json
 from transfergrid.store.provenance import git_state, package_versions
-from transfergrid.trainers.adapter_folder import is_finished, mark_failed, save_adapter, unfinished_folder
+from transfergrid.trainers.adapter_folder import failure_file, is_finished, mark_failed, save_adapter, unfinished_folder
 from transfergrid.trainers.events import AdapterFailed, AdapterMerged, TrainingEvents
 from transfergrid.trainers.jobs import ResolvedModel, TrainingJob, find_model
 from transfergrid.trainers.record import described_source, read_record
@@ -88,7 +88,7 @@ class MergeJob:
 
 def _why(folder: Path) -> str:
     """Return why an adapter failed, where that is noted."""
-    note = folder.with_name(f"{folder.name}.failed.json")
+    note = failure_file(folder)
     return f" ({read_json(note)['reason']})" if note.exists() else ""
 
 
@@ -169,7 +169,6 @@ def make_merges(
 
 def _make(job: MergeJob, config: GridConfig, run: RunFolder, events: TrainingEvents) -> None:
     started, start = datetime.now(UTC), time.perf_counter()
-    key = job.key_parts(config)
     if is_finished(job, config):
         return
     key = job.key_parts(config)  # says which part is not there

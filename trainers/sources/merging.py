@@ -11,6 +11,7 @@ from transfergrid.config.sources import Merge
 from transfergrid.config.values import MAX_LORA_RANK
 from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.interfaces import AdapterError
+from transfergrid.engine.models.shapes import header_shapes
 from transfergrid.store.json_text import read_json
 
 MERGED = "default"
@@ -61,7 +62,7 @@ def merge_adapters(folders: Sequence[Path], merge: Merge, *, seed: int) -> Any:
 
 def saved_keys(folders: Iterable[Path]) -> set[str]:
     """Return the names of all weights that some adapters have."""
-    return {key for folder in folders for key in _shapes(folder)}
+    return {key for folder in folders for key in header_shapes(folder / WEIGHTS_FILE)}
 
 
 def _require_ranks(folders: Sequence[Path], merge: Merge) -> None:
@@ -75,13 +76,6 @@ def _require_ranks(folders: Sequence[Path], merge: Merge) -> None:
         raise AdapterError(f"method 'cat' would have rank {sum(ranks)}, at most {MAX_LORA_RANK} is served; use 'svd'")
 
 
-def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    from safetensors import safe_open
-
-    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a dictionary
-
-
 def _bare_layers(folders: Iterable[Path]) -> Any:
     """Return nested modules with a linear layer for each that an adapter has, in the order of a decoder.
 
@@ -91,7 +85,7 @@ def _bare_layers(folders: Iterable[Path]) -> Any:
 
     sizes: dict[str, dict[str, int]] = {}
     for folder in folders:
-        for key, shape in _shapes(folder).items():
+        for key, shape in header_shapes(folder / WEIGHTS_FILE).items():
             name, _, side = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
             sizes.setdefault(name, {})[side] = shape[1] if side == "A" else shape[0]
     root = torch.nn.Module()
