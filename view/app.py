@@ -24,7 +24,7 @@ from transfergrid.analysis.charts.embed import description, libraries, page_scri
 from transfergrid.analysis.report.numbers import percent, pp
 from transfergrid.grid import UserError
 from transfergrid.store.files import csv_text
-from transfergrid.view.pages import Page, View
+from transfergrid.view.pages import View
 
 HOST = "127.0.0.1"
 PAGES = ("overview", "matrix", "pair", "item", "source", "compare")
@@ -91,7 +91,7 @@ def _endpoint(view: View, environment: Environment, name: str) -> Callable[[Requ
     def answer(request: Request) -> Response:
         query = dict(request.query_params)
         try:
-            page: Page = getattr(view, name)(query)
+            page = view.page(name, query)
         except UserError as error:
             text = environment.get_template("fault.html.j2").render(
                 name=name, title="Not here", fault=str(error), **_EMPTY

@@ -14,9 +14,10 @@ from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import BASELINE_NAME, UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.json_text import JsonError, read_json
+from transfergrid.store.scores import UNREADABLE, find_unreadable
 from transfergrid.view.charts import curve_chart, live_matrix, targets_chart
 from transfergrid.view.questions import with_probabilities
-from transfergrid.view.rows import ItemRows, Key
+from transfergrid.view.rows import LOWER_IS_BETTER, ItemRows, Key
 from transfergrid.view.status import read_status
 from transfergrid.view.texts import ItemTexts
 
@@ -44,24 +45,40 @@ class View:
         self.items = ItemRows(run)
         self.texts = ItemTexts(run, config)
 
+    def page(self, name: str, query: Mapping[str, str], *, tries: int = 5) -> Page:
+        """Return a page, made again where a sweep moved a file away that it was reading.
+
+        Raises:
+            UserError: If it asks for what is not there, or a file cannot be read.
+        """
+        parts = self.items.parts()
+        try:
+            page: Page = getattr(self, name)(query)
+        except (UserError, *UNREADABLE) as error:
+            if tries > 1 and self.items.parts() != parts:
+                return self.page(name, query, tries=tries - 1)
+            files = {file.path for files in parts.values() for file in files}
+            if isinstance(error, UserError) or (fault := find_unreadable(sorted(files))) is None:
+                raise
+            raise fault from error
+        return page
+
     def overview(self, query: Mapping[str, str]) -> Page:
         """Return what is done and left, the baselines and, where the run was analysed, the regimes."""
-        status = read_status(self.run, self.config)
         parts = self.items.parts()
         models = sorted({key.model for key in parts})
-        base = [self.items.base_scores(model) for model in models]
-        table = pl.concat(base) if base else pl.DataFrame()
-        regimes, is_old = self._regimes(status.last_part_s)
+        table = pl.concat([self.items.base_scores(model) for model in models]) if models else pl.DataFrame()
+        newest_ns = max((file.changed_ns for files in parts.values() for file in files), default=0)
+        regimes, is_old = self._regimes(newest_ns)
+        status = read_status(self.run, self.config)
         values = {"status": status, "models": models, "regimes": regimes, "regimes_are_old": is_old}
         return Page(f"Run {self.run.root.resolve().name}", {**values, "baselines": table.to_dicts()}, table, {})
 
-    def _regimes(self, last_part_s: float | None) -> tuple[list[dict[str, Any]], bool]:
+    def _regimes(self, newest_ns: int) -> tuple[list[dict[str, Any]], bool]:
         path = self.run.tables / "regimes.parquet"
         try:
-            rows = pl.read_parquet(path).filter(by="all").to_dicts()
-            newest = max((part.stat().st_mtime for part in self.run.scores.glob("*.parquet")), default=0.0)
-            return rows, path.stat().st_mtime < newest
-        except (OSError, pl.exceptions.PolarsError):
+            return pl.read_parquet(path).filter(by="all").to_dicts(), path.stat().st_mtime_ns < newest_ns
+        except UNREADABLE:
             return [], False
 
     def matrix(self, query: Mapping[str, str]) -> Page:
@@ -82,25 +99,26 @@ class View:
         rows = with_probabilities(self.items.paired(key, _at_target(*target)))
         if rows.is_empty():
             raise UserError(f"no item of {'-'.join(target)} was scored under both {key.source!r} and the base")
-        counts = dict(rows["change"].value_counts().iter_rows())
-        right = rows.select(both=(pl.col("gain") > 0) & (pl.col("gain_source") > 0)).sum().item()
+        counts = {change: rows.filter(change=change).height for change in CHANGES[1:]}
+        right = rows.filter(change="same").select((pl.col("gain") == 0) == LOWER_IS_BETTER).sum().item()
         texts = self.texts.cell(*target)
         shown = self._chosen(rows, query, texts.items)
-        number = max(int(query.get("page", "1") if query.get("page", "1").isdecimal() else 1), 1)
+        n_pages = max(-(-shown.height // PER_PAGE), 1)
+        number = next((each for each in range(1, n_pages + 1) if str(each) == query.get("page")), 1)
         values = {
             "key": key,
             "target": "-".join(target),
             "seeds": self._seeds(key),
-            "counts": {name: counts.get(name, 0) for name in CHANGES[1:]},
+            "counts": counts,
             "both": right,
-            "neither": counts.get("same", 0) - right,
-            "mcnemar_p": _mcnemar(counts.get("lost", 0), counts.get("gained", 0)),
+            "neither": counts["same"] - right,
+            "mcnemar_p": _mcnemar(counts["lost"], counts["gained"]) if _is_right_or_wrong(rows) else None,
             "delta_pp": rows.select(100 * (pl.col("gain_source") - pl.col("gain")).mean()).item(),
-            "n_scored": rows.height - counts.get("unscored", 0),
+            "n_scored": rows.height - counts["unscored"],
             "shown": shown.slice((number - 1) * PER_PAGE, PER_PAGE).to_dicts(),
             "n_shown": shown.height,
             "page_number": number,
-            "n_pages": -(-shown.height // PER_PAGE),
+            "n_pages": n_pages,
             "texts": texts,
             "changes": CHANGES,
         }
@@ -113,11 +131,10 @@ class View:
             rows = rows.filter(change=change)
         if words:
             found = [name for name, item in texts.items() if words in f"{item.context} {item.choices}".casefold()]
-            in_id = pl.col("item_id").str.contains(words, literal=True)
+            in_id = pl.col("item_id").str.to_lowercase().str.contains(words, literal=True)
             rows = rows.filter(in_id | pl.col("item_id").is_in(found))
-        order = {"gain": True, "id": False}.get(query.get("sort", ""), False)
         column = "item_id" if query.get("sort") == "id" else "gold_change"
-        return rows.sort(column, "item_id", descending=[order, False], nulls_last=True)
+        return rows.sort(column, "item_id", descending=[query.get("sort") == "gain", False], nulls_last=True)
 
     def item(self, query: Mapping[str, str]) -> Page:
         """Return one item in all languages, and what every source of the model does to it."""
@@ -155,7 +172,10 @@ class View:
     def compare(self, query: Mapping[str, str]) -> Page:
         """Return two sources of a model on the same targets, item by item."""
         key = self._key(query)
-        other = self._key({**query, "source": query.get("other", ""), "seed": query.get("other_seed", str(key.seed))})
+        name = query.get("other", "")
+        seeds = self._seeds(Key(key.model, name, key.seed))
+        seed = query.get("other_seed", str(key.seed if key.seed in seeds else next(iter(seeds), key.seed)))
+        other = self._key({**query, "source": name, "seed": seed})
         both = self.items.paired(key).join(
             self.items.paired(other), on=["target_task", "target_language", "item_id"], suffix="_other", validate="1:1"
         )
@@ -190,11 +210,10 @@ class View:
         seeds = [key.seed for key in self.items.parts() if (key.model, key.source) == (model, source)]
         if not seeds or source == BASELINE_NAME:
             raise UserError(f"no scores of source {source!r} under model {model!r} in the run")
-        wanted = query.get("seed", "")
-        seed = int(wanted) if wanted.lstrip("-").isdecimal() else seeds[0]
-        if seed not in seeds:
-            raise UserError(f"source {source!r} has no seed {seed}; expected one of {seeds}")
-        return Key(model, source, seed)
+        wanted = query.get("seed", str(seeds[0]))
+        if wanted not in map(str, seeds):
+            raise UserError(f"source {source!r} has no seed {wanted}; expected one of {seeds}")
+        return Key(model, source, int(wanted))
 
     def _seeds(self, key: Key) -> list[int]:
         return [each.seed for each in self.items.parts() if each[:2] == key[:2]]
@@ -219,6 +238,12 @@ def _cell(query: Mapping[str, str], name: str) -> tuple[str, str]:
 
 def _at_target(task: str, language: str) -> pl.Expr:
     return (pl.col("target_task") == task) & (pl.col("target_language") == language)
+
+
+def _is_right_or_wrong(rows: pl.DataFrame) -> bool:
+    """Whether every item is right or wrong; values in between have no McNemar test."""
+    values = pl.concat([rows["value"], rows["value_source"]]).drop_nulls()
+    return bool(values.is_in([0.0, 1.0]).all())
 
 
 def _mcnemar(n_lost: int, n_gained: int) -> float:
