@@ -1,7 +1,7 @@
 """Speed and memory of the local page, and of the report in a browser.
 
-``python -m transfergrid.perf.view [--models N] [--pages N] [--limit-s S] [--folder DIR]`` makes a store once (9 models x 3 seeds x 45
-x 44 x 400 items: 21 million rows), serves it as ``grid view`` does, and asks for random pages.
+``python -m transfergrid.perf.view [--models N] [--pages N] [--folder DIR] [--limit-s S]`` makes a store once (9 models
+x 3 seeds x 45 x 44 x 400 items: 21 million rows), serves it as ``grid view`` does, and asks for random pages.
 ``python -m transfergrid.perf.view --report PAGE.html`` times how long a report takes to draw in Chromium.
 """
 

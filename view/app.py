@@ -107,6 +107,7 @@ def _endpoint(view: View, environment: Environment, name: str) -> Callable[[Requ
         data = Markup(script_json({"charts": charts, "themes": themes()})) if charts else None
         csv = f"?{urlencode({**query, 'format': 'csv'})}"
         values: dict[str, Any] = {"title": page.title, "query": query, "data": data, "csv": csv, "refresh": None}
+        values |= {"charts": list(charts)}
         if name == "overview" and any(row.left for row in page.values["status"].progress):
             values["refresh"] = _REFRESH_S
         return HTMLResponse(environment.get_template(f"{name}.html.j2").render(**values, **page.values))
@@ -131,7 +132,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"pp": pp, "percent": percent}
+    environment.filters |= {"pp": pp, "percent": percent, "seed": lambda seed: "none" if seed < 0 else seed}
     environment.globals["link"] = link
     return environment
 

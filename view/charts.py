@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
 from typing import Any
 
 import altair as alt
@@ -52,14 +52,19 @@ def targets_chart(summaries: pl.DataFrame) -> alt.LayerChart:
     return alt.layer(*bars).properties(height=alt.Step(ROW_STEP))
 
 
-def curve_chart(steps: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
-    """Return training loss by step and validation loss by epoch."""
-    points = [{"step": each["step"], "loss": each["loss"], "of": "training"} for each in steps if "loss" in each]
-    points += [
-        {"step": each["step"], "loss": each["validation_loss"], "of": "validation"}
-        for each in epochs
-        if "validation_loss" in each
-    ]
+def curve_points(steps: Any, epochs: Any) -> list[dict[str, Any]]:
+    """Return training loss by step and validation loss by epoch, as far as a record has numbers."""
+    points = []
+    for rows, of, name in ((steps, "training", "loss"), (epochs, "validation", "validation_loss")):
+        for row in rows if isinstance(rows, list) else ():
+            numbers = [row.get(each) for each in ("step", name)] if isinstance(row, dict) else [None]
+            if all(isinstance(each, int | float) and math.isfinite(each) for each in numbers):
+                points.append({"step": numbers[0], "loss": numbers[1], "of": of})
+    return points
+
+
+def curve_chart(points: list[dict[str, Any]]) -> alt.LayerChart:
+    """Return the points of `curve_points` as a line and dots."""
     chart = alt.Chart(alt.InlineData(values=points)).encode(
         x=alt.X("step:Q", title="step"),
         y=alt.Y("loss:Q", title="loss, nats").scale(zero=False),

@@ -11,11 +11,11 @@ import polars as pl
 
 from transfergrid.analysis.statistics.significance import mcnemar_exact_p
 from transfergrid.config.settings import AnalysisConfig, GridConfig
-from transfergrid.grid import BASELINE_NAME, UserError
-from transfergrid.store.folder import RunFolder
+from transfergrid.grid import BASELINE_NAME, Cell, UserError
+from transfergrid.store.folder import RECORD_FILE, RunFolder
 from transfergrid.store.json_text import JsonError, read_json
 from transfergrid.store.scores import UNREADABLE, find_unreadable
-from transfergrid.view.charts import curve_chart, live_matrix, targets_chart
+from transfergrid.view.charts import curve_chart, curve_points, live_matrix, targets_chart
 from transfergrid.view.questions import with_probabilities
 from transfergrid.view.rows import LOWER_IS_BETTER, ItemRows, Key
 from transfergrid.view.status import read_status
@@ -24,7 +24,13 @@ from transfergrid.view.texts import ItemTexts
 PER_PAGE = 20
 """Items on a page."""
 CHANGES = ("all", "gained", "lost", "same", "unscored")
-_SHOWN_FACTS = ("finished", "best_epoch", "best_validation_loss", "untrained_validation_loss", "n_steps", "n_tokens")
+_SHOWN_FACTS = (
+    *("finished", "kind", "cells", "key.merge.method", "key.merge.weights", "base.path", "base.revision"),
+    *("data.n_train", "data.n_validation", "data.hash", "key.lora.r", "key.lora.alpha", "key.training.learning_rate"),
+    *("key.training.epochs", "best_epoch", "best_validation_loss", "untrained_validation_loss", "n_steps", "n_tokens"),
+    *("resolved.device", "resolved.dtype", "git.commit"),
+)
+"""Fields of ``training.json``, the names on the way to each separated by dots."""
 
 
 class Page(NamedTuple):
@@ -40,8 +46,8 @@ class Page(NamedTuple):
 class View:
     """A run folder as pages."""
 
-    def __init__(self, run: RunFolder, config: GridConfig | None) -> None:
-        self.run, self.config = run, config
+    def __init__(self, run: RunFolder, config: GridConfig | None, *, where: str | None = None) -> None:
+        self.run, self.config, self.where = run, config, where
         self.items = ItemRows(run)
         self.texts = ItemTexts(run, config)
 
@@ -70,7 +76,7 @@ class View:
         table = pl.concat([self.items.base_scores(model) for model in models]) if models else pl.DataFrame()
         newest_ns = max((file.changed_ns for files in parts.values() for file in files), default=0)
         regimes, is_old = self._regimes(newest_ns)
-        status = read_status(self.run, self.config)
+        status = read_status(self.run, self.config, where=self.where)
         values = {"status": status, "models": models, "regimes": regimes, "regimes_are_old": is_old}
         return Page(f"Run {self.run.root.resolve().name}", {**values, "baselines": table.to_dicts()}, table, {})
 
@@ -101,6 +107,8 @@ class View:
             raise UserError(f"no item of {'-'.join(target)} was scored under both {key.source!r} and the base")
         counts = {change: rows.filter(change=change).height for change in CHANGES[1:]}
         right = rows.filter(change="same").select((pl.col("gain") == 0) == LOWER_IS_BETTER).sum().item()
+        common = rows.filter("is_common")
+        is_stopped = (key.source, key.seed, Cell(*target)) in self.items.stopped(key.model)
         texts = self.texts.cell(*target)
         shown = self._chosen(rows, query, texts.items)
         n_pages = max(-(-shown.height // PER_PAGE), 1)
@@ -110,11 +118,13 @@ class View:
             "target": "-".join(target),
             "seeds": self._seeds(key),
             "counts": counts,
+            "is_adaptive": is_stopped or common.height < rows.height,
             "both": right,
             "neither": counts["same"] - right,
-            "mcnemar_p": _mcnemar(counts["lost"], counts["gained"]) if _is_right_or_wrong(rows) else None,
-            "delta_pp": rows.select(100 * (pl.col("gain_source") - pl.col("gain")).mean()).item(),
-            "n_scored": rows.height - counts["unscored"],
+            "has_test": _is_right_or_wrong(rows),
+            "mcnemar_p": None if is_stopped else _mcnemar(counts["lost"], counts["gained"]),
+            "delta_pp": common.select(100 * (pl.col("gain_source") - pl.col("gain")).mean()).item(),
+            "n_scored": common.filter(pl.col("change") != "unscored").height,
             "shown": shown.slice((number - 1) * PER_PAGE, PER_PAGE).to_dicts(),
             "n_shown": shown.height,
             "page_number": number,
@@ -160,12 +170,11 @@ class View:
         row = self.items.summaries(key.model, key)
         record = self._record(key)
         charts: dict[str, alt.LayerChart] = {"row-chart": targets_chart(row)} if row.height else {}
-        curve = record.get("loss_curve") if isinstance(record.get("loss_curve"), dict) else {}
-        if curve and curve.get("steps"):
-            charts["curve-chart"] = curve_chart(curve["steps"], curve.get("epochs", []))
+        if points := curve_points(_field(record, "loss_curve.steps"), _field(record, "loss_curve.epochs")):
+            charts["curve-chart"] = curve_chart(points)
         most = with_probabilities(self.items.paired(key)).filter(pl.col("gold_change").is_not_null())
         most = most.sort(pl.col("gold_change").abs(), descending=True).head(PER_PAGE)
-        facts = {name: record[name] for name in _SHOWN_FACTS if name in record}
+        facts = {name: value for name in _SHOWN_FACTS if (value := _field(record, name)) is not None}
         values = {"key": key, "seeds": self._seeds(key), "row": row.to_dicts(), "facts": facts, "most": most.to_dicts()}
         return Page(f"{key.source}, {key.model}", values, row, charts)
 
@@ -181,7 +190,7 @@ class View:
         )
         one, two = pl.col("gain_source"), pl.col("gain_source_other")
         table = (
-            both.filter(one.is_not_null() & two.is_not_null() & pl.col("gain").is_not_null())
+            both.filter("is_common", one.is_not_null() & two.is_not_null() & pl.col("gain").is_not_null())
             .group_by("target_task", "target_language", maintain_order=True)
             .agg(
                 n_items=pl.len().cast(pl.Int64),
@@ -192,7 +201,8 @@ class View:
             )
         )
         p = mcnemar_exact_p(table["n_only_other"].to_numpy(), table["n_only_this"].to_numpy())
-        table = table.with_columns(mcnemar_p=pl.Series(p))
+        is_tested = _is_right_or_wrong(both)
+        table = table.with_columns(mcnemar_p=pl.Series(p) if is_tested else pl.lit(None, dtype=pl.Float64))
         sources = sorted({each.source for each in self.items.parts() if each.model == key.model} - {BASELINE_NAME})
         values = {"key": key, "other": other, "rows": table.to_dicts(), "sources": sources}
         return Page(f"{key.source} and {other.source}", values, table, {})
@@ -200,6 +210,8 @@ class View:
     def _model(self, query: Mapping[str, str]) -> str:
         models = sorted({key.model for key in self.items.parts()})
         model = query.get("model") or next(iter(models), "")
+        if not models:
+            raise UserError("the run has no scores of items yet; 'grid eval' writes them")
         if model not in models:
             raise UserError(f"no model {model!r} in the run; expected one of {models}")
         return model
@@ -218,15 +230,21 @@ class View:
     def _seeds(self, key: Key) -> list[int]:
         return [each.seed for each in self.items.parts() if each[:2] == key[:2]]
 
-    def _record(self, key: Key) -> dict[str, Any]:
-        path = self.run.adapters / key.model / f"s{key.seed}" / key.source / "training.json"
+    def _record(self, key: Key) -> Any:
+        path = self.run.adapters / key.model / f"s{key.seed}" / key.source / RECORD_FILE
         if not path.resolve().is_relative_to(self.run.adapters.resolve()):
             return {}
         try:
-            record = read_json(path, allow_nan=True)
-        except (OSError, JsonError):
+            return read_json(path, allow_nan=True)
+        except JsonError:
             return {}
-        return record if isinstance(record, dict) else {}
+
+
+def _field(record: Any, path: str) -> Any:
+    """Return a field inside a JSON value, None where it is not there."""
+    for name in path.split("."):
+        record = record.get(name) if isinstance(record, dict) else None
+    return record
 
 
 def _cell(query: Mapping[str, str], name: str) -> tuple[str, str]:

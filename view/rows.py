@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from transfergrid.benchmarks.metrics import lower_is_better
-from transfergrid.grid import BASELINE_NAME, CELL_KIND, UserError
+from transfergrid.grid import BASELINE_NAME, CELL_KIND, Cell, UserError
+from transfergrid.store.common_items import common_rows
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.score_store import StoreError, describe_part
+from transfergrid.store.score_store import Scan, StoreError, describe_part
 from transfergrid.store.scores import UNREADABLE, scan_scores, score_parts
 
 LOWER_IS_BETTER = pl.col("primary_metric").is_in(lower_is_better())
@@ -59,6 +60,7 @@ class ItemRows:
         self._lock = threading.Lock()
         self._summarise = lru_cache(_KEEPS_MODELS)(_summarise)
         self._score_base = lru_cache(_KEEPS_MODELS)(_score_base)
+        self._stopped = lru_cache(_KEEPS_MODELS)(_stopped)
         self.single: set[tuple[str, str]] = set()
         """Model and name of the sources that are a usual adapter of one cell; only these stand in a matrix."""
         self.unreadable: set[str] = set()
@@ -92,7 +94,8 @@ class ItemRows:
     def paired(self, key: Key, filters: pl.Expr | None = None) -> pl.DataFrame:
         """Return the base's rows with what the source says of the same items: its columns end in ``_source``.
 
-        ``change`` is ``gained``, ``lost``, ``same`` or ``unscored``: of the value by the target's metric.
+        ``change`` is ``gained``, ``lost``, ``same`` or ``unscored``: of the value by the target's metric. ``is_common``
+        is whether the item counts in deltas: of an adaptive evaluation only those do that every pair has.
 
         Raises:
             UserError: If an item stands there twice, or the two disagree on its gold.
@@ -106,19 +109,36 @@ class ItemRows:
         _refuse(
             both.select(source=pl.lit(key.source), repeated=pl.struct(ITEM).is_duplicated().any(), other=other_gold)
         )
-        return both.with_columns(change=_change(pl.col("gain_source") - pl.col("gain")))
+        rows = both.with_columns(change=_change(pl.col("gain_source") - pl.col("gain")), is_common=True)
+        if tasks := {target.task for _, _, target in self.stopped(key.model)}:
+            every = _rows(parts, [key]).select("model", "seed", "target_task", "item_id").unique()
+            common = common_rows(every, {(key.model, task) for task in tasks}).collect()
+            rows = rows.with_columns(
+                is_common=pl.struct("target_task", "item_id").is_in(
+                    common.select(pl.struct("target_task", "item_id")).to_series().implode()
+                )
+            )
+        return rows
+
+    def stopped(self, model: str) -> frozenset[tuple[str, int, Cell]]:
+        """Return source, seed and target of the pairs of an adaptive evaluation that have not all their items."""
+        return self._stopped(self._of_model(model))
+
+    def _of_model(self, model: str) -> tuple[tuple[Key, tuple[File, ...]], ...]:
+        return tuple((key, files) for key, files in self.parts().items() if key.model == model)
 
     def summaries(self, model: str, only: Key | None = None) -> pl.DataFrame:
         """Return one row per (source, seed, target) of a model, or of one source: items, base score, delta, changes.
 
-        Deltas are over the items that both scored. The table of a model stays in memory as long as its files stay.
+        Deltas are over the items that both scored, of an adaptive evaluation over those that every pair has. The table
+        of a model stays in memory as long as its files stay.
 
         Raises:
             UserError: If an item stands there twice, or a source and the base disagree on its gold.
         """
-        base = _base(model)
-        wanted = ((key, files) for key, files in self.parts().items() if key.model == model)
-        return self._summarise(model, tuple(each for each in wanted if only is None or each[0] in (only, base)))
+        parts, base = self._of_model(model), _base(model)
+        tasks = frozenset((model, target.task) for _, _, target in self._stopped(parts))
+        return self._summarise(tuple(each for each in parts if only is None or each[0] in (only, base)), tasks)
 
     def base_scores(self, model: str) -> pl.DataFrame:
         """Return the base's score on every target of a model."""
@@ -127,7 +147,7 @@ class ItemRows:
     def strip(self, key: Key, filters: pl.Expr) -> pl.DataFrame:
         """Return what every source of the model, under the key's seed, does to some items."""
         parts = self.parts()
-        keys = [each for each in parts if each.model == key.model and each.seed == key.seed]
+        keys = [each for each in parts if (each.model, each.seed) == (key.model, key.seed) and each != _base(key.model)]
         both = _beside_base(parts, keys, filters)
         changed = both.with_columns(change=_change(pl.col("gain") - pl.col("base_gain")))
         return changed.select(*ITEM, "gain", "source", "base_gain", "change").sort("source", *ITEM).collect()
@@ -179,17 +199,27 @@ def _rows(parts: Parts, keys: Sequence[Key]) -> pl.LazyFrame:
 def _beside_base(parts: Parts, keys: Sequence[Key], filters: pl.Expr | bool = True) -> pl.LazyFrame:
     """Return the rows of some sources of one model with the base's value and gold of the same item."""
     base = _rows(parts, [_base(keys[0].model)]).filter(filters)
-    ours = base.select(*ITEM, base_gain="gain", base_gold="gold").with_row_index("base_row")
+    ours = base.select(*ITEM, base_gain="gain", base_gold="gold")
     return _rows(parts, keys).filter(filters).join(ours, on=ITEM)
 
 
-def _summarise(model: str, parts: Sequence[tuple[Key, tuple[File, ...]]]) -> pl.DataFrame:
+def _stopped(parts: Sequence[tuple[Key, tuple[File, ...]]]) -> frozenset[tuple[str, int, Cell]]:
+    found = []
+    for file in {file for _, files in parts for file in files}:
+        with suppress(KeyError):  # it has no footer of ours
+            found.append(describe_part(file.path))
+    sliced = Scan(tuple(part for part in found if any(cell.start is not None for cell in part.cells)))
+    cells = ((origin.source, target) for (origin, target), cell in sliced.cells().items() if cell.is_short)
+    return frozenset((source.name, -1 if source.seed is None else source.seed, target) for source, target in cells)
+
+
+def _summarise(parts: Sequence[tuple[Key, tuple[File, ...]]], partial: frozenset[tuple[str, str]]) -> pl.DataFrame:
     keys = [key for key, _ in parts if key.source != BASELINE_NAME]
     if not keys:
         return pl.DataFrame(schema=SUMMARY_SCHEMA)
     difference = pl.col("gain") - pl.col("base_gain")
     table = (
-        _beside_base(dict(parts), keys)
+        common_rows(_beside_base(dict(parts), keys), partial)
         .group_by("source", "seed", "target_task", "target_language")
         .agg(
             n_items=difference.count().cast(pl.Int64),
@@ -197,7 +227,7 @@ def _summarise(model: str, parts: Sequence[tuple[Key, tuple[File, ...]]]) -> pl.
             delta_pp=100 * difference.mean(),
             n_gained=(difference > 0).sum().cast(pl.Int64),
             n_lost=(difference < 0).sum().cast(pl.Int64),
-            repeated=pl.col("base_row").n_unique() < pl.len(),
+            repeated=pl.col("item_id").n_unique() < pl.len(),
             other=(pl.col("gold") != pl.col("base_gold")).sum(),
         )
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -95,7 +96,8 @@ class RunStatus:
         for row in self.progress:
             numbers = (row.done, row.failed, row.left, row.stale)
             table.add_row(Text(row.model), row.what, *("-" if each is None else f"{each:,}" for each in numbers))
-        return Group(table, *map(Text, self.lines()), Text(f"next: {self.next_step}"))
+        command = Text(f"next: {self.next_step}", no_wrap=True, overflow="ignore")  # it is copied
+        return Group(table, *map(Text, self.lines()), command)
 
 
 class _Adapters(NamedTuple):
@@ -105,12 +107,13 @@ class _Adapters(NamedTuple):
     """Why, by (model, seed, source)."""
 
 
-def read_status(run: RunFolder, config: GridConfig | None = None) -> RunStatus:
+def read_status(run: RunFolder, config: GridConfig | None = None, *, where: str | None = None) -> RunStatus:
     """Return what of a run is done; no model, adapter or score is read.
 
     Args:
         run: The run's folder.
         config: Says what there should be; None: what is there.
+        where: Options that name configuration and run, for the next command.
 
     Raises:
         UserError: If the note of failures is damaged.
@@ -143,25 +146,26 @@ def read_status(run: RunFolder, config: GridConfig | None = None) -> RunStatus:
         unreadable=tuple(unreadable),
         seconds_left=left * wall_s / n_cells if left and n_cells else None,
         last_part_s=None if newest is None else max(time.time() - newest, 0.0),
-        next_step=next_step(run, rows, has_data=(run.data / "manifest.json").exists()),
+        next_step=_next_step(
+            where or f"--run {shlex.quote(str(run.root))}", rows, has_data=(run.data / "manifest.json").exists()
+        ),
         n_short=sum(cell.is_short for cell in slices.cells().values()),
     )
 
 
-def next_step(run: RunFolder, rows: Sequence[Progress], *, has_data: bool = True) -> str:
+def _next_step(where: str, rows: Sequence[Progress], *, has_data: bool) -> str:
     """Return the command that comes next."""
-    at = f"--run {run.root}"
 
     def undone(what: str) -> bool:
         return any((row.left or 0) + row.failed > 0 for row in rows if row.what == what)
 
     if any(row.stale for row in rows):
-        return f"grid eval --force {at}, which scores the stale cells again"
+        return f"grid eval --force {where}, which scores the stale cells again"
     if undone("adapters"):
-        return f"grid train-adapters {at}" if has_data else f"grid data {at}"
+        return f"grid train-adapters {where}" if has_data else f"grid data {where}"
     if undone("cells"):
-        return f"grid eval {at}"
-    return f"grid report {at}, and 'grid view {at}' to look at the items"
+        return f"grid eval {where}"
+    return f"grid report {where}, then grid view {where}"
 
 
 def _changed_s(path: Path) -> float | None:
