@@ -25,6 +25,7 @@ from transfergrid.analysis.report.numbers import percent, pp
 from transfergrid.grid import UserError
 from transfergrid.store.files import csv_text
 from transfergrid.view.pages import View
+from transfergrid.view.questions import split_shared
 
 HOST = "127.0.0.1"
 PAGES = ("overview", "matrix", "pair", "item", "source", "compare")
@@ -133,7 +134,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"pp": pp, "percent": percent, "seed": lambda seed: "none" if seed < 0 else seed}
-    environment.globals["link"] = link
+    environment.globals |= {"link": link, "split_shared": split_shared}
     return environment
 
 

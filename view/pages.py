@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -64,7 +65,7 @@ class View:
             if tries > 1 and self.items.parts() != parts:
                 return self.page(name, query, tries=tries - 1)
             files = {file.path for files in parts.values() for file in files}
-            if isinstance(error, UserError) or (fault := find_unreadable(sorted(files))) is None:
+            if isinstance(error, UserError) or (fault := find_unreadable(map(Path, sorted(files)))) is None:
                 raise
             raise fault from error
         return page
@@ -73,12 +74,17 @@ class View:
         """Return what is done and left, the baselines and, where the run was analysed, the regimes."""
         parts = self.items.parts()
         models = sorted({key.model for key in parts})
-        table = pl.concat([self.items.base_scores(model) for model in models]) if models else pl.DataFrame()
+        table = self.items.base_scores()
         newest_ns = max((file.changed_ns for files in parts.values() for file in files), default=0)
         regimes, is_old = self._regimes(newest_ns)
         status = read_status(self.run, self.config, where=self.where)
+        baselines: dict[str, dict[str, float | None]] = {}
+        for row in table.iter_rows(named=True):
+            baselines.setdefault(f"{row['target_task']}-{row['target_language']}", {})[row["model"]] = row["base_score"]
+        unreadable = sorted(self.items.unreadable - set(status.unreadable))
         values = {"status": status, "models": models, "regimes": regimes, "regimes_are_old": is_old}
-        return Page(f"Run {self.run.root.resolve().name}", {**values, "baselines": table.to_dicts()}, table, {})
+        values |= {"baselines": dict(sorted(baselines.items())), "unreadable": unreadable}
+        return Page(f"Run {self.run.root.resolve().name}", values, table, {})
 
     def _regimes(self, newest_ns: int) -> tuple[list[dict[str, Any]], bool]:
         path = self.run.tables / "regimes.parquet"
@@ -174,7 +180,10 @@ class View:
             charts["curve-chart"] = curve_chart(points)
         most = with_probabilities(self.items.paired(key)).filter(pl.col("gold_change").is_not_null())
         most = most.sort(pl.col("gold_change").abs(), descending=True).head(PER_PAGE)
-        facts = {name: value for name in _SHOWN_FACTS if (value := _field(record, name)) is not None}
+        found = ((name.removeprefix("key."), _field(record, name)) for name in _SHOWN_FACTS)
+        facts = {
+            name: f"{value:.4g}" if isinstance(value, float) else value for name, value in found if value is not None
+        }
         values = {"key": key, "seeds": self._seeds(key), "row": row.to_dicts(), "facts": facts, "most": most.to_dicts()}
         return Page(f"{key.source}, {key.model}", values, row, charts)
 

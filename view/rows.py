@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from transfergrid.grid import BASELINE_NAME, CELL_KIND, Cell, UserError
 from transfergrid.store.common_items import common_rows
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import Scan, StoreError, describe_part
-from transfergrid.store.scores import UNREADABLE, scan_scores, score_parts
+from transfergrid.store.scores import UNREADABLE, scan_scores
 
 LOWER_IS_BETTER = pl.col("primary_metric").is_in(lower_is_better())
 GAIN = (
@@ -42,9 +43,11 @@ class Key(NamedTuple):
 class File(NamedTuple):
     """A part as it was when it was found; once its content is another it is another `File`."""
 
-    path: Path
+    path: str
     changed_ns: int
     n_bytes: int
+    is_mixed: bool = False
+    """Whether it has the rows of several sources."""
 
 
 Parts = dict[Key, tuple[File, ...]]
@@ -56,38 +59,38 @@ class ItemRows:
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
-        self._keys: dict[File, list[Key]] = {}
+        self._keys: dict[File, list[Key] | None] = {}
         self._lock = threading.Lock()
         self._summarise = lru_cache(_KEEPS_MODELS)(_summarise)
         self._score_base = lru_cache(_KEEPS_MODELS)(_score_base)
         self._stopped = lru_cache(_KEEPS_MODELS)(_stopped)
         self.single: set[tuple[str, str]] = set()
         """Model and name of the sources that are a usual adapter of one cell; only these stand in a matrix."""
-        self.unreadable: set[str] = set()
-        """Names of parts that cannot be read."""
 
     def parts(self) -> Parts:
         """Return the files of every source as they are now."""
         with self._lock:
-            there = [file for path in score_parts(self._run) if (file := _file(path))]
+            there = [*_files(self._run.scores), *_files(self._run.imported / "scores")]
             new = [file for file in there if file not in self._keys]
             with ThreadPoolExecutor(2) as pool:
                 read = dict(zip(new, pool.map(self._keys_of, new), strict=True))
             self._keys = {file: read[file] if file in read else self._keys[file] for file in there}
-            self.unreadable &= {file.path.name for file in there}
             found: dict[Key, list[File]] = {}
             for file, keys in self._keys.items():
-                for key in keys:
-                    found.setdefault(key, []).append(file)
+                for key in keys or ():
+                    found.setdefault(key, []).append(file._replace(is_mixed=len(keys or ()) > 1))
         return {key: tuple(found[key]) for key in sorted(found)}
 
-    def _keys_of(self, file: File) -> list[Key]:
+    @property
+    def unreadable(self) -> set[str]:
+        """Names of the parts that cannot be read."""
+        return {Path(file.path).name for file, keys in self._keys.items() if keys is None}
+
+    def _keys_of(self, file: File) -> list[Key] | None:
         try:
-            rows = _sources_of(file.path)
+            rows = _sources_of(Path(file.path))
         except (*UNREADABLE, ValueError, KeyError, StoreError):
-            self.unreadable.add(file.path.name)
-            return []
-        self.unreadable.discard(file.path.name)
+            return None
         self.single |= {(model, source) for model, _, source, is_single in rows if is_single}
         return [Key(model, source, -1 if seed is None else seed) for model, seed, source, _ in rows]
 
@@ -140,9 +143,10 @@ class ItemRows:
         tasks = frozenset((model, target.task) for _, _, target in self._stopped(parts))
         return self._summarise(tuple(each for each in parts if only is None or each[0] in (only, base)), tasks)
 
-    def base_scores(self, model: str) -> pl.DataFrame:
-        """Return the base's score on every target of a model."""
-        return self._score_base(model, self.parts().get(_base(model), ()))
+    def base_scores(self) -> pl.DataFrame:
+        """Return the base's score on every target, model by model."""
+        bases = [(key.model, files) for key, files in self.parts().items() if key == _base(key.model)]
+        return pl.concat([self._score_base(*each) for each in bases]) if bases else pl.DataFrame()
 
     def strip(self, key: Key, filters: pl.Expr) -> pl.DataFrame:
         """Return what every source of the model, under the key's seed, does to some items."""
@@ -180,26 +184,33 @@ def _sources_of(path: Path) -> list[tuple[Any, ...]]:
     return [(model, source.seed, source.name, source.kind == CELL_KIND and not source.variant)]
 
 
-def _file(path: Path) -> File | None:
-    """Return a part as it is now; None: it is gone."""
-    with suppress(FileNotFoundError):
-        stat = path.stat()
-        return File(path, stat.st_mtime_ns, stat.st_size)
-    return None
+def _files(folder: Path) -> list[File]:
+    """Return the parts in a folder as they are now, by name; some thousand of them in a few milliseconds."""
+    found = []
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.endswith(".parquet"):
+                with suppress(FileNotFoundError):  # moved aside meanwhile
+                    stat = entry.stat()
+                    found.append(File(entry.path, stat.st_mtime_ns, stat.st_size))
+    return sorted(found)
 
 
 def _rows(parts: Parts, keys: Sequence[Key]) -> pl.LazyFrame:
     """Return the rows of some sources of one model; the seed of the base is -1."""
-    files = {file.path for key in keys for file in parts.get(key, ())}
+    files = sorted({file for key in keys for file in parts.get(key, ())})
+    rows = scan_scores([Path(file.path) for file in files]).with_columns(GAIN, pl.col("seed").fill_null(-1))
+    if not any(file.is_mixed for file in files):
+        return rows
     wanted = pl.DataFrame(keys, schema={"model": pl.String, "source": pl.String, "seed": pl.Int64}, orient="row")
-    rows = scan_scores(sorted(files)).with_columns(GAIN, pl.col("seed").fill_null(-1))
     return rows.join(wanted.lazy(), on=wanted.columns, how="semi", maintain_order="left")
 
 
 def _beside_base(parts: Parts, keys: Sequence[Key], filters: pl.Expr | bool = True) -> pl.LazyFrame:
     """Return the rows of some sources of one model with the base's value and gold of the same item."""
     base = _rows(parts, [_base(keys[0].model)]).filter(filters)
-    ours = base.select(*ITEM, base_gain="gain", base_gold="gold")
+    again = pl.struct(ITEM).is_duplicated()
+    ours = base.select(*ITEM, base_gain="gain", base_gold="gold", base_again=again).with_row_index("base_row")
     return _rows(parts, keys).filter(filters).join(ours, on=ITEM)
 
 
@@ -207,7 +218,7 @@ def _stopped(parts: Sequence[tuple[Key, tuple[File, ...]]]) -> frozenset[tuple[s
     found = []
     for file in {file for _, files in parts for file in files}:
         with suppress(KeyError):  # it has no footer of ours
-            found.append(describe_part(file.path))
+            found.append(describe_part(Path(file.path)))
     sliced = Scan(tuple(part for part in found if any(cell.start is not None for cell in part.cells)))
     cells = ((origin.source, target) for (origin, target), cell in sliced.cells().items() if cell.is_short)
     return frozenset((source.name, -1 if source.seed is None else source.seed, target) for source, target in cells)
@@ -217,21 +228,28 @@ def _summarise(parts: Sequence[tuple[Key, tuple[File, ...]]], partial: frozenset
     keys = [key for key, _ in parts if key.source != BASELINE_NAME]
     if not keys:
         return pl.DataFrame(schema=SUMMARY_SCHEMA)
-    difference = pl.col("gain") - pl.col("base_gain")
-    table = (
-        common_rows(_beside_base(dict(parts), keys), partial)
-        .group_by("source", "seed", "target_task", "target_language")
-        .agg(
-            n_items=difference.count().cast(pl.Int64),
-            base_score=pl.col("base_gain").filter(difference.is_not_null()).mean().abs(),
-            delta_pp=100 * difference.mean(),
-            n_gained=(difference > 0).sum().cast(pl.Int64),
-            n_lost=(difference < 0).sum().cast(pl.Int64),
-            repeated=pl.col("item_id").n_unique() < pl.len(),
-            other=(pl.col("gold") != pl.col("base_gold")).sum(),
-        )
+    pair = ("source", "seed", "target_task", "target_language")
+    change, difference = pl.col("gain") - pl.col("base_gain"), pl.col("difference")
+    both = common_rows(_beside_base(dict(parts), keys), partial).select(
+        *pair,
+        "base_row",
+        difference=change,
+        base=pl.when(change.is_not_null()).then("base_gain"),
+        gained=change > 0,
+        lost=change < 0,
+        other=pl.col("gold") != pl.col("base_gold"),
+        again="base_again",
+    )  # once a row, then summed: half of the time
+    table = both.group_by(pair).agg(
+        n_items=difference.count().cast(pl.Int64),
+        base_score=pl.col("base").mean().abs(),
+        delta_pp=100 * difference.mean(),
+        n_gained=pl.col("gained").sum().cast(pl.Int64),
+        n_lost=pl.col("lost").sum().cast(pl.Int64),
+        repeated=(pl.col("base_row").n_unique() < pl.len()) | pl.col("again").any(),
+        other=pl.col("other").sum(),
     )
-    found = table.collect(engine="streaming").sort("source", "seed", "target_task", "target_language")
+    found = table.collect(engine="streaming").sort(pair)
     _refuse(found)
     return found.select(SUMMARY_SCHEMA.keys())
 
