@@ -220,7 +220,9 @@ class View:
         models = sorted({key.model for key in self.items.parts()})
         model = query.get("model") or next(iter(models), "")
         if not models:
-            raise UserError("the run has no scores of items yet; 'grid eval' writes them")
+            raise UserError(
+                "the run has no scores of items yet; 'grid eval' writes them, and 'grid report' shows an imported table"
+            )
         if model not in models:
             raise UserError(f"no model {model!r} in the run; expected one of {models}")
         return model

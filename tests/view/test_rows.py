@@ -6,13 +6,15 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from starlette.testclient import TestClient
 
-from tests.view.pages import MODEL, write_viewed_run
+from tests.view.pages import MODEL, TOKEN, write_viewed_run
 from transfergrid.grid import BASE, BASELINE_NAME, Source, UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import Origin, ScoreStore
 from transfergrid.store.scores import score_parts
 from transfergrid.view import rows
+from transfergrid.view.app import PAGES, link, make_app
 from transfergrid.view.pages import View
 
 PAIR = {"model": MODEL, "source": "arc_challenge-de", "seed": "17", "target": "arc_challenge-en"}
@@ -116,3 +118,24 @@ def test_a_source_is_compared_with_one_that_has_other_seeds(run: RunFolder) -> N
     other = (pl.col("source") == "arc_challenge-en") & (pl.col("seed") == 17)
     pl.read_parquet(whole).filter(~other.fill_null(False)).write_parquet(whole)
     assert View(run, None).page("compare", {**PAIR, "other": "arc_challenge-en"}).values["other"].seed == 42
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        pl.col("source") == "base",
+        pl.col("source") != "base",
+        (pl.col("source") == "base") | (OF_PAIR & (pl.col("target_task") == "arc_challenge")),
+        pl.col("source") == "nothing",
+    ],
+)
+def test_every_page_of_an_odd_store_shows_it_or_says_what_is_missing(run: RunFolder, kept: pl.Expr) -> None:
+    (whole,) = score_parts(run)
+    pl.read_parquet(whole).filter(kept.fill_null(False)).write_parquet(whole)
+    with TestClient(make_app(View(run, None), token=TOKEN), base_url="http://127.0.0.1:8321") as client:
+        client.get(f"/?token={TOKEN}")
+        asked = {**PAIR, "task": "arc_challenge", "item": "q000", "other": "arc_challenge-en"}
+        for page in PAGES:
+            for more in ({}, {"format": "csv"}, {"page": "9" * 5000}, {"seed": "--5"}, {"q": "%00((["}):
+                answer = client.get(link("" if page == "overview" else page, **{**asked, **more}))
+                assert answer.status_code in (200, 404), (page, more)
