@@ -15,9 +15,9 @@ from transfergrid.config.settings import (
     EngineConfig,
     GridConfig,
     ModelConfig,
-    TrainingConfig,
 )
 from transfergrid.config.sources import Axis, SourceConfig
+from transfergrid.config.training import TrainingConfig
 from transfergrid.grid import UserError
 from transfergrid.store.files import write_text
 
@@ -88,7 +88,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", exclude_defaults=True)
+        return value.model_dump(mode="json", exclude_unset=True)
     return str(value) if isinstance(value, Path) else value
 
 

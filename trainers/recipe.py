@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transfergrid.config.settings import TrainingConfig
+from transfergrid.config.training import TrainingConfig
 from transfergrid.trainers.base_model import LoadedBase
 from transfergrid.trainers.examples import CellData
 from transfergrid.trainers.jobs import BatchShape, TrainingJob

@@ -54,11 +54,20 @@ def train_model(jobs: Sequence[TrainingJob], config: GridConfig, run: RunFolder,
 def train_jobs(
     jobs: Sequence[TrainingJob], base: LoadedBase, config: GridConfig, run: RunFolder, *, events: TrainingEvents
 ) -> None:
-    """Train and save adapters of one base; each one's last event is that it is finished or failed.
+    """Train and save adapters of one base, recipe by recipe; each one's last event is that it is finished or failed.
 
     Raises:
         SaveError: If one cannot be saved.
     """
+    for variant in dict.fromkeys(job.source.variant for job in jobs):
+        own = [job for job in jobs if job.source.variant == variant]
+        _train_recipe(own, base, config.of(variant), run, events=events)
+
+
+def _train_recipe(
+    jobs: Sequence[TrainingJob], base: LoadedBase, config: GridConfig, run: RunFolder, *, events: TrainingEvents
+) -> None:
+    """Train the adapters of one recipe."""
     asked = config.training.adapters_at_once
     if asked != 1 and len(jobs) > 1:
         if reason := why_alone(base, config):

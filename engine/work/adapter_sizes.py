@@ -14,10 +14,11 @@ _WEIGHT_BYTES = 4  # peft saves adapters in float32 unless told otherwise
 
 
 def bytes_to_make(places: Sequence[AdapterPlace], config: GridConfig, folder: Path) -> int:
-    """Return the size of some adapters; merges by ``cat`` have a larger rank than the others."""
+    """Return the size of some adapters; merges by ``cat`` and variants may have another rank than the others."""
     ranks = {recipe.source.name: recipe.merge.rank(1) for recipe in config.recipes if recipe.merge is not None}
-    n_ranks = sum(ranks.get(place.source.name, 1) for place in places)
-    return n_ranks * adapter_bytes(plan_linear_shapes(folder), config.lora)
+    shapes = plan_linear_shapes(folder)
+    sources = [place.source for place in places]
+    return sum(ranks.get(each.name, 1) * adapter_bytes(shapes, config.of(each.variant).lora) for each in sources)
 
 
 def adapter_bytes(shapes: LinearShapes, lora: LoraConfig) -> int:
