@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from transfergrid.config.languages import is_language_code
-from transfergrid.config.lora import LoraConfig
 from transfergrid.config.sources import Recipe, SourceConfig, read_recipes
-from transfergrid.config.training import TrainingConfig
+from transfergrid.config.training import LoraConfig, TrainingConfig, VariantConfig, read_variants
 from transfergrid.config.values import (
     NUMBER,
     TEMPLATE_DATE,
@@ -30,7 +29,6 @@ from transfergrid.config.values import (
     UsablePath,
     refuse_repeated,
 )
-from transfergrid.config.variants import VariantConfig, read_variants
 from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Grid, Source
 from transfergrid.wording import closest_hint
 
@@ -271,6 +269,9 @@ def _read_recipes(settings: Mapping[str, Any]) -> tuple[Recipe, ...]:
     recipes = read_recipes(settings["sources"], grid, rank=settings["lora"].r)
     if not settings.get("variants"):
         return recipes
-    trained = [*map(Recipe, map(Source.of, grid.cells)), *(recipe for recipe in recipes if not recipe.merge)]
-    tasks = [*TASKS, *settings["custom_tasks"]]
-    return (*recipes, *read_variants(settings["variants"], _main(settings), trained, tasks))
+    budgets = {
+        **dict.fromkeys(map(Source.of, grid.cells), "same"),
+        **{each.source: each.budget for each in recipes if not each.merge},
+    }
+    found = read_variants(settings["variants"], _main(settings), tuple(budgets), [*TASKS, *settings["custom_tasks"]])
+    return (*recipes, *(Recipe(source, budgets[main]) for source, main in found.items()))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from transfergrid.config.lora import LoraConfig
 from transfergrid.config.settings import GridConfig
+from transfergrid.config.training import LoraConfig
 from transfergrid.engine.adapters.places import AdapterPlace
 from transfergrid.engine.models.shapes import LinearShapes, plan_linear_shapes
 
