@@ -66,7 +66,7 @@ class Transfer:
     every_item: tuple[ItemBlock, ...] = ()
     """Item-wise differences of all kinds of sources, keyed by `EVERY_KEY`."""
     trainings: pl.DataFrame = field(default_factory=pl.DataFrame)
-    """Of a run with variants one row per model and trained source: ``n_weights``, ``train_s``; mean over seeds."""
+    """Of a run with variants one row per model and trained source: ``n_weights`` and ``train_s``."""
     graded_items: tuple[ItemBlock, ...] = ()
     """What items add to graded transfer, blocks as in ``items``; only of pairs that have it."""
 

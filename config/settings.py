@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from transfergrid.config.languages import is_language_code
-from transfergrid.config.sources import Recipe, SourceConfig, read_recipes
+from transfergrid.config.sources import Budget, Recipe, SourceConfig, read_recipes
 from transfergrid.config.training import LoraConfig, TrainingConfig, VariantConfig, read_variants
 from transfergrid.config.values import (
     NUMBER,
@@ -269,7 +269,7 @@ def _read_recipes(settings: Mapping[str, Any]) -> tuple[Recipe, ...]:
     recipes = read_recipes(settings["sources"], grid, rank=settings["lora"].r)
     if not settings.get("variants"):
         return recipes
-    budgets = {
+    budgets: dict[Source, Budget] = {
         **dict.fromkeys(map(Source.of, grid.cells), "same"),
         **{each.source: each.budget for each in recipes if not each.merge},
     }

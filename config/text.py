@@ -17,7 +17,7 @@ from transfergrid.config.settings import (
     ModelConfig,
 )
 from transfergrid.config.sources import Axis, SourceConfig
-from transfergrid.config.training import TrainingConfig
+from transfergrid.config.training import TrainingConfig, VariantConfig, VariantPrompts
 from transfergrid.grid import UserError
 from transfergrid.store.files import write_text
 
@@ -194,6 +194,14 @@ def render_reference() -> str:
     parts += _reference_rows(ModelConfig, "")
     parts += ["", "## A source", "", "In `sources`, by its name; exactly one of the first six keys.", "", *header]
     parts += _reference_rows(SourceConfig, "")
+    parts += [
+        "",
+        "## A variant",
+        "",
+        "In `variants`, by its name: the keys of `lora` and `training` that differ, and",
+        "",
+    ]
+    parts += [*header, *_reference_rows(VariantPrompts, "prompts."), *_reference_rows(VariantConfig, "")]
     for name, field in GridConfig.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             doc = field.description or ""

@@ -43,7 +43,8 @@ def variants_table(inputs: TableInputs) -> pl.DataFrame:
     grouped = pl.concat([transfer.with_columns(regime=pl.lit(ALL_TRANSFER)), pairs])
     found = grouped.group_by(_GROUP, maintain_order=True).agg(
         "contrast",
-        *(pl.col(name).mean() for name in ("delta_pp", "main_delta_pp", *_COSTS)),
+        *(pl.col(name).mean() for name in ("delta_pp", "main_delta_pp", "train_s", "main_train_s")),
+        *(pl.col(name).mean().round() for name in ("n_weights", "main_n_weights")),
         *(
             rate.mean().alias(f"{side}{name}_rate")
             for side in ("", "main_")
@@ -90,7 +91,6 @@ def _members(pairs: pl.DataFrame) -> pl.DataFrame:
     return pl.concat(sides).select("contrast", *EVERY_KEY, "weight")
 
 
-_COSTS = ("n_weights", "main_n_weights", "train_s", "main_train_s")
 _OF_MAIN = "The same of the main recipe, on the same pairs."
 _COLUMNS = (
     MODEL,
@@ -108,8 +108,8 @@ _COLUMNS = (
     Column("harm_rate", pl.Float64, "0..1", "Share at or below the harm cut, noise included."),
     Column("main_harm_rate", pl.Float64, "0..1", _OF_MAIN),
     Column("harm_threshold_pp", pl.Float64, "pp", "The harm cut (setting)."),
-    Column("n_weights", pl.Float64, "weights", "Trainable parameters of a source, mean; null: not in the run folder."),
-    Column("main_n_weights", pl.Float64, "weights", _OF_MAIN),
+    Column("n_weights", pl.Int64, "weights", "Trainable parameters of a source, mean; null: not in the run folder."),
+    Column("main_n_weights", pl.Int64, "weights", _OF_MAIN),
     Column(
         "train_s",
         pl.Float64,

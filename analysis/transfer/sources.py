@@ -79,29 +79,27 @@ def with_methods(sources: pl.DataFrame, run: RunFolder) -> pl.DataFrame:
 def read_trainings(sources: pl.DataFrame, run: RunFolder) -> pl.DataFrame:
     """Return by model and source what its training cost where there are variants: ``n_weights`` and ``train_s``.
 
-    Both are means over seeds; seconds are divided by the adapters that were trained in one pass. Adapters without a
-    record in the run folder are left out.
+    Seconds are a mean over seeds, divided by the adapters that were trained in one pass. Adapters without a record in
+    the run folder are left out.
     """
     has_variants = VARIANT_KIND in sources["source_kind"]
     paths = run.adapters.glob(f"*/s*/*/{RECORD_FILE}") if has_variants else ()
     rows = [row for path in sorted(paths) if (row := _training(path)) is not None]
-    schema = {"model": pl.String, "source": pl.String, "n_weights": pl.Float64, "train_s": pl.Float64}
+    schema = {"model": pl.String, "source": pl.String, "n_weights": pl.Int64, "train_s": pl.Float64}
     found = pl.DataFrame(rows, schema=schema, orient="row")
-    return found.group_by("model", "source").agg(pl.col("n_weights", "train_s").mean())
+    return found.group_by("model", "source").agg(pl.col("n_weights").max(), pl.col("train_s").mean())
 
 
-def _training(path: Path) -> tuple[str, str, float, float] | None:
+def _training(path: Path) -> tuple[str, str, int, float] | None:
     """Return model, source, weights and seconds of a training; None for a merge, or where its files do not say it."""
     folder = path.parent
     try:
-        match read_json(path):
-            case {"train_s": float(seconds), "resolved": {**resolved}}:
-                shapes = [shape for file in folder.glob("*.safetensors") for shape in header_shapes(file).values()]
-                n_at_once = resolved.get("adapters_at_once", 1)
-                return folder.parts[-3], folder.name, float(sum(map(math.prod, shapes))), seconds / n_at_once
-    except (JsonError, OSError, ValueError, LookupError, TypeError):
-        pass
-    return None
+        record = read_json(path)
+        seconds = record["train_s"] / record["resolved"].get("adapters_at_once", 1)
+        shapes = [shape for file in folder.glob("*.safetensors") for shape in header_shapes(file).values()]
+    except (JsonError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return folder.parts[-3], folder.name, sum(map(math.prod, shapes)), float(seconds)
 
 
 def _method(path: Path) -> str | None:

@@ -13,6 +13,8 @@ from scipy import stats
 
 from tests.analysis.synthetic import item_frame, item_row, item_rows, write_run
 from transfergrid.analysis.analyze import write_tables
+from transfergrid.analysis.report.page import write_report
+from transfergrid.analysis.report.several import variant_rows
 from transfergrid.analysis.tables.build import build_tables
 from transfergrid.cli import main
 from transfergrid.grid import Cell, Regime
@@ -148,3 +150,13 @@ def test_variants_are_shown_on_the_terminal_and_said_to_be_none(
     without = write_run(tmp_path / "without", single)
     shown = CliRunner().invoke(main, ["analyze", "variants", "--run", str(without.root)])
     assert (shown.exit_code, "variants: 0 rows" in shown.output) == (0, True), shown.output
+
+
+def test_the_report_has_a_section_of_variants_only_where_there_are_some(
+    run: RunFolder, single: pl.DataFrame, tmp_path: Path
+) -> None:
+    shown = {(row.what, row.regime): row for row in variant_rows(build_tables(run))}
+    assert (shown["r8", "MT-CL"].weights, shown["r8", "MT-CL"].seconds) == ("16 / 64", "40 / 20")
+    assert shown["full, of mixtures", "IN-MIX"].weights == "not known / not known"
+    assert 'id="variants"' in write_report(run).page.read_text(encoding="utf-8")
+    assert 'id="variants"' not in write_report(write_run(tmp_path / "run", single)).page.read_text(encoding="utf-8")
