@@ -222,6 +222,16 @@ class GridConfig(Section):
             )
         return section
 
+    @field_validator("training")
+    @classmethod
+    def _merges_are_of_adapters(cls, training: TrainingConfig, info: ValidationInfo) -> TrainingConfig:
+        given = info.data.get("sources", {}).values()
+        if training.method == "full" and any(each.merge_of is not None or each.method is not None for each in given):
+            raise ValueError(
+                "method 'full' makes no adapters, and 'sources' merges some; drop the merges or the method"
+            )
+        return training
+
     @field_validator("languages")
     @classmethod
     def _known_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:

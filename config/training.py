@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
 from transfergrid.config.values import (
     MAX_LORA_RANK,
@@ -50,6 +50,8 @@ OF_THE_BASE = frozenset({"dtype", "quantization"})
 class TrainingConfig(Section):
     """How one adapter is trained."""
 
+    method: Literal["lora", "full"] = "lora"
+    """Train LoRA adapters, or all weights of the model: 20 bytes of memory a weight, and a whole model on disk each."""
     learning_rate: PositiveFloat = 5e-5
     """Highest learning rate of AdamW."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -93,6 +95,12 @@ class TrainingConfig(Section):
     """Adapters trained in one pass over the base; ``auto``: as memory and measured speed allow, at most 16."""
     report_to: tuple[str, ...] = ()
     """Experiment trackers of transformers' Trainer, for example ``wandb`` or ``mlflow``."""
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> TrainingConfig:
+        if self.method == "full" and self.quantization is not None:
+            raise ValueError(f"method 'full' trains what quantization {self.quantization!r} freezes; drop one of them")
+        return self
 
 
 Sections = Mapping[str, Section]
@@ -151,8 +159,13 @@ def read_variants(
     found: dict[Source, Source] = {}
     recipes = {MAIN: _decisive(main)}
     for name, variant in variants.items():
+        changed = variant.changed(main)
         own = [*_faults(name, variant, tasks), *_unknown_sources(variant, [source.name for source in trained])]
-        recipe = _decisive(variant.changed(main))
+        try:
+            TrainingConfig.model_validate(changed["training"].model_dump())
+        except ValidationError as error:
+            own += [fault["msg"].removeprefix("Value error, ") for fault in error.errors()]
+        recipe = _decisive(changed)
         if same := next((other for other, known in recipes.items() if known == recipe), None):
             own.append(f"it trains as {same!r} does; change 'lora', 'training' or 'prompts'")
         recipes[name] = recipe
@@ -174,7 +187,8 @@ def _is_of(variant: VariantConfig, source: Source) -> bool:
 
 def _decisive(sections: Sections) -> dict[str, Any]:
     """Return what of a recipe decides an adapter's weights."""
-    return {name: section.model_dump(exclude=set(UNDECISIVE)) for name, section in sections.items()}
+    found = {name: section.model_dump(exclude=set(UNDECISIVE)) for name, section in sections.items()}
+    return {**found, "lora": None} if found["training"]["method"] == "full" else found
 
 
 def _faults(name: str, variant: VariantConfig, tasks: Sequence[str]) -> Iterator[str]:
@@ -183,6 +197,8 @@ def _faults(name: str, variant: VariantConfig, tasks: Sequence[str]) -> Iterator
             f"the name is not usable; expected at most 20 lower-case letters, digits, '_' and '-', and not {MAIN!r}, "
             "which is the recipe without a name"
         )
+    if variant.training.method == "full" and variant.lora.model_fields_set:
+        yield "training.method 'full' trains all weights and reads nothing of 'lora'; drop one of them"
     for key in sorted(variant.training.model_fields_set & OF_THE_BASE):
         yield f"training.{key} is the base's, which all variants share; set it in 'training' of the configuration"
     if "max_length" in variant.training.model_fields_set:

@@ -119,11 +119,12 @@ class TrainingJob:
         training["dtype"] = resolve_dtype(config.training.dtype)
         lengths = {cell.task: max_length(config, cell.task) for cell in self.source.cells}
         training["max_length"] = lengths if len(lengths) > 1 else lengths[self.source.cells[0].task]
+        is_full = training.pop("method") == "full"  # keys from before there was a choice have no method
         return {
             "base_revision": self.model.revision,
             "seed": self.seed,
             "data_hash": self.data.data_hash,
-            "lora": config.lora.model_dump(mode="json"),
+            **({"method": "full"} if is_full else {"lora": config.lora.model_dump(mode="json")}),
             "training": training,
         }
 

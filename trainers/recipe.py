@@ -27,6 +27,7 @@ def make_trainer(
         eval_dataset=_dataset(job.data, "validation"),
         processing_class=job.model.tokenizer,
         plain_head=base.plain_head,
+        dtype=base.dtype if training.method == "full" else "float32",
         limits=LIMITS[base.device].shrunk(shape.batch_size / training.batch_size),
     )
     trainer.remove_callback(PrinterCallback)

@@ -87,6 +87,7 @@ def why_alone(base: LoadedBase, config: GridConfig) -> str | None:
     settings = model.config.get_text_config().to_dict()
     is_random = [name for name, value in settings.items() if ("drop" in name or "jitter" in name) and value]
     reasons = {
+        "training.method is 'full'": training.method == "full",
         "lora.dropout is above 0": config.lora.dropout > 0,
         "training.quantization is set": training.quantization is not None,
         "training.gradient_checkpointing is set": training.gradient_checkpointing,

@@ -23,7 +23,7 @@ def read_linear_shapes(model_folder: Path) -> dict[str, tuple[int, int]]:
     weights: dict[str, tuple[int, ...]] = {}
     for file in sorted(model_folder.glob("*.safetensors")):
         weights |= _base_shapes(file)
-    if shapes := _decoder_layers(weights):
+    if shapes := decoder_layers(weights):
         return shapes
     if matrix := next((key for key, shape in weights.items() if len(shape) == 2 and ".0." in key), None):
         raise AdapterError(
@@ -58,10 +58,10 @@ def plan_linear_shapes(model_folder: Path) -> dict[str, tuple[int, int]]:
             f"the layers of the model in {str(model_folder)!r} cannot be told from its config.json "
             f"({str(error).partition('. ')[0]}); expected a causal language model that transformers knows"
         ) from error
-    return _decoder_layers({name: tuple(weight.shape) for name, weight in model.named_parameters()})
+    return decoder_layers({name: tuple(weight.shape) for name, weight in model.named_parameters()})
 
 
-def _decoder_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+def decoder_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
     """Return (out, in) of the linear layers among a base's weights."""
     return {
         module: (shape[0], shape[1])

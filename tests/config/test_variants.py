@@ -64,9 +64,41 @@ def test_a_variant_that_gives_a_default_is_written_and_read_back() -> None:
         ({"r8": R8 | {"of": []}}, r"r8: 'of' is empty; name cells or mixtures"),
         ({"r8": R8 | {"of": ["merged"]}}, r"r8: unknown source 'merged' in 'of'; expected some of .*, 'both'\]"),
         ({"r8": R8 | {"of": [DE, DE]}}, rf"r8: source '{DE}' stands in 'of' twice; name each once"),
+        (
+            {"x": {"training": {"method": "full"}, "lora": {"r": 8}}},
+            r"x: training.method 'full' .* reads nothing of 'lora'",
+        ),
+        ({"x": {"training": {"method": "all"}}}, r"variants.x.training.method: 'all' is not accepted; expected one of"),
         ({"a": {}, "b": R8 | {"of": []}}, r"a: it trains as 'main' does.*; b: 'of' is empty"),
     ],
 )
 def test_every_fault_is_one_sentence(variants: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         config(**variants)
+
+
+def test_a_full_fine_tune_is_a_variant_and_reads_no_shape_of_adapters() -> None:
+    full = {"training": {"method": "full"}}
+    found = config(full=full, slow={"training": {"method": "full", "learning_rate": 1e-5}})
+    assert found.of("full").training.method == "full"
+    with pytest.raises(UserError, match=r"variants: again: it trains as 'full' does"):
+        config(full=full, again=full)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": {"method": "full"}}, r"training: method 'full' makes no adapters, and 'sources' merges some"),
+        (
+            {"training": {"method": "full", "quantization": "4bit"}, "sources": {}},
+            r"training: method 'full' trains what quantization '4bit' freezes; drop one of them",
+        ),
+        (
+            {"training": {"quantization": "4bit"}, "variants": {"full": {"training": {"method": "full"}}}},
+            r"variants: full: method 'full' trains what quantization '4bit' freezes",
+        ),
+    ],
+)
+def test_full_fine_tuning_of_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_config({**SMALL, **changes}, origin="grid.yaml")
