@@ -91,6 +91,24 @@ def test_the_best_epoch_is_kept_and_training_stops_early(tiny_llama: Path, tmp_p
     assert float(sum(sums)) / n_supervised == pytest.approx(trained.best_validation_loss, rel=1e-4)
 
 
+def test_it_learns_sixteen_items_by_heart(tiny_llama: Path, tmp_path: Path) -> None:
+    config = make_config(
+        tiny_llama,
+        method="full",
+        epochs=24,
+        learning_rate=1e-2,
+        batch_size=8,
+        data={"max_train_items": 9},
+        sources={"both": {"all_languages_of": "arc_challenge", "budget": "all"}},
+    )
+    job = make_jobs(config, tmp_path)[-1]
+    assert (job.source.name, len(job.data.train)) == ("both", 16)
+    base = load_base(tiny_llama, config.training)
+    trained = train_adapter(job, base, config, scratch=tmp_path, events=ignore_events, save=lambda *_: None)
+    losses = [point["loss"] for point in trained.step_curve]
+    assert losses[-1] < 0.02 < 1 < losses[0]
+
+
 def test_a_full_fine_tune_is_checked_against_its_base_and_refused_by_other_engines(
     made: RunFolder, tiny_llama: Path
 ) -> None:
