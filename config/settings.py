@@ -6,17 +6,18 @@ project, so that the default configuration runs with no network; the preset ``pa
 
 from __future__ import annotations
 
-import datetime
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
+from transfergrid.config.harness import HarnessTask, check_names, make_grid, take_harness_tasks
 from transfergrid.config.languages import is_language_code
 from transfergrid.config.lora import LoraConfig
+from transfergrid.config.prompts import PromptConfig
 from transfergrid.config.sources import Recipe, SourceConfig, read_recipes
 from transfergrid.config.values import (
     NUMBER,
-    TEMPLATE_DATE,
     AutoOrPositive,
     Dtype,
     Fraction,
@@ -86,31 +87,6 @@ class DataConfig(Section):
         if (self.source == "local") != (self.path is not None):
             raise ValueError("'path' goes with 'source: local', and 'source: local' needs a 'path'")
         return self
-
-
-class PromptConfig(Section):
-    """Which prompt format serves training and evaluation; the study's differ on purpose."""
-
-    train_format: Literal["train", "eval"] = "train"
-    """Format of training examples: ``train`` asks for the letter."""
-    eval_format: Literal["train", "eval"] = "eval"
-    """Format of scored items: ``eval`` scores full option texts."""
-    train_chat_template: bool = False
-    """Wrap training prompts in the model's chat template."""
-    eval_chat_template: bool = True
-    """Wrap scored prompts in the model's chat template."""
-    template_arguments: dict[str, str | bool | int] = {"date_string": "26 Jul 2024"}
-    """Variables of the chat template; a fixed date keeps Llama 3 prompts the same from day to day."""
-    date: datetime.date = TEMPLATE_DATE
-    """The day that a chat template with a clock (``strftime_now``) sees, at midnight; never today's."""
-    shots: Annotated[int, Field(ge=0), NUMBER] = 0
-    """Solved train items before every scored item, the same ones in every language."""
-    shots_seed: Seed | None = None
-    """Seed of their choice; null takes the first ones of the train split."""
-    shots_as_turns: bool = False
-    """Under a chat template, every one as a turn of user and assistant; else all text is one user message."""
-    shots_held_out: bool = False
-    """Leave them out of training."""
 
 
 class TrainingConfig(Section):
@@ -210,8 +186,11 @@ class GridConfig(Section):
     """Base models: paths, or mappings with ``path`` and more."""
     custom_tasks: dict[str, LocalPath] = {}
     """Tasks described in YAML files: name to path, relative to this file."""
+    harness_tasks: dict[str, HarnessTask] = {}
+    """Tasks of lm-evaluation-harness by their names here; an entry of ``tasks`` can say the same in its place."""
     tasks: tuple[str, ...] = Field(default=TASKS, min_length=1)
-    """Built-in tasks and names of ``custom_tasks``."""
+    """Built-in tasks, names of ``custom_tasks``, and tasks of lm-evaluation-harness: ``{lm_eval: "xnli_{language}"}``,
+    with ``as`` for another name here, and the settings below."""
     languages: tuple[str, ...] = Field(default=LANGUAGES, min_length=1)
     """ISO 639 codes."""
     seeds: tuple[Seed, ...] = Field(default=SEEDS, min_length=1)
@@ -234,17 +213,35 @@ class GridConfig(Section):
     @property
     def grid(self) -> Grid:
         """Cells and sources of this configuration."""
-        return Grid(self.tasks, self.languages)
+        return make_grid(self.tasks, self.languages, self.harness_tasks)
+
+    @property
+    def own_tasks(self) -> dict[str, Path | HarnessTask]:
+        """Descriptions of the tasks that are not built in."""
+        return {**self.custom_tasks, **self.harness_tasks}
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
         """The sources beyond one cell and how they are made."""
         return read_recipes(self.sources, self.grid, rank=self.lora.r)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_harness_tasks(cls, raw: Any) -> Any:
+        return take_harness_tasks(raw)
+
+    @field_validator("harness_tasks")
+    @classmethod
+    def _harness_names(cls, tasks: dict[str, HarnessTask], info: ValidationInfo) -> dict[str, HarnessTask]:
+        check_names(tasks, info.data.get("custom_tasks", {}))
+        for task in tasks.values():
+            cls._known_languages(tuple(task.languages))
+        return tasks
+
     @field_validator("tasks")
     @classmethod
     def _known_tasks(cls, tasks: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        accepted = [*TASKS, *info.data.get("custom_tasks", {})]
+        accepted = _known_names(info)
         unknown = [task for task in tasks if task not in accepted]
         expected = f"expected some of {accepted} or a name in custom_tasks"
         faults = [f"unknown task {task!r}; {expected}{closest_hint(task, accepted)}" for task in unknown]
@@ -254,7 +251,7 @@ class GridConfig(Section):
     @classmethod
     def _settings_of_known_tasks(cls, section: Named, info: ValidationInfo) -> Named:
         key = "revisions" if info.field_name == "data" else "max_length"
-        accepted = [*TASKS, *info.data.get("custom_tasks", {})]
+        accepted = _known_names(info)
         if unknown := [task for task in getattr(section, key) if task not in accepted]:
             raise ValueError(
                 f"{key} names the unknown task {unknown[0]!r}; expected some of {accepted} or a name in custom_tasks"
@@ -278,8 +275,8 @@ class GridConfig(Section):
     @field_validator("sources")
     @classmethod
     def _can_be_made(cls, sources: dict[str, SourceConfig], info: ValidationInfo) -> dict[str, SourceConfig]:
-        if {"tasks", "languages", "lora"} <= info.data.keys():
-            grid = Grid(info.data["tasks"], info.data["languages"])
+        if {"tasks", "languages", "lora", "harness_tasks"} <= info.data.keys():
+            grid = make_grid(info.data["tasks"], info.data["languages"], info.data["harness_tasks"])
             read_recipes(sources, grid, rank=info.data["lora"].r)
         return sources
 
@@ -290,3 +287,7 @@ class GridConfig(Section):
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two models are named {repeated[0]!r}; give one of them another 'name'")
         return models
+
+
+def _known_names(info: ValidationInfo) -> list[str]:
+    return [*TASKS, *info.data.get("custom_tasks", {}), *info.data.get("harness_tasks", {})]

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from transfergrid.config.harness import HarnessTask
 from transfergrid.config.settings import (
     BUNDLED_MODEL,
     DataConfig,
@@ -194,6 +195,8 @@ def render_reference() -> str:
     parts += _reference_rows(ModelConfig, "")
     parts += ["", "## A source", "", "In `sources`, by its name; exactly one of the first six keys.", "", *header]
     parts += _reference_rows(SourceConfig, "")
+    parts += ["", "## A task of lm-evaluation-harness", "", "In `tasks` or `harness_tasks`; see [lm-eval](lm-eval.md)."]
+    parts += ["", *header, *_reference_rows(HarnessTask, "")]
     for name, field in GridConfig.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             doc = field.description or ""
