@@ -49,7 +49,7 @@ def said_false(what: str, value: float) -> Found:
 def measure(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Found]:
     """Yield every statement of the tables that has a truth."""
     rows, items = drawn.transfer.rows.with_row_index("row"), drawn.transfer.items
-    draws = resample_deltas(rows, items, settings)
+    draws, drawn_truth = (each(drawn.transfer.rows, items, settings) for each in (resample_deltas, draw_true_deltas))
     truth = drawn.truth.pairs.ravel()
     yield from _pairs(rows, truth, settings)
     groups = {
@@ -57,7 +57,7 @@ def measure(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Fo
         for regime in EVERY_REGIME
         if regime != Regime.MT_ML.value
     }
-    inputs = _Inputs(rows, items, draws, draw_true_deltas(rows, items, settings), truth)
+    inputs = _Inputs(rows, items, draws, drawn_truth, truth)
     yield from _regimes(world, inputs, groups, settings)
     yield from _roles(world, inputs, drawn.truth, settings)
     yield from _variance(world, inputs, settings)
