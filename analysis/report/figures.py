@@ -13,8 +13,10 @@ from transfergrid.analysis.charts.embed import description, draw
 from transfergrid.analysis.charts.intervals import agreement_chart, regimes_chart, variance_chart
 from transfergrid.analysis.charts.matrix import FEW, matrix_chart
 from transfergrid.analysis.charts.matrix_data import matrix_data
+from transfergrid.analysis.charts.power import power_chart
 from transfergrid.analysis.charts.scatter import LANGUAGES, TASKS, distance_chart, roles_chart
 from transfergrid.analysis.tables.build import AnalysisTables
+from transfergrid.analysis.tables.power import power_curves
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.store.files import write_atomically
 from transfergrid.wording import level
@@ -28,6 +30,7 @@ _SECTIONS = {
     "variance-chart": "variance",
     "agreement-chart": "agreement",
     "distance-chart": "distance",
+    "power-chart": "power",
 }
 _NARROW, _WIDE = 16, 44
 
@@ -44,6 +47,7 @@ def page_charts(
         "variance-chart": variance_chart(tables.variance),
         "agreement-chart": agreement_chart(tables.consistency),
         "distance-chart": distance_chart(tables.distance_pairs),
+        "power-chart": power_chart(power_curves(tables.single_source, tables.transfer_by_seed, settings)),
     }
     return {name: description(chart) for name, chart in charts.items() if _SECTIONS.get(name, "") not in without}
 

@@ -254,7 +254,13 @@ def test_tables_are_over_the_items_of_all_pairs_and_tests_over_all_items_of_a_pa
     q_values = false_discovery_control(found.rows["p_value"].to_numpy())
     assert found.rows["q_value"].to_list() == pytest.approx(q_values.tolist())
     assert whole.rows["decision"].null_count() == 16
-    assert "first 100 items of every pair" in str(found.rows["remark"][0])
+    n_scored, n_stopped = (
+        sum(each)
+        for each in zip(*((n, n < N) for n in replayed(full, N).filter(pl.col("source") != "base")["n"]), strict=True)
+    )
+    remark = str(found.rows["remark"][0])
+    assert f"{n_stopped} of 16 pairs of adapter and target stopped early and are not decided" in remark
+    assert f"saved {1 - n_scored / (16 * N):.0%} of the items" in remark
     regimes = build_tables(run, config).regimes.filter(regime="all transfer", by="all").row(0, named=True)
     assert regimes["mean_pp"] == pytest.approx(common.rows.filter(pl.col("regime") != "MT-ML")["delta_pp"].mean())
     assert regimes["n_tested"] == 12
