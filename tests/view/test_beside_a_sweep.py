@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
@@ -86,6 +87,7 @@ class Visitor:
             if process.poll() is not None or seen[-1] >= until:
                 return seen
             seen.append(self.look([page]))
+            time.sleep(0.1)  # the sweep needs the processors, too
         return seen
 
 
