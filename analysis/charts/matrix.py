@@ -51,8 +51,8 @@ def matrix_chart(matrix: Mapping[str, Any], level: str) -> alt.LayerChart:
         level: Level of the intervals in words: ``95%``.
     """
     n_targets = len(matrix["targets"])
-    chart = (
-        alt.layer(*_layers(alt.Chart(), float(matrix["limit_pp"])), data=alt.NamedData(name="views"))
+    steps = (
+        alt.Chart()
         .transform_filter("datum.view == model")
         .transform_flatten(LISTS)
         .transform_window(place="row_number()")
@@ -66,9 +66,10 @@ def matrix_chart(matrix: Mapping[str, Any], level: str) -> alt.LayerChart:
         .transform_calculate(regime=_regime("source", "target"))
         .transform_filter(_WHOLE)
         .transform_calculate(**_explanation(level))
-        .add_params(*_params(matrix))
-        .resolve_scale(color="independent")
     )
+    chart = alt.layer(*_layers(alt.Chart(), float(matrix["limit_pp"])), data=alt.NamedData(name="views"))
+    chart.transform = steps.transform  # taken by the layers themselves, every step would copy all of them
+    chart = chart.add_params(*_params(matrix)).resolve_scale(color="independent")
     chart = chart.properties(height=alt.Step(ROW_STEP if len(matrix["sources"]) > FEW else TALL_ROW_STEP))
     chart.datasets = {"views": matrix["views"]}  # at the end: every step before copies its data
     return chart
