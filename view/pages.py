@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from transfergrid.analysis.statistics.significance import mcnemar_exact_p
+from transfergrid.benchmarks.texts import ItemTexts
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import BASELINE_NAME, UserError
 from transfergrid.store.folder import RunFolder
@@ -18,7 +19,6 @@ from transfergrid.view.charts import curve_chart, live_matrix, targets_chart
 from transfergrid.view.questions import with_probabilities
 from transfergrid.view.rows import ItemRows, Key
 from transfergrid.view.status import read_status
-from transfergrid.view.texts import ItemTexts
 
 PER_PAGE = 20
 """Items on a page."""
