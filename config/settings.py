@@ -7,17 +7,17 @@ project, so that the default configuration runs with no network; the preset ``pa
 from __future__ import annotations
 
 import datetime
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from transfergrid.config.languages import is_language_code
-from transfergrid.config.lora import LoraConfig
-from transfergrid.config.sources import Recipe, SourceConfig, read_recipes
+from transfergrid.config.sources import Budget, Recipe, SourceConfig, read_recipes
+from transfergrid.config.training import LoraConfig, TrainingConfig, VariantConfig, read_variants
 from transfergrid.config.values import (
     NUMBER,
     TEMPLATE_DATE,
-    AutoOrPositive,
     Dtype,
     Fraction,
     LocalPath,
@@ -29,7 +29,7 @@ from transfergrid.config.values import (
     UsablePath,
     refuse_repeated,
 )
-from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Grid
+from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Grid, Source
 from transfergrid.wording import closest_hint
 
 BUNDLED_MODEL = "bundled:smollm2-135m-instruct"
@@ -113,54 +113,6 @@ class PromptConfig(Section):
     """Leave them out of training."""
 
 
-class TrainingConfig(Section):
-    """How one adapter is trained."""
-
-    learning_rate: PositiveFloat = 5e-5
-    """Highest learning rate of AdamW."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after the warm-up."""
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.1
-    """Share of all steps over which the learning rate rises."""
-    weight_decay: Annotated[float, Field(ge=0), NUMBER] = 0.0
-    """Weight decay of AdamW."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients are scaled down to this norm."""
-    epochs: PositiveInt = 3
-    """Upper bound; the epoch with the lowest validation loss is kept."""
-    batch_size: PositiveInt = 8
-    """Examples per step; halved, with accumulation doubled, when memory runs out."""
-    gradient_accumulation: PositiveInt = 1
-    """Steps whose gradients are added before the weights move."""
-    validation_fraction: Fraction = 0.1
-    """Share of the train items held out for choosing the epoch."""
-    validation_seed: Seed = 42
-    """Seed of that split, whatever the training seed."""
-    early_stopping_patience: PositiveInt | None = None
-    """Stop after this many epochs without a lower validation loss; null trains all epochs."""
-    max_length: dict[str, PositiveInt] = {
-        "arc_challenge": 256,
-        "global_mmlu": 512,
-        "hellaswag": 512,
-        "truthfulqa": 128,
-    }
-    """Longest training example per task, in tokens; other tasks: 512."""
-    truncation: Literal["refuse", "left"] = "left"
-    """Example too long: refuse the adapter, or cut the prompt on the left and count it; never the answer."""
-    supervise_end_token: bool = False
-    """Train on the end-of-text token after the answer too."""
-    dtype: Dtype = "auto"
-    """Number format of the base; ``auto``: bfloat16 (the study's) where native, else float32."""
-    quantization: Literal["4bit", "8bit"] | None = None
-    """Load the base quantised by bitsandbytes (GPU only)."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
-    adapters_at_once: AutoOrPositive = "auto"
-    """Adapters trained in one pass over the base; ``auto``: as memory and measured speed allow, at most 16."""
-    report_to: tuple[str, ...] = ()
-    """Experiment trackers of transformers' Trainer, for example ``wandb`` or ``mlflow``."""
-
-
 class EngineConfig(Section):
     """How items are scored."""
 
@@ -226,6 +178,8 @@ class GridConfig(Section):
     """Sources beyond one cell, by name: mixtures that are trained, merges of adapters."""
     training: TrainingConfig = TrainingConfig()
     """How one adapter is trained."""
+    variants: dict[str, VariantConfig] = {}
+    """Other recipes by name: what of ``lora``, ``training``, ``prompts`` differs, and ``of``: what each trains."""
     engine: EngineConfig = EngineConfig()
     """How items are scored."""
     analysis: AnalysisConfig = AnalysisConfig()
@@ -238,8 +192,14 @@ class GridConfig(Section):
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        """The sources beyond one cell and how they are made."""
-        return read_recipes(self.sources, self.grid, rank=self.lora.r)
+        """The sources beyond the usual adapters of single cells, and how they are made."""
+        return _read_recipes(dict(self))
+
+    def of(self, variant: str) -> GridConfig:
+        """Return the configuration that a variant's adapters are trained by; empty: this one."""
+        if variant not in self.variants:
+            return self
+        return self.model_copy(update=self.variants[variant].changed(_main(dict(self))))
 
     @field_validator("tasks")
     @classmethod
@@ -262,6 +222,16 @@ class GridConfig(Section):
             )
         return section
 
+    @field_validator("training")
+    @classmethod
+    def _merges_are_of_adapters(cls, training: TrainingConfig, info: ValidationInfo) -> TrainingConfig:
+        given = info.data.get("sources", {}).values()
+        if training.method == "full" and any(each.merge_of is not None or each.method is not None for each in given):
+            raise ValueError(
+                "method 'full' makes no adapters, and 'sources' merges some; drop the merges or the method"
+            )
+        return training
+
     @field_validator("languages")
     @classmethod
     def _known_languages(cls, languages: tuple[str, ...]) -> tuple[str, ...]:
@@ -275,13 +245,12 @@ class GridConfig(Section):
     def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         return refuse_repeated(seeds, [])
 
-    @field_validator("sources")
+    @field_validator("sources", "variants")
     @classmethod
-    def _can_be_made(cls, sources: dict[str, SourceConfig], info: ValidationInfo) -> dict[str, SourceConfig]:
-        if {"tasks", "languages", "lora"} <= info.data.keys():
-            grid = Grid(info.data["tasks"], info.data["languages"])
-            read_recipes(sources, grid, rank=info.data["lora"].r)
-        return sources
+    def _can_be_made(cls, added: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if {*_NEEDED[str(info.field_name)]} <= info.data.keys():
+            _read_recipes({**info.data, str(info.field_name): added})
+        return added
 
     @field_validator("models")
     @classmethod
@@ -290,3 +259,29 @@ class GridConfig(Section):
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two models are named {repeated[0]!r}; give one of them another 'name'")
         return models
+
+
+_NEEDED = {
+    "sources": ("tasks", "languages", "lora"),
+    "variants": ("custom_tasks", "tasks", "languages", "lora", "sources", "prompts", "training"),
+}
+"""Settings that must be right before those that build on them can be read."""
+
+
+def _main(settings: Mapping[str, Any]) -> dict[str, Section]:
+    """Return the sections of the main recipe that a variant may change."""
+    return {name: settings[name] for name in ("lora", "training", "prompts")}
+
+
+def _read_recipes(settings: Mapping[str, Any]) -> tuple[Recipe, ...]:
+    """Return the mixtures and merges of some settings and, where they have any, the sources of variants."""
+    grid = Grid(settings["tasks"], settings["languages"])
+    recipes = read_recipes(settings["sources"], grid, rank=settings["lora"].r)
+    if not settings.get("variants"):
+        return recipes
+    budgets: dict[Source, Budget] = {
+        **dict.fromkeys(map(Source.of, grid.cells), "same"),
+        **{each.source: each.budget for each in recipes if not each.merge},
+    }
+    found = read_variants(settings["variants"], _main(settings), tuple(budgets), [*TASKS, *settings["custom_tasks"]])
+    return (*recipes, *(Recipe(source, budgets[main]) for source, main in found.items()))

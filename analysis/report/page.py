@@ -21,7 +21,7 @@ from transfergrid.analysis.report.numbers import bold_numbers, interval, percent
 from transfergrid.analysis.report.origins import ManifestPart, read_run_manifest
 from transfergrid.analysis.report.proof import Proof, find_proof
 from transfergrid.analysis.report.sentences import REGIME_WORDS, findings
-from transfergrid.analysis.report.several import several_rows
+from transfergrid.analysis.report.several import several_rows, variant_rows
 from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
 from transfergrid.analysis.tables.facts import missing_reasons
 from transfergrid.analysis.tables.recommendation import LIKELY_HELP
@@ -147,6 +147,7 @@ def render_page(content: PageContent) -> str:
             regime_words=REGIME_WORDS,
             regimes=regimes,
             several=several_rows(tables),
+            variants=variant_rows(tables),
             seeds_only=SEEDS_ONLY if any(map(seeds_only, regimes)) else None,
             noise_floor=noise_rows(content.noise_floor),
             manifest=content.manifest,

@@ -26,7 +26,13 @@ from transfergrid.analysis.transfer.imported import transfer_from_imported
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
 from transfergrid.analysis.transfer.pairing import ModelObservations, merge_blocks, observe
-from transfergrid.analysis.transfer.sources import IS_SINGLE, read_sources, single_blocks, with_methods
+from transfergrid.analysis.transfer.sources import (
+    IS_SINGLE,
+    read_sources,
+    read_trainings,
+    single_blocks,
+    with_methods,
+)
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
@@ -90,6 +96,7 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
         rows.filter(~IS_SINGLE),
         with_methods(sources.filter(~IS_SINGLE), run),
         blocks,
+        read_trainings(sources, run),
         single_blocks(graded_blocks, sources),
     )
 
