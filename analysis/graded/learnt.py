@@ -49,9 +49,10 @@ def learnt(transfer: pl.DataFrame, settings: AnalysisConfig) -> list[Learnt]:
     for where, regimes in _GROUPS:
         part = known.filter(pl.col("regime").is_in([regime.value for regime in regimes]))
         if part.height:
-            means = part.select(pl.col(_MEANS).mean()).row(0)
+            right, wrong, graded = part.select(pl.col(_MEANS).mean()).row(0)
             signs = part.filter(sure)["graded_pp"]
-            found.append(Learnt(where, part.height, *means, int((signs > 0).sum()), int((signs < 0).sum())))
+            n_better, n_worse = int((signs > 0).sum()), int((signs < 0).sum())
+            found.append(Learnt(where, part.height, right, wrong, graded, n_better, n_worse))
     return found
 
 
