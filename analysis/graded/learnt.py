@@ -51,8 +51,8 @@ def learnt(transfer: pl.DataFrame, settings: AnalysisConfig) -> list[Learnt]:
         if part.height:
             right, wrong, graded = part.select(pl.col(_MEANS).mean()).row(0)
             signs = part.filter(sure)["graded_pp"]
-            n_better, n_worse = int((signs > 0).sum()), int((signs < 0).sum())
-            found.append(Learnt(where, part.height, right, wrong, graded, n_better, n_worse))
+            counts = int((signs > 0).sum()), int((signs < 0).sum())
+            found.append(Learnt(where, part.height, right, wrong, graded, *counts))
     return found
 
 

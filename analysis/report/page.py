@@ -153,6 +153,7 @@ def render_page(content: PageContent) -> str:
             manifest=content.manifest,
             nothing=nothing,
             correlations=tables.distance.to_dicts(),
+            power=tables.power.to_dicts(),
             style=Markup(style),
             style_hash=script_hash(style),
             script=Markup(script),
@@ -169,13 +170,15 @@ def nothing_to_say(tables: AnalysisTables, noise_floor: pl.DataFrame) -> dict[st
         "variance": (tables.variance, "share"),
         "agreement": (tables.consistency, "median"),
         "distance": (tables.distance_pairs, "mean_pp"),
+        "power": (tables.power, "smallest_delta_pp"),
     }
     found = {}
     for section, (table, column) in known.items():
         if table[column].null_count() == table.height:
             told = tables.distance if section == "distance" else table
             reasons = missing_reasons(told, 2) if "reason" in told.columns else []
-            found[section] = "; ".join(reason for reason, _ in reasons) or "too few cells"
+            otherwise = "no scores by item say how noisy a pair is" if section == "power" else "too few cells"
+            found[section] = "; ".join(reason for reason, _ in reasons) or otherwise
     if noise_floor.is_empty():
         found["noise"] = "not measured; 'grid eval --noise-floor' measures how many predictions flip by rounding alone"
     return {section: f"{why}." for section, why in found.items()}
