@@ -137,16 +137,16 @@ class TaskIndex:
             raise UserError(
                 f"task {name!r} needs a Python package that is not installed: {one_line(error)}; install it"
             ) from error
-        except (OSError, ValueError, RuntimeError) as error:  # of datasets, the hub and the network
-            raise UserError(
-                f"the data of task {name!r} cannot be loaded: {type(error).__name__}: {one_line(error)}; connect once "
-                "so that datasets keeps it in its cache, or give include_path with a copy of the task whose "
-                "dataset_path is local"
-            ) from error
         except (LookupError, TypeError, AttributeError, AssertionError, jinja2.TemplateError) as error:
             raise UserError(
                 f"task {name!r} cannot be read: {type(error).__name__}: {one_line(error)}; correct its YAML file, or "
                 "use a version of lm-eval that has it"
+            ) from error
+        except Exception as error:  # of datasets, its readers, the hub and the network
+            raise UserError(
+                f"the data of task {name!r} cannot be loaded: {type(error).__name__}: {one_line(error)}; connect once "
+                "so that datasets keeps it in its cache, or give include_path with a copy of the task whose "
+                "dataset_path is local"
             ) from error
         loaded = LoadedTask(name, content, self.manager.task_index)
         for fault in _faults(loaded, allow_unsafe=allow_unsafe):

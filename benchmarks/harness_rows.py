@@ -27,7 +27,7 @@ from transfergrid.store.files import hash_text
 from transfergrid.store.provenance import installed_version
 from transfergrid.wording import one_line
 
-OF_THE_HARNESS = (ValueError, KeyError, TypeError, IndexError, AssertionError, jinja2.TemplateError)
+_OF_THE_HARNESS = (ValueError, LookupError, TypeError, AttributeError, AssertionError, jinja2.TemplateError)
 """What the harness raises where a task, its data and the options do not fit together."""
 _METRICS = ("acc_norm", "acc")
 _IDS = (
@@ -159,7 +159,7 @@ def _quiet() -> Iterator[None]:
 def _failing_in_words(name: str) -> Iterator[None]:
     try:
         yield
-    except OF_THE_HARNESS as error:
+    except _OF_THE_HARNESS as error:
         raise UserError(
             f"lm-evaluation-harness fails on task {name!r} with {type(error).__name__}: {one_line(error)}; correct its "
             "YAML file, or leave the task out"
@@ -256,7 +256,10 @@ def _asked(request: tuple[str, str], choice: str, *, chat: bool) -> dict[str, An
 
 def _row(task: Any, document: Any, item_id: str) -> dict[str, Any]:
     """Return a document's id, context without shots, choices, gold and delimiter."""
-    choices = list(map(str, task.doc_to_choice(document)))
+    given = task.doc_to_choice(document)
+    if not isinstance(given, list | tuple):
+        raise RowError(f"document {item_id!r} of task {task.config.task!r} has the choices {given!r}; expected a list")
+    choices = list(map(str, given))
     target = task.doc_to_target(document)
     gold = choices.index(target) if isinstance(target, str) and target in choices else target
     if isinstance(gold, bool) or not isinstance(gold, int):

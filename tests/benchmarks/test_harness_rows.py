@@ -99,7 +99,9 @@ def test_of_a_large_training_split_only_what_is_asked_for_is_read(tmp_path: Path
         ({"doc_to_text": "{{gold}}", "doc_to_target": "{{question}}"}, "asks every document with several contexts"),
         ({"metric_list": [{"metric": "f1"}]}, r"is measured by \['f1'\], and a cell takes one of"),
         ({"doc_to_target": "{{question}}"}, "document 'train-0' of task 'mine_sw' has the target 'sw train 0"),
-        ({"doc_to_text": "{{question.nothing()}}"}, "fails on task 'mine_sw' with UndefinedError|cannot be read"),
+        ({"doc_to_text": "{{question.nothing()}}"}, "task 'mine_sw' cannot be read: UndefinedError"),
+        ({"doc_to_text": "{{quest}}"}, "task 'mine_sw' cannot be read: UndefinedError: 'quest' is undefined"),
+        ({"doc_to_choice": "question"}, "document 'train-0' of task 'mine_sw' has the choices 'sw train 0"),
         ({"num_fewshot": 9}, "fails on task 'mine_sw' with ValueError: Sample larger than population"),
         ({"dataset_kwargs": {"data_files": "gone.jsonl"}}, "the data of task 'mine_sw' cannot be loaded"),
     ],
@@ -107,6 +109,13 @@ def test_of_a_large_training_split_only_what_is_asked_for_is_read(tmp_path: Path
 def test_what_cannot_be_a_cell_is_refused_in_words(settings: dict[str, Any], reason: str, tmp_path: Path) -> None:
     folder = write_languages(tmp_path / "tasks", "mine", ["sw"], **settings)
     with pytest.raises(UserError, match=reason):
+        read(folder, "mine")
+
+
+def test_data_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    folder = write_languages(tmp_path / "tasks", "mine", ["sw"])
+    (folder / "mine_sw.test.jsonl").write_text('{"id": 1,\n')
+    with pytest.raises(UserError, match="the data of task 'mine_sw' cannot be loaded: DatasetGenerationError"):
         read(folder, "mine")
 
 
