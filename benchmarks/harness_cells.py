@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from transfergrid.benchmarks.alignment import Questions, ReadTask, TaskCheck, languages_together
-from transfergrid.benchmarks.harness_rows import FoundTask, HarnessReader, Rows
+from transfergrid.benchmarks.harness import FoundTask
+from transfergrid.benchmarks.harness_rows import HarnessReader, Rows
 from transfergrid.benchmarks.rows import SPLITS
 from transfergrid.benchmarks.tasks import Question, RowError, Task
 from transfergrid.config.harness import HarnessTask

@@ -14,6 +14,8 @@ from transfergrid.grid import UserError
 
 CHOICE_MODE = "choice"
 """The mode in which every choice is scored by its log-likelihood."""
+HARNESS_MODE = "lm_eval"
+"""The same, but lm-evaluation-harness makes a value of the log-likelihoods; also the name of that metric."""
 
 
 class _Spec(BaseModel):
