@@ -56,8 +56,16 @@ class FormatSpec(_Spec):
     @field_validator("primary_metric")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        if name not in METRICS:
-            raise ValueError(f"unknown metric {name!r}; expected one of {sorted(METRICS)}")
+        accepted = sorted(METRICS.keys() - {HARNESS_MODE})
+        if name not in accepted:
+            raise ValueError(f"unknown metric {name!r}; expected one of {accepted}")
+        return name
+
+    @field_validator("mode")
+    @classmethod
+    def _is_not_of_the_harness(cls, name: str) -> str:
+        if name == HARNESS_MODE:
+            raise ValueError(f"mode {name!r} is for tasks of lm-evaluation-harness alone; leave it out")
         return name
 
 
