@@ -16,9 +16,9 @@ from transfergrid.config.settings import (
     EngineConfig,
     GridConfig,
     ModelConfig,
-    TrainingConfig,
 )
 from transfergrid.config.sources import Axis, SourceConfig
+from transfergrid.config.training import LoraConfig, TrainingConfig, VariantConfig, VariantPrompts
 from transfergrid.grid import UserError
 from transfergrid.store.files import write_text
 
@@ -58,6 +58,12 @@ PRESETS = {
                 "cat": SourceConfig(pairs_of=_PAIRS, method="cat"),
                 "ties": SourceConfig(pairs_of=_PAIRS, method="ties"),
             },
+            "variants": {
+                "r8": VariantConfig(lora=LoraConfig(r=8, alpha=16)),
+                "full": VariantConfig(
+                    training=TrainingConfig(method="full", learning_rate=2e-5), of=("arc_challenge-en",)
+                ),
+            },
         }
     ),
     "quickstart-full": _QUICK.model_copy(update={"training": _QUICK.training.model_copy(update={"max_length": _LONG})}),
@@ -73,7 +79,7 @@ PRESETS = {
 _HEADS = {
     "default": "The study's recipe on the model and items that are installed with transfergrid; needs no network.",
     "quickstart": "A first run in minutes: two tasks, three languages, a higher rate and more epochs than the study's.",
-    "mixtures": "Two tasks, three languages; pairs of languages, trained together and merged in two ways.",
+    "mixtures": "Two tasks, three languages; pairs of languages, trained together and merged in two ways; ranks; full.",
     "quickstart-full": "All 44 cells of the bundled items, a higher rate and more epochs than the study's.",
     "paper": "The study of arXiv 2511.13368: nine models, four data sets of the hub; needs a GPU and hub access.",
 }
@@ -89,7 +95,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", exclude_defaults=True)
+        return value.model_dump(mode="json", exclude_unset=True)
     return str(value) if isinstance(value, Path) else value
 
 
@@ -195,6 +201,14 @@ def render_reference() -> str:
     parts += _reference_rows(ModelConfig, "")
     parts += ["", "## A source", "", "In `sources`, by its name; exactly one of the first six keys.", "", *header]
     parts += _reference_rows(SourceConfig, "")
+    parts += [
+        "",
+        "## A variant",
+        "",
+        "In `variants`, by its name: the keys of `lora` and `training` that differ, and",
+        "",
+    ]
+    parts += [*header, *_reference_rows(VariantPrompts, "prompts."), *_reference_rows(VariantConfig, "")]
     parts += ["", "## A task of lm-evaluation-harness", "", "In `tasks` or `harness_tasks`; see [lm-eval](lm-eval.md)."]
     parts += ["", *header, *_reference_rows(HarnessTask, "")]
     for name, field in GridConfig.model_fields.items():

@@ -108,7 +108,7 @@ def test_several_cells_have_the_nearest_relation_of_any(cells: str, target: str,
     [
         (
             ("blend", "a-de", (Cell("a", "de"),)),
-            r"unknown kind 'blend'; expected one of \['base', 'cell', 'merge', 'mixture'\]",
+            r"unknown kind 'blend'; expected one of \['base', 'cell', 'merge', 'mixture', 'variant'\]",
         ),
         (("mixture", "mine", ()), r"source 'mine' has 0 cells; kind 'mixture' has at least one"),
         (
@@ -124,6 +124,12 @@ def test_several_cells_have_the_nearest_relation_of_any(cells: str, target: str,
         (("cell", "mine", (Cell("a", "de"),)), r"source name 'mine' is not usable for kind 'cell'"),
         (("cell", "a-de", (Cell("a", "de"),), 1, "r8"), r"source name 'a-de' is not usable for kind 'cell'"),
         (("base", "mine"), r"source name 'mine' is not usable for kind 'base'"),
+        (("cell", "a-de@r8", (Cell("a", "de"),), 1, "r8"), r"source name 'a-de@r8' is not usable for kind 'cell'"),
+        (("variant", "a-de", (Cell("a", "de"),)), r"'a-de' is not usable .* 'NAME@VARIANT' a variant"),
+        (
+            ("variant", "a-de@r8", (Cell("a", "de"),), 1, "r4"),
+            r"source name 'a-de@r8' is not usable for kind 'variant'",
+        ),
     ],
 )
 def test_a_source_whose_name_could_be_mistaken_is_refused(source: tuple[Any, ...], message: str) -> None:
@@ -145,6 +151,11 @@ def test_a_mixture_may_be_named_like_a_cell_of_an_unknown_task() -> None:
 def test_a_variant_is_in_no_single_source_table() -> None:
     variant = Source("cell", "a-de-r8", (Cell("a", "de"),), 17, "r8")
     assert (variant.cell, variant.regime(Cell("a", "en"))) == (None, "MT-CL")
+    own = Source("variant", "a-de@r8", (Cell("a", "de"),), 17, "r8")
+    assert (own.cell, own.main_name, own.regime(Cell("a", "de"))) == (None, "a-de", "MT-ML")
+    assert (
+        Source("variant", "both@r8", (Cell("a", "de"), Cell("a", "en")), 17, "r8").regime(Cell("a", "de")) == "IN-MIX"
+    )
 
 
 def test_an_adapter_has_a_folder_per_model_seed_and_cell() -> None:

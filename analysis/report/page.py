@@ -20,7 +20,7 @@ from transfergrid.analysis.report.headline import headline, key_figures
 from transfergrid.analysis.report.numbers import bold_numbers, interval, percent, pp
 from transfergrid.analysis.report.origins import ManifestPart, read_run_manifest
 from transfergrid.analysis.report.sentences import REGIME_WORDS, findings
-from transfergrid.analysis.report.several import several_rows
+from transfergrid.analysis.report.several import several_rows, variant_rows
 from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
 from transfergrid.analysis.tables.facts import missing_reasons
 from transfergrid.analysis.tables.recommendation import LIKELY_HELP
@@ -143,11 +143,13 @@ def render_page(content: PageContent) -> str:
             regime_words=REGIME_WORDS,
             regimes=regimes,
             several=several_rows(tables),
+            variants=variant_rows(tables),
             seeds_only=SEEDS_ONLY if any(map(seeds_only, regimes)) else None,
             noise_floor=noise_rows(content.noise_floor),
             manifest=content.manifest,
             nothing=nothing,
             correlations=tables.distance.to_dicts(),
+            power=tables.power.to_dicts(),
             style=Markup(style),
             style_hash=script_hash(style),
             script=Markup(script),
@@ -164,13 +166,15 @@ def nothing_to_say(tables: AnalysisTables, noise_floor: pl.DataFrame) -> dict[st
         "variance": (tables.variance, "share"),
         "agreement": (tables.consistency, "median"),
         "distance": (tables.distance_pairs, "mean_pp"),
+        "power": (tables.power, "smallest_delta_pp"),
     }
     found = {}
     for section, (table, column) in known.items():
         if table[column].null_count() == table.height:
             told = tables.distance if section == "distance" else table
             reasons = missing_reasons(told, 2) if "reason" in told.columns else []
-            found[section] = "; ".join(reason for reason, _ in reasons) or "too few cells"
+            otherwise = "no scores by item say how noisy a pair is" if section == "power" else "too few cells"
+            found[section] = "; ".join(reason for reason, _ in reasons) or otherwise
     if noise_floor.is_empty():
         found["noise"] = "not measured; 'grid eval --noise-floor' measures how many predictions flip by rounding alone"
     return {section: f"{why}." for section, why in found.items()}

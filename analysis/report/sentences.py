@@ -14,6 +14,7 @@ from transfergrid.analysis.tables.facts import (
     Significance,
     agreement,
     distance_correlations,
+    graded_transfer,
     labelled,
     missing_reasons,
     regime_row,
@@ -56,11 +57,12 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
     row = regime_row(tables.regimes, ALL_TRANSFER)
     found = [Finding("What was measured.", _measured(tables.single_source))]
     if row["n"]:
-        fact = significance(row)
+        fact, graded = significance(row), graded_transfer(row)
         found += [
             Finding("Does it carry over?", _carries_over(tables.regimes, settings)),
             Finding("How surely?", _surely(fact, tables.single_source, settings)),
             Finding("At what risk?", _risk(row, fact, settings)),
+            *([Finding("And by a finer measure?", f"Graded transfer: {graded}".replace("-", "−"))] if graded else []),
             Finding("Who helps, who is helped?", _roles(tables.roles)),
             Finding("Where do the differences come from?", _variance(tables.variance)),
             Finding("Do models agree?", _agreement(tables.consistency)),

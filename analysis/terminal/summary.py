@@ -15,6 +15,7 @@ from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.facts import (
     agreement,
     distance_correlations,
+    graded_transfer,
     labelled,
     noise_floor,
     regime_row,
@@ -38,7 +39,7 @@ def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
     """Return regimes, donors and recipients, variance and agreement, and what is and is not significant."""
     parts: list[RenderableType] = [
         _regimes(tables.regimes, settings),
-        Text("\n".join([_significance(tables.regimes), *_noise_floor(tables.single_source), ""])),
+        Text("\n".join([*_significance(tables.regimes), *_noise_floor(tables.single_source), ""])),
         _roles(tables.roles),
         Text("\n".join([*_labels(tables.roles), ""])),
         Text("\n".join([*_variance(tables.variance), *_agreement(tables.consistency), *_distance(tables.distance)])),
@@ -83,11 +84,11 @@ def _regime_reasons(regimes: pl.DataFrame) -> list[str]:
     return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.iter_rows()]
 
 
-def _significance(regimes: pl.DataFrame) -> str:
+def _significance(regimes: pl.DataFrame) -> list[str]:
     row = regime_row(regimes, ALL_TRANSFER)
     fact = significance(row)
     if not fact.n:
-        return str(row["reason"])
+        return [str(row["reason"])]
     parts = []
     if fact.harm_rate_true is not None:
         win, harm = (
@@ -113,7 +114,8 @@ def _significance(regimes: pl.DataFrame) -> str:
             f"sure (Benjamini-Hochberg q <= {row['fdr']:g} over the whole table)"
             + (" (t tests of imported tables contain training noise only and find too much)" if fact.seeds_only else "")
         )
-    return "Significance: " + "; ".join(parts) + "."
+    graded = graded_transfer(row)
+    return [f"Significance: {'; '.join(parts)}.", *([] if graded is None else [f"Graded transfer: {graded}"])]
 
 
 def _noise_floor(transfer: pl.DataFrame) -> list[str]:
