@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from transfergrid.analysis.statistics.significance import mcnemar_exact_p
+from transfergrid.benchmarks.texts import ItemTexts
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import BASELINE_NAME, Cell, UserError
 from transfergrid.store.folder import RECORD_FILE, RunFolder
@@ -20,7 +21,6 @@ from transfergrid.view.charts import curve_chart, curve_points, live_matrix, tar
 from transfergrid.view.questions import with_probabilities
 from transfergrid.view.rows import LOWER_IS_BETTER, ItemRows, Key
 from transfergrid.view.status import read_status
-from transfergrid.view.texts import ItemTexts
 
 PER_PAGE = 20
 """Items on a page."""

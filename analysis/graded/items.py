@@ -90,9 +90,10 @@ class ItemChoices:
             found = found / np.maximum(chars, 1) * mean
         return np.where(there, found, -np.inf)
 
-    def gold_per_char(self, rows: IntArray) -> FloatArray:
-        """Return the gold choice's log-likelihood per character, shape [n]."""
-        places = np.minimum(self.starts[rows] + self.gold[rows], len(self.values) - 1)
+    def per_char(self, rows: IntArray, width: int) -> FloatArray:
+        """Return log-likelihoods per character, shape [width, n]; NaN: no such choice."""
+        choice = np.arange(width)[:, None]
+        places = np.where(choice < self.lengths[rows], self.starts[rows] + choice, len(self.values) - 1)
         found: FloatArray = self.values[places] / np.maximum(self.chars[places], 1)
         return found
 
@@ -197,13 +198,33 @@ def _of_target(part: _Target, choices: ItemChoices, settings: AnalysisConfig) ->
     scored[part.pair, part.item] = usable
     base = shifted(np.where(known, of_base, 0.0))
     found, values, tests = _compare(_Sides(base, shifted(z), gold, scored), 1 / temperature)
-    register = choices.gold_per_char(part.rows) - choices.gold_per_char(part.base_rows)[part.item]
-    total = np.bincount(part.pair, np.where(usable, register, 0.0), minlength=len(scored))
     with np.errstate(invalid="ignore"):
-        found["register_nats_per_char"] = total / scored.sum(axis=1)
+        change = choices.per_char(part.rows, width) - choices.per_char(part.base_rows, width)[:, part.item]
+    found |= _register(change, gold[part.item], usable, part.pair)
     has = np.isfinite(found["graded_pp"])
     one = has & ~_is_repeated(part.pairs, has)
     return _Found(np.where(usable, values[part.pair, part.item], np.nan), found | _tested(tests, one, settings))
+
+
+def _register(change: FloatArray, gold: IntArray, usable: BoolArray, pair: IntArray) -> dict[str, FloatArray]:
+    """Return by pair how much right and wrong choices rose per character, each an item's mean and then theirs.
+
+    Args:
+        change: Log-likelihoods per character, adapter minus base, shape [C, n].
+        gold: Shape [n].
+        usable: Items that count, shape [n].
+        pair: Which pair, shape [n].
+    """
+    is_gold = np.arange(len(change))[:, None] == gold
+    found = {}
+    for name, chosen in (("register", is_gold), ("others", ~is_gold & np.isfinite(change))):
+        n_choices = chosen.sum(axis=0)
+        counted = usable & (n_choices > 0)
+        mean = np.where(chosen, change, 0.0).sum(axis=0) / np.maximum(n_choices, 1)
+        total, n_items = (np.bincount(pair, each) for each in (np.where(counted, mean, 0.0), counted))
+        with np.errstate(invalid="ignore"):
+            found[f"{name}_nats_per_char"] = total / n_items
+    return found
 
 
 def _tested(columns: FlipColumns, chosen: BoolArray, settings: AnalysisConfig) -> dict[str, FloatArray]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from transfergrid.analysis.graded.learnt import learnt, learnt_sentences
 from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.report.numbers import excludes_zero, interval, percent, pp
 from transfergrid.analysis.tables.build import AnalysisTables
@@ -68,6 +69,8 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
             Finding("Do models agree?", _agreement(tables.consistency)),
             Finding("Does distance matter?", _distance(tables.distance)),
         ]
+    if lines := learnt_sentences(learnt(tables.single_source, settings), settings):
+        found.insert(1, Finding("What was learnt?", " ".join(lines).replace(" -", " −")))
     if tables.missing.height:
         found.append(Finding("What is missing?", _missing(tables.missing)))
     if lines := remark_lines(tables.transfer):

@@ -251,7 +251,8 @@ def _noise_of(rows: pl.DataFrame, by_seed: pl.DataFrame) -> Noise | None:
 
 
 def _grid_of(rows: pl.DataFrame) -> Grid:
-    return Grid(*(tuple(rows[f"target_{name}"].unique().sort()) for name in ("task", "language")))
+    tasks, languages = (tuple(rows[f"target_{name}"].unique().sort()) for name in ("task", "language"))
+    return Grid(tasks, languages)
 
 
 def _of_run(inputs: TableInputs) -> pl.DataFrame:

@@ -227,6 +227,7 @@ GRADED = (
     "graded_p_method",
     "temperature_ratio",
     "register_nats_per_char",
+    "others_nats_per_char",
     "graded_reason",
 )
 _COLUMNS = (
