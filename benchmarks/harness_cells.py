@@ -118,6 +118,7 @@ def _standing_alone(name: str, together: list[list[str]]) -> str:
     alone = listed([language for group in together[1:] for language in group], 12)
     others = f"; only {listed(together[0], 12)} share theirs" if len(together[0]) > 1 else ""
     return (
-        f"{name}: {alone} have items of their own by id or right answer{others}; between languages that share no "
-        "items, MT-CL compares different questions, and a train item that translates a test item would not be noticed"
+        f"{name}: the items of {alone} differ from those of other languages by id or right answer{others}; between "
+        "languages that share no items, MT-CL compares different questions, and a train item that translates a test "
+        "item would not be noticed"
     )
