@@ -128,7 +128,7 @@ def _metric(name: str, task: Any) -> str:
         UserError: If it has none that is a mean of values of which higher ones are better.
     """
     counted = callable(task.config.process_results)
-    means = [metric for metric, combine in task.aggregation().items() if combine.__name__ == "mean"]
+    means = [metric for metric, combine in task.aggregation().items() if getattr(combine, "__name__", "") == "mean"]
     usable = [metric for metric in (*_METRICS, *(means if counted else ())) if metric in means]
     if not usable or not task.higher_is_better().get(usable[0], True):
         raise UserError(
