@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.facts import (
     Significance,
     agreement,
+    comparisons,
     distance_correlations,
     labelled,
     missing_reasons,
@@ -66,6 +68,8 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
             Finding("Do models agree?", _agreement(tables.consistency)),
             Finding("Does distance matter?", _distance(tables.distance)),
         ]
+    for lead, lines in comparisons(tables.mixtures, tables.merges, tables.variants).items():
+        found.append(Finding(lead, re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", ". ".join(lines)) + "."))
     if tables.missing.height:
         found.append(Finding("What is missing?", _missing(tables.missing)))
     if lines := remark_lines(tables.transfer):
