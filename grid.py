@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 TASKS = ("arc_challenge", "global_mmlu", "hellaswag", "truthfulqa")
@@ -264,6 +264,10 @@ class Grid:
 
     tasks: tuple[str, ...] = TASKS
     languages: tuple[str, ...] = LANGUAGES
+    own_languages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Languages of the tasks that have others than ``languages``."""
+    only_targets: frozenset[str] = frozenset()
+    """Tasks that no adapter is trained on."""
 
     def __post_init__(self) -> None:
         """Refuse empty or repeated names."""
@@ -276,24 +280,21 @@ class Grid:
     @property
     def cells(self) -> tuple[Cell, ...]:
         """All cells, tasks outer, languages inner."""
-        return tuple(Cell(task, language) for task in self.tasks for language in self.languages)
+        return tuple(
+            Cell(task, language) for task in self.tasks for language in self.own_languages.get(task, self.languages)
+        )
+
+    @property
+    def source_cells(self) -> tuple[Cell, ...]:
+        """The cells that adapters are trained on."""
+        return tuple(cell for cell in self.cells if cell.task not in self.only_targets)
+
+    @property
+    def every_language(self) -> tuple[str, ...]:
+        """The languages of all cells, each once."""
+        return tuple(dict.fromkeys(cell.language for cell in self.cells))
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The base model, then one adapter per cell."""
-        return (BASE, *map(Source.of, self.cells))
-
-    def entries(self) -> Iterator[tuple[Source, Cell]]:
-        """Every (source, target) pair, source by source."""
-        return ((source, target) for source in self.sources for target in self.cells)
-
-    def regime_counts(self) -> dict[Regime, int]:
-        """Number of (adapter, target) pairs per regime."""
-        tasks, languages = len(self.tasks), len(self.languages)
-        cells = tasks * languages
-        return {
-            Regime.MT_ML: cells,
-            Regime.MT_CL: cells * (languages - 1),
-            Regime.CT_ML: cells * (tasks - 1),
-            Regime.CT_CL: cells * (tasks - 1) * (languages - 1),
-        }
+        """The base model, then one adapter per cell that is trained on."""
+        return (BASE, *map(Source.of, self.source_cells))

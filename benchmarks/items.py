@@ -28,6 +28,10 @@ class Item:
     shots: tuple[tuple[str, str], ...] = ()
     """Contexts and right choices of the solved items that stand before this one."""
 
+    messages: tuple[tuple[str, str], ...] = ()
+    """Role and text of every message of a chat that lm-evaluation-harness made, shots included; a last one of the
+    assistant is begun. ``context`` then has their texts, and ``delimiter`` is the one under the template."""
+
     @property
     def prompt(self) -> str:
         """The context with its shots before it, as one text."""

@@ -6,18 +6,19 @@ project, so that the default configuration runs with no network; the preset ``pa
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
+from transfergrid.config.harness import HarnessTask, check_names, make_grid, take_harness_tasks
 from transfergrid.config.languages import is_language_code
+from transfergrid.config.prompts import PromptConfig
 from transfergrid.config.sources import Budget, Recipe, SourceConfig, read_recipes
 from transfergrid.config.training import LoraConfig, TrainingConfig, VariantConfig, read_variants
 from transfergrid.config.values import (
     NUMBER,
-    TEMPLATE_DATE,
     Dtype,
     Fraction,
     LocalPath,
@@ -88,31 +89,6 @@ class DataConfig(Section):
         return self
 
 
-class PromptConfig(Section):
-    """Which prompt format serves training and evaluation; the study's differ on purpose."""
-
-    train_format: Literal["train", "eval"] = "train"
-    """Format of training examples: ``train`` asks for the letter."""
-    eval_format: Literal["train", "eval"] = "eval"
-    """Format of scored items: ``eval`` scores full option texts."""
-    train_chat_template: bool = False
-    """Wrap training prompts in the model's chat template."""
-    eval_chat_template: bool = True
-    """Wrap scored prompts in the model's chat template."""
-    template_arguments: dict[str, str | bool | int] = {"date_string": "26 Jul 2024"}
-    """Variables of the chat template; a fixed date keeps Llama 3 prompts the same from day to day."""
-    date: datetime.date = TEMPLATE_DATE
-    """The day that a chat template with a clock (``strftime_now``) sees, at midnight; never today's."""
-    shots: Annotated[int, Field(ge=0), NUMBER] = 0
-    """Solved train items before every scored item, the same ones in every language."""
-    shots_seed: Seed | None = None
-    """Seed of their choice; null takes the first ones of the train split."""
-    shots_as_turns: bool = False
-    """Under a chat template, every one as a turn of user and assistant; else all text is one user message."""
-    shots_held_out: bool = False
-    """Leave them out of training."""
-
-
 class EngineConfig(Section):
     """How items are scored."""
 
@@ -162,8 +138,11 @@ class GridConfig(Section):
     """Base models: paths, or mappings with ``path`` and more."""
     custom_tasks: dict[str, LocalPath] = {}
     """Tasks described in YAML files: name to path, relative to this file."""
+    harness_tasks: dict[str, HarnessTask] = {}
+    """Tasks of lm-evaluation-harness by their names here; an entry of ``tasks`` can say the same in its place."""
     tasks: tuple[str, ...] = Field(default=TASKS, min_length=1)
-    """Built-in tasks and names of ``custom_tasks``."""
+    """Built-in tasks, names of ``custom_tasks``, and tasks of lm-evaluation-harness: ``{lm_eval: "xnli_{language}"}``,
+    with ``as`` for another name here, and the settings below."""
     languages: tuple[str, ...] = Field(default=LANGUAGES, min_length=1)
     """ISO 639 codes."""
     seeds: tuple[Seed, ...] = Field(default=SEEDS, min_length=1)
@@ -188,7 +167,12 @@ class GridConfig(Section):
     @property
     def grid(self) -> Grid:
         """Cells and sources of this configuration."""
-        return Grid(self.tasks, self.languages)
+        return make_grid(self.tasks, self.languages, self.harness_tasks)
+
+    @property
+    def own_tasks(self) -> dict[str, Path | HarnessTask]:
+        """Descriptions of the tasks that are not built in."""
+        return {**self.custom_tasks, **self.harness_tasks}
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
@@ -201,10 +185,23 @@ class GridConfig(Section):
             return self
         return self.model_copy(update=self.variants[variant].changed(_main(dict(self))))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_harness_tasks(cls, raw: Any) -> Any:
+        return take_harness_tasks(raw)
+
+    @field_validator("harness_tasks")
+    @classmethod
+    def _harness_names(cls, tasks: dict[str, HarnessTask], info: ValidationInfo) -> dict[str, HarnessTask]:
+        check_names(tasks, info.data.get("custom_tasks", {}))
+        for task in tasks.values():
+            cls._known_languages(tuple(task.languages))
+        return tasks
+
     @field_validator("tasks")
     @classmethod
     def _known_tasks(cls, tasks: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        accepted = [*TASKS, *info.data.get("custom_tasks", {})]
+        accepted = _known_names(info.data)
         unknown = [task for task in tasks if task not in accepted]
         expected = f"expected some of {accepted} or a name in custom_tasks"
         faults = [f"unknown task {task!r}; {expected}{closest_hint(task, accepted)}" for task in unknown]
@@ -214,7 +211,7 @@ class GridConfig(Section):
     @classmethod
     def _settings_of_known_tasks(cls, section: Named, info: ValidationInfo) -> Named:
         key = "revisions" if info.field_name == "data" else "max_length"
-        accepted = [*TASKS, *info.data.get("custom_tasks", {})]
+        accepted = _known_names(info.data)
         if unknown := [task for task in getattr(section, key) if task not in accepted]:
             raise ValueError(
                 f"{key} names the unknown task {unknown[0]!r}; expected some of {accepted} or a name in custom_tasks"
@@ -262,8 +259,8 @@ class GridConfig(Section):
 
 
 _NEEDED = {
-    "sources": ("tasks", "languages", "lora"),
-    "variants": ("custom_tasks", "tasks", "languages", "lora", "sources", "prompts", "training"),
+    "sources": ("tasks", "languages", "lora", "harness_tasks"),
+    "variants": ("custom_tasks", "harness_tasks", "tasks", "languages", "lora", "sources", "prompts", "training"),
 }
 """Settings that must be right before those that build on them can be read."""
 
@@ -275,7 +272,7 @@ def _main(settings: Mapping[str, Any]) -> dict[str, Section]:
 
 def _read_recipes(settings: Mapping[str, Any]) -> tuple[Recipe, ...]:
     """Return the mixtures and merges of some settings and, where they have any, the sources of variants."""
-    grid = Grid(settings["tasks"], settings["languages"])
+    grid = make_grid(settings["tasks"], settings["languages"], settings["harness_tasks"])
     recipes = read_recipes(settings["sources"], grid, rank=settings["lora"].r)
     if not settings.get("variants"):
         return recipes
@@ -283,5 +280,9 @@ def _read_recipes(settings: Mapping[str, Any]) -> tuple[Recipe, ...]:
         **dict.fromkeys(map(Source.of, grid.cells), "same"),
         **{each.source: each.budget for each in recipes if not each.merge},
     }
-    found = read_variants(settings["variants"], _main(settings), tuple(budgets), [*TASKS, *settings["custom_tasks"]])
+    found = read_variants(settings["variants"], _main(settings), tuple(budgets), _known_names(settings))
     return (*recipes, *(Recipe(source, budgets[main]) for source, main in found.items()))
+
+
+def _known_names(settings: Mapping[str, Any]) -> list[str]:
+    return [*TASKS, *settings.get("custom_tasks", {}), *settings.get("harness_tasks", {})]

@@ -88,7 +88,7 @@ def read_recipes(sources: Mapping[str, SourceConfig], grid: Grid, *, rank: int) 
         ValueError: If one cannot be made; names all that cannot.
     """
     faults: list[str] = []
-    known = {cell.name: Source.of(cell) for cell in grid.cells}
+    known = {cell.name: Source.of(cell) for cell in grid.source_cells}
     recipes: list[Recipe] = []
     for is_merge in (False, True):  # merges may name any mixture
         for name, given in sources.items():
@@ -191,14 +191,14 @@ def _groups(name: str, given: SourceConfig, way: str, grid: Grid) -> dict[str, t
 
 
 def _cells_along(axis: str, value: str, grid: Grid) -> tuple[Cell, ...]:
-    _refuse_unknown(axis, [value], list(grid.tasks if axis == "task" else grid.languages))
-    return tuple(cell for cell in grid.cells if getattr(cell, axis) == value)
+    _refuse_unknown(axis, [value], list(grid.tasks if axis == "task" else grid.every_language))
+    return tuple(cell for cell in grid.source_cells if getattr(cell, axis) == value)
 
 
 def _listed_cells(names: Sequence[str], grid: Grid) -> tuple[Cell, ...]:
     if not names:
         raise ValueError("'train_on' is empty; name at least one cell")
-    _refuse_unknown("cell", names, [cell.name for cell in grid.cells])
+    _refuse_unknown("cell", names, [cell.name for cell in grid.source_cells])
     return tuple(map(Cell.parse, names))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from transfergrid.config.harness import HarnessTask
 from transfergrid.config.settings import (
     BUNDLED_MODEL,
     DataConfig,
@@ -208,6 +209,8 @@ def render_reference() -> str:
         "",
     ]
     parts += [*header, *_reference_rows(VariantPrompts, "prompts."), *_reference_rows(VariantConfig, "")]
+    parts += ["", "## A task of lm-evaluation-harness", "", "In `tasks` or `harness_tasks`; see [lm-eval](lm-eval.md)."]
+    parts += ["", *header, *_reference_rows(HarnessTask, "")]
     for name, field in GridConfig.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             doc = field.description or ""

@@ -250,7 +250,7 @@ def _tokenise_cells(
 
 def _cell_data(config: GridConfig, run: RunFolder, model: ResolvedModel, cell: Cell) -> CellData:
     """Tokenise and split the train items of one cell."""
-    task = get_task(cell.task, config.custom_tasks)
+    task = get_task(cell.task, config.own_tasks)
     train_format = task.formats[config.prompts.train_format]
     settings = ExampleSettings(
         max_length=max_length(config, cell.task),
@@ -262,6 +262,16 @@ def _cell_data(config: GridConfig, run: RunFolder, model: ResolvedModel, cell: C
         date=config.prompts.date,
     )
     items = load_items(run.data, task, cell.language, "train", train_format.name)
+    if not items:
+        raise UserError(
+            "lm-evaluation-harness has no training split of this task, or no document in it; set train: false on the "
+            "task, which keeps it as a target"
+        )
+    if config.prompts.shots_held_out and task.is_harness and config.prompts.eval_format == "eval":
+        raise UserError(
+            "prompts.shots_held_out: true cannot hold out the shots of a task of lm-evaluation-harness, which draws "
+            "others for every item; set it to false"
+        )
     if config.prompts.shots_held_out:
         shots = set(shot_ids(items, config.prompts))
         items = [item for item in items if item.item_id not in shots]

@@ -135,7 +135,7 @@ def power_table(noise: Noise, grid: Grid, settings: AnalysisConfig, *, origin: s
         of_pair = partial(pair_delta, n_pairs=n_cells * (n_cells - 1), fdr=settings.fdr)
         stopped = adaptive_pair_delta(noise, n_cells * (n_cells - 1), settings.fdr) if noise.n_seeds == 1 else None
         rows.append(_row(PAIR, of_pair, noise, adaptive=stopped))
-        n_tasks, n_languages, level = len(grid.tasks), len(grid.languages), settings.confidence
+        n_tasks, n_languages, level = len(grid.tasks), len(grid.every_language), settings.confidence
         recommended = partial(recommendation_delta, n_tasks=n_tasks, n_languages=n_languages, confidence=level)
         rows.append(_row(RECOMMENDATION, recommended, noise, adaptive=recommended(first)))
     shared = {

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from transfergrid.grid import UserError
 from transfergrid.store.files import hash_json
 from transfergrid.store.provenance import installed_version
@@ -73,8 +75,10 @@ class TaskIndex:
     manager: Any
 
     @classmethod
-    def read(cls, include_path: Path | None = None, metadata: Mapping[str, Any] | None = None) -> TaskIndex:
-        """Read the harness' own task files, which takes some seconds, and those of a folder.
+    def read(
+        cls, include_path: Path | None = None, metadata: Mapping[str, Any] | None = None, *, stock: bool = True
+    ) -> TaskIndex:
+        """Read the task files of a folder and, if ``stock``, the harness' own 14,000, which takes many seconds.
 
         Raises:
             UserError: If the harness is not installed, or the folder is not there.
@@ -83,8 +87,9 @@ class TaskIndex:
         from lm_eval.tasks import TaskManager
 
         if include_path is not None and not include_path.is_dir():
-            raise UserError(f"--include_path {str(include_path)!r} is no folder; give one with task files in YAML")
-        return cls(TaskManager(include_path=None if include_path is None else str(include_path), metadata=metadata))
+            raise UserError(f"include_path {str(include_path)!r} is no folder; give one with task files in YAML")
+        path = None if include_path is None else str(include_path)
+        return cls(TaskManager(include_path=path, metadata=metadata, include_defaults=stock))
 
     def match(self, names: Sequence[str]) -> list[str]:
         """Return the tasks, groups and tags that names or patterns such as ``xnli_*`` mean, each once.
@@ -98,13 +103,22 @@ class TaskIndex:
         for name in names:
             matches = self.manager.match_tasks([name])
             if not matches:
-                raise UserError(
-                    f"unknown task {name!r} of lm-evaluation-harness {installed_version('lm-eval')}"
-                    f"{closest_hint(name, self.manager.all_tasks)}; 'lm-eval ls tasks' lists its tasks, and "
-                    "--include_path names a folder with more"
-                )
+                raise self.unknown(name)
             found |= dict.fromkeys(matches)
         return list(found)
+
+    def is_task(self, name: str) -> bool:
+        """Whether a name is that of one task, whose file says all of it."""
+        entry = self.manager.task_index.get(name)
+        return entry is not None and entry.kind.name in ("TASK", "PY_TASK")
+
+    def unknown(self, name: str) -> UserError:
+        """Return what is said of a name that is no task."""
+        return UserError(
+            f"unknown task {name!r} of lm-evaluation-harness {installed_version('lm-eval')}"
+            f"{closest_hint(name, self.manager.all_tasks)}; 'lm-eval ls tasks' lists its tasks, and include_path names "
+            "a folder with more"
+        )
 
     def load(self, name: str, *, allow_unsafe: bool = False) -> LoadedTask:
         """Load a task, group or tag with its documents.
@@ -126,10 +140,10 @@ class TaskIndex:
         except (OSError, ValueError, RuntimeError) as error:  # of datasets, the hub and the network
             raise UserError(
                 f"the data of task {name!r} cannot be loaded: {type(error).__name__}: {one_line(error)}; connect once "
-                "so that datasets keeps it in its cache, or give --include_path with a copy of the task whose "
+                "so that datasets keeps it in its cache, or give include_path with a copy of the task whose "
                 "dataset_path is local"
             ) from error
-        except (KeyError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError, AssertionError, jinja2.TemplateError) as error:
             raise UserError(
                 f"task {name!r} cannot be read: {type(error).__name__}: {one_line(error)}; correct its YAML file, or "
                 "use a version of lm-eval that has it"
