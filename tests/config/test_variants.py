@@ -102,3 +102,9 @@ def test_a_full_fine_tune_is_a_variant_and_reads_no_shape_of_adapters() -> None:
 def test_full_fine_tuning_of_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_config({**SMALL, **changes}, origin="grid.yaml")
+
+
+def test_no_variant_is_trained_on_a_task_that_is_only_a_target() -> None:
+    tasks = ["arc_challenge", {"lm_eval": "xnli_{language}", "train": False}]
+    found = parse_config({**SMALL, "tasks": tasks, "variants": {"r8": R8}}, origin="grid.yaml")
+    assert [each.source.name for each in found.recipes if each.source.variant] == [f"{DE}@r8", f"{EN}@r8"]
