@@ -46,6 +46,9 @@ def test_a_variant_that_gives_a_default_is_written_and_read_back() -> None:
     found = config(r32={"lora": {"r": 32}}, r8=R8)  # 32 is the default, and not what this configuration has
     assert found.of("r32").lora.r == 32
     assert parse_config(parse_yaml(render_config(found, "head"), "text"), origin="text") == found
+    assert found.model_dump(mode="json")["variants"] == {"r32": {"lora": {"r": 32}}, "r8": R8}
+    again = parse_config(found.model_dump(mode="json"), origin="text")
+    assert (again.of("r32"), again.of("r8").lora) == (found.of("r32"), found.of("r8").lora)
 
 
 @pytest.mark.parametrize(
