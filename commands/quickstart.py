@@ -27,7 +27,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     type=click.Choice(("quickstart", "mixtures")),
     default="quickstart",
     show_default=True,
-    help="mixtures: pairs of languages, trained together and merged, beside the single cells.",
+    help="mixtures: pairs of languages, trained together and merged; a smaller rank; a full fine-tune.",
 )
 @click.pass_context
 def quickstart(context: click.Context, full: bool, preset: str) -> None:

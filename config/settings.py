@@ -277,7 +277,7 @@ def _read_recipes(settings: Mapping[str, Any]) -> tuple[Recipe, ...]:
     if not settings.get("variants"):
         return recipes
     budgets: dict[Source, Budget] = {
-        **dict.fromkeys(map(Source.of, grid.cells), "same"),
+        **dict.fromkeys(map(Source.of, grid.source_cells), "same"),
         **{each.source: each.budget for each in recipes if not each.merge},
     }
     found = read_variants(settings["variants"], _main(settings), tuple(budgets), _known_names(settings))

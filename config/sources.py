@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from transfergrid.config.values import MAX_LORA_RANK, NUMBER, Section
+from transfergrid.config.values import MAX_LORA_RANK, NUMBER, AsGiven
 from transfergrid.grid import MERGE_KIND, MIXTURE_KIND, Cell, Grid, Source, UserError
 from transfergrid.wording import closest_hint
 
@@ -24,7 +24,7 @@ DEFAULT_DENSITY = 0.5
 _WAYS = ("train_on", "merge_of", "pairs_of", "leave_one_out", "all_languages_of", "all_tasks_of")
 
 
-class SourceConfig(Section):
+class SourceConfig(AsGiven):
     """A mixture or merge, or a rule that makes several; exactly one of the first six keys."""
 
     train_on: tuple[str, ...] | None = None

@@ -6,11 +6,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from transfergrid.config.values import (
     MAX_LORA_RANK,
     NUMBER,
+    AsGiven,
     AutoOrPositive,
     Dtype,
     Fraction,
@@ -120,7 +121,7 @@ class VariantPrompts(Section):
     """Wrap training prompts in the model's chat template."""
 
 
-class VariantConfig(Section):
+class VariantConfig(AsGiven):
     """Another recipe: what it changes; what is not given is as in the main recipe."""
 
     lora: LoraConfig = LoraConfig()
@@ -131,6 +132,14 @@ class VariantConfig(Section):
     """``train_format`` and ``train_chat_template`` where they differ."""
     of: tuple[str, ...] | None = None
     """What is trained by it: names of cells and mixtures; null: every cell."""
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found = {name: value for name, value in dump(self).items() if name in self.model_fields_set}
+        for name in found.keys() - {"of"}:
+            given = getattr(self, name).model_fields_set
+            found[name] = {key: value for key, value in found[name].items() if key in given}
+        return found
 
     def changed(self, main: Sections) -> dict[str, Section]:
         """Return the sections of the main recipe with this variant's changes."""

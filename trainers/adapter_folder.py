@@ -189,11 +189,14 @@ def _add_origin(weights: Path, job: AdapterJob, record: Mapping[str, Any]) -> No
     """
     data = {"data_hash": record["data"]["hash"]} if "data" in record else {}
     origin = {"base_model": job.model.public_name, "base_revision": job.model.revision, **data, "format": "pt"}
-    content = weights.read_bytes()
-    start = 8 + int.from_bytes(content[:8], "little")
-    head = json.dumps({**json.loads(content[8:start]), "__metadata__": origin}, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)  # tensors begin at a multiple of 8 bytes
-    weights.write_bytes(len(head).to_bytes(8, "little") + head + content[start:])
+    changed = weights.with_name("changed")
+    with weights.open("rb") as old, changed.open("wb") as new:
+        entries = json.loads(old.read(int.from_bytes(old.read(8), "little")))
+        head = json.dumps({**entries, "__metadata__": origin}, separators=(",", ":")).encode()
+        head += b" " * (-len(head) % 8)  # tensors begin at a multiple of 8 bytes
+        new.write(len(head).to_bytes(8, "little") + head)
+        shutil.copyfileobj(old, new, 2**20)
+    changed.replace(weights)
 
 
 def _make_comparable(path: Path, model: ResolvedModel) -> dict[str, Any]:

@@ -31,6 +31,8 @@ NO_LENGTHS = "no graded transfer: the metric compares lengths that the store doe
 NOTHING_TOLD_APART = "no graded transfer: the base gives the choices of half of the items the same score"
 NO_TEMPERATURE = "no graded transfer: no temperature makes the adapter as sure as the base"
 
+_CHUNK = 2**16
+"""Rows whose arrays stay in the processor's cache."""
 _KEYS = {"seed": pl.Int64, "source": pl.String, **dict.fromkeys(TARGET, pl.String)}
 
 
@@ -60,19 +62,23 @@ class ItemChoices:
         """Return whether two choices share the best value, shape [rows]; some rows' are per character."""
         filled = np.flatnonzero(self.lengths)
         found = np.zeros(len(self.lengths), dtype=np.bool_)
-        if not len(filled):
-            return found
-        lengths = self.lengths[filled]
-        values = self.values[:-1]
+        for start in range(0, len(filled), _CHUNK):
+            rows = filled[start : start + _CHUNK]
+            found[rows] = self._ties(rows, by_length[rows])
+        return found
+
+    def _ties(self, rows: IntArray, by_length: BoolArray) -> BoolArray:
+        lengths, starts = self.lengths[rows], self.starts[rows] - self.starts[rows[0]]
+        span = slice(self.starts[rows[0]], self.starts[rows[-1]] + lengths[-1])
+        values = self.values[span]
         if by_length.any():
-            values = np.where(np.repeat(by_length[filled], lengths), values / self.chars[:-1], values)
+            values = np.where(np.repeat(by_length, lengths), values / self.chars[span], values)
         if (lengths == lengths[0]).all():  # sums over the first axis are several times faster
             by_choice = np.ascontiguousarray(values.reshape(-1, lengths[0]).T)
-            found[filled] = (by_choice == by_choice.max(axis=0)).sum(axis=0) > 1
-            return found
-        starts = self.starts[filled]
+            of_all: BoolArray = (by_choice == by_choice.max(axis=0)).sum(axis=0) > 1
+            return of_all
         best = np.maximum.reduceat(values, starts)
-        found[filled] = np.add.reduceat((values == np.repeat(best, lengths)).astype(np.int32), starts) > 1
+        found: BoolArray = np.add.reduceat((values == np.repeat(best, lengths)).astype(np.int32), starts) > 1
         return found
 
     def compared(self, rows: IntArray, *, by_length: bool, width: int) -> FloatArray:

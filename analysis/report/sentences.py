@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.facts import (
     Significance,
     agreement,
+    comparisons,
     distance_correlations,
     graded_transfer,
     labelled,
@@ -71,6 +73,8 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
         ]
     if lines := learnt_sentences(learnt(tables.single_source, settings), settings):
         found.insert(1, Finding("What was learnt?", " ".join(lines).replace(" -", " −")))
+    for lead, lines in comparisons(tables.mixtures, tables.merges, tables.variants).items():
+        found.append(Finding(lead, re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", ". ".join(lines)) + "."))
     if tables.missing.height:
         found.append(Finding("What is missing?", _missing(tables.missing)))
     if lines := remark_lines(tables.transfer):

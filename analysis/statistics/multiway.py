@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy import sparse, special
+from scipy import special
 
 from transfergrid.analysis.records import PAIR, SOURCE, TARGET, ItemBlock
-from transfergrid.analysis.statistics.levels import count_levels, level_codes
+from transfergrid.analysis.statistics.levels import count_levels, level_codes, membership
 from transfergrid.analysis.statistics.pair_noise import RULE_OF_THREE
 
 FloatArray = npt.NDArray[np.float64]
@@ -219,7 +219,8 @@ def _squares(values: npt.NDArray[np.floating], sources: IntArray, targets: IntAr
 
 def _sums(values: npt.NDArray[np.floating], codes: IntArray, n_levels: int) -> npt.NDArray[np.floating]:
     """Return the sums of the rows of every level, shape [levels, K]."""
-    ones = np.ones(len(codes), dtype=values.dtype)
-    member = sparse.csr_array((ones, (codes, np.arange(len(codes)))), shape=(n_levels, len(codes)))
-    found: npt.NDArray[np.floating] = member @ values
+    if values.shape[1] == 1:
+        return np.asarray(np.bincount(codes, values[:, 0], minlength=n_levels)[:, None], dtype=np.float64)
+    groups = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=n_levels))[:-1])
+    found: npt.NDArray[np.floating] = membership(groups, len(codes)) @ values
     return found

@@ -74,10 +74,10 @@ class _Model(NamedTuple):
     """Shape [N]: what the pair has in its source's noise of the task at variance 1."""
     task: IntArray
     """Shape [N]: which of G such noises."""
+    across: sparse.csr_array
+    """Shape [q G, N]: the products of ``of_source`` with the pair's values; the first of these is 1."""
     in_task: sparse.csr_array
     """Shape [G, N]: ``of_source`` by noise."""
-    across: sparse.csr_array
-    """Shape [q G, N]: its products with the pair's values."""
 
 
 class _Solved(NamedTuple):
@@ -88,9 +88,8 @@ class _Solved(NamedTuple):
     across: FloatArray
     """Shape [q, G]: what effects at variance 1 and the sources' noises have in common."""
     precision: FloatArray
-    """Shape [G]: of a source's noise where all effects are known."""
+    """Shape [G]: of a source's noise, all effects known; ``pull / precision`` is its mean where they are 0."""
     pull: FloatArray
-    """Shape [G]: what the deltas say of it where all effects are 0, times the precision."""
 
 
 def shrink(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise, *, n_draws: int = 0, seed: int = 0) -> Shrunken:
@@ -121,8 +120,8 @@ def shrink(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise, *, n_dra
             return Shrunken(draws.mean(axis=1, dtype=np.float64), draws.var(axis=1, dtype=np.float64), mode, draws)
         found = [_predict(model, deviations) for deviations in kept]
     means, variances = np.stack([each[0] for each in found]), np.stack([each[1] for each in found])
-    none = np.zeros((len(observed), 0), dtype=np.float32)
-    return Shrunken(means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0), mode, none)
+    total = variances.mean(axis=0) + means.var(axis=0)
+    return Shrunken(means.mean(axis=0), total, mode, np.zeros((len(observed), 0), dtype=np.float32))
 
 
 def _model(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise) -> _Model:
@@ -145,6 +144,8 @@ def _model(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise) -> _Mode
     of_source, task = noise.of_source, noise.source_task
     n_tasks = int(task.max()) + 1 if of_source.any() else 0
     known_tasks = slice(None if n_tasks else 0)
+    tasks, shares = ((place * n_tasks + task[:, None])[:, known_tasks], (value * of_source[:, None])[:, known_tasks])
+    across = _by_column(tasks, shares, q * n_tasks)
     cells, products = place[:, :, None] * q + place[:, None, :], value[:, :, None] * value[:, None, :]
     return _Model(
         y=observed,
@@ -158,10 +159,8 @@ def _model(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise) -> _Mode
         noise_known=bool(known.any()),
         of_source=of_source,
         task=task,
-        in_task=_by_column(task[:, None][:, known_tasks], of_source[:, None][:, known_tasks], n_tasks),
-        across=_by_column(
-            (place * n_tasks + task[:, None])[:, known_tasks], (value * of_source[:, None])[:, known_tasks], q * n_tasks
-        ),
+        across=across,
+        in_task=across[:n_tasks],
     )
 
 
@@ -192,20 +191,15 @@ def _size(model: _Model) -> float:
 
 def _fit(model: _Model) -> FloatArray:
     size = np.log(_size(model))
-    found = optimize.minimize(
-        lambda logs: -_log_posterior(model, logs),
-        np.full(3, size + np.log(0.5)),
-        method="L-BFGS-B",
-        bounds=[(size + _BOUNDS[0], size + _BOUNDS[1])] * 3,
-    )
-    deviations: FloatArray = np.exp(found.x)
-    return deviations
+    start, bounds = np.full(3, size + np.log(0.5)), [(size + _BOUNDS[0], size + _BOUNDS[1])] * 3
+    found = optimize.minimize(lambda logs: -_log_posterior(model, logs), start, method="L-BFGS-B", bounds=bounds)
+    return np.asarray(np.exp(found.x))
 
 
 def _posterior_deviations(
     model: _Model, mode: FloatArray, generator: np.random.Generator, *, n_proposals: int
 ) -> FloatArray:
-    """Return `N_KEPT` equally probable standard deviations, shape [N_KEPT, 3]."""
+    """Return `N_KEPT` equally probable standard deviations."""
     centre = np.log(mode)
     root = linalg.cholesky(_curvature_inverse(model, centre), lower=True)
     normal = generator.normal(size=(n_proposals, 3))
@@ -216,8 +210,7 @@ def _posterior_deviations(
     weights = np.array([_log_posterior(model, each) for each in logs]) - proposal
     shares = np.cumsum(np.exp(weights - weights.max()))
     points = (np.arange(N_KEPT) + generator.random()) / N_KEPT
-    kept: FloatArray = np.exp(logs[np.searchsorted(shares, points * shares[-1])])
-    return kept
+    return np.asarray(np.exp(logs[np.searchsorted(shares, points * shares[-1])]))
 
 
 def _curvature_inverse(model: _Model, centre: FloatArray) -> FloatArray:
@@ -232,8 +225,7 @@ def _curvature_inverse(model: _Model, centre: FloatArray) -> FloatArray:
             ]
             hessian[first, second] = hessian[second, first] = (ends[1] + ends[2] - ends[0] - ends[3]) / (4 * _STEP**2)
     values, vectors = np.linalg.eigh(hessian)
-    inverse: FloatArray = (vectors / np.clip(values, 0.25, 400.0)) @ vectors.T
-    return inverse
+    return np.asarray((vectors / np.clip(values, 0.25, 400.0)) @ vectors.T)
 
 
 def _solve(model: _Model, deviations: FloatArray) -> _Solved:
@@ -255,12 +247,11 @@ def _solve(model: _Model, deviations: FloatArray) -> _Solved:
 
 
 class _Weights(NamedTuple):
+    """Pairs' shares of what is left of their deltas, what effects weigh in the truth, and the variance that stays."""
+
     share: FloatArray
-    """Shape [N]: how much of what is left of a pair's delta is its own effect."""
     columns: FloatArray
-    """Shape [N, K]: what the effects weigh in the true delta."""
     left: FloatArray
-    """Shape [N]: variance of the pair's effect when all other effects are known."""
 
 
 def _weights(model: _Model, deviations: FloatArray, scale: FloatArray) -> _Weights:
@@ -298,9 +289,8 @@ def _draw(
     weights = _weights(model, deviations, solved.scale)
     normal = generator.normal(size=(len(solved.scale), n_draws))
     effects = solved.effects[:, None] + linalg.solve_triangular(solved.factor, normal, lower=True, trans="T")
-    drawn = (weights.share * model.y)[:, None] + np.sqrt(weights.left)[:, None] * generator.normal(
-        size=(len(model.y), n_draws)
-    )
+    own = generator.normal(size=(len(model.y), n_draws))
+    drawn = (weights.share * model.y)[:, None] + np.sqrt(weights.left)[:, None] * own
     if len(solved.pull):
         spread = generator.normal(size=(len(solved.pull), n_draws)) * np.sqrt(solved.precision)[:, None]
         noise = (solved.pull[:, None] - solved.across.T @ effects + spread) / solved.precision[:, None]

@@ -15,6 +15,7 @@ from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.facts import (
     agreement,
+    comparisons,
     distance_correlations,
     graded_transfer,
     labelled,
@@ -46,6 +47,7 @@ def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
         _roles(tables.roles),
         Text("\n".join([*_labels(tables.roles), ""])),
         Text("\n".join([*_variance(tables.variance), *_agreement(tables.consistency), *_distance(tables.distance)])),
+        *_comparisons(tables),
         Text("\n".join([*_missing(tables.missing), *(f"Remark: {line}." for line in remark_lines(tables.transfer))])),
     ]
     return Group(*parts)
@@ -205,6 +207,12 @@ def _distance(distance: pl.DataFrame) -> list[str]:
                 f"(naive p {row['naive_p']:.3g}: language pairs are not independent)."
             )
     return lines
+
+
+def _comparisons(tables: AnalysisTables) -> list[RenderableType]:
+    """Return what mixtures, merges and variants do on average; nothing without such sources."""
+    found = comparisons(tables.mixtures, tables.merges, tables.variants)
+    return [Text("\n".join(["", name, *(f"  {line}" for line in lines)])) for name, lines in found.items()]
 
 
 def _missing(missing: pl.DataFrame) -> list[str]:

@@ -46,6 +46,9 @@ def test_a_variant_that_gives_a_default_is_written_and_read_back() -> None:
     found = config(r32={"lora": {"r": 32}}, r8=R8)  # 32 is the default, and not what this configuration has
     assert found.of("r32").lora.r == 32
     assert parse_config(parse_yaml(render_config(found, "head"), "text"), origin="text") == found
+    assert found.model_dump(mode="json")["variants"] == {"r32": {"lora": {"r": 32}}, "r8": R8}
+    again = parse_config(found.model_dump(mode="json"), origin="text")
+    assert (again.of("r32"), again.of("r8").lora) == (found.of("r32"), found.of("r8").lora)
 
 
 @pytest.mark.parametrize(
@@ -102,3 +105,9 @@ def test_a_full_fine_tune_is_a_variant_and_reads_no_shape_of_adapters() -> None:
 def test_full_fine_tuning_of_what_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_config({**SMALL, **changes}, origin="grid.yaml")
+
+
+def test_no_variant_is_trained_on_a_task_that_is_only_a_target() -> None:
+    tasks = ["arc_challenge", {"lm_eval": "xnli_{language}", "train": False}]
+    found = parse_config({**SMALL, "tasks": tasks, "variants": {"r8": R8}}, origin="grid.yaml")
+    assert [each.source.name for each in found.recipes if each.source.variant] == [f"{DE}@r8", f"{EN}@r8"]

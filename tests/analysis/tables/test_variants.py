@@ -15,7 +15,7 @@ from tests.analysis.synthetic import item_frame, item_row, item_rows, write_run
 from transfergrid.analysis.analyze import write_tables
 from transfergrid.analysis.report.page import write_report
 from transfergrid.analysis.report.several import variant_rows
-from transfergrid.analysis.tables.build import build_tables
+from transfergrid.analysis.tables.build import AnalysisTables, build_tables
 from transfergrid.cli import main
 from transfergrid.grid import Cell, Regime
 from transfergrid.store.files import write_json
@@ -82,10 +82,14 @@ def by_hand(rows: pl.DataFrame, name: str, target: Cell) -> np.ndarray:
     return found.sort("item_id")["value"].to_numpy()
 
 
+@pytest.fixture(scope="module")
+def tables(run: RunFolder) -> AnalysisTables:
+    return build_tables(run)
+
+
 def test_a_variant_is_compared_with_the_main_recipe_on_the_same_pairs_and_items(
-    run: RunFolder, rows: pl.DataFrame
+    tables: AnalysisTables, rows: pl.DataFrame
 ) -> None:
-    tables = build_tables(run)
     (row,) = tables.variants.filter(variant="r8", of="cell", regime=Regime.MT_CL.value).to_dicts()
     pairs = [(source, target) for source in GRID for target in GRID if source != target]
     differences = [by_hand(rows, f"{s.name}@r8", t) - by_hand(rows, s.name, t) for s, t in pairs]
@@ -110,8 +114,8 @@ def test_a_variant_is_compared_with_the_main_recipe_on_the_same_pairs_and_items(
     assert (row["train_s"], row["main_train_s"]) == (40, 20)  # two in one pass share its seconds
 
 
-def test_mixtures_have_rows_of_their_own_and_a_recipe_without_record_has_no_costs(run: RunFolder) -> None:
-    table = build_tables(run).variants
+def test_mixtures_have_rows_of_their_own_and_a_recipe_without_record_has_no_costs(tables: AnalysisTables) -> None:
+    table = tables.variants
     of = table.select("variant", "of", "regime", "n_pairs").rows()
     assert of == [
         ("full", "cell", "all transfer", 2),
@@ -129,34 +133,26 @@ def test_mixtures_have_rows_of_their_own_and_a_recipe_without_record_has_no_cost
 
 
 def test_what_is_said_of_the_main_recipe_stays_and_every_table_has_the_variant(
-    run: RunFolder, rows: pl.DataFrame, tmp_path: Path
+    run: RunFolder, tables: AnalysisTables, rows: pl.DataFrame, tmp_path: Path
 ) -> None:
-    plain = rows.filter(~pl.col("source").str.contains("@"))
-    before, after = build_tables(write_run(tmp_path / "plain", plain)), build_tables(run)
+    plain = write_run(tmp_path / "plain", rows.filter(~pl.col("source").str.contains("@")))
+    before = build_tables(plain)
     for name, table in before.named():
         assert "variant" not in table.columns
-        assert after[name].filter(variant="main").drop("variant").equals(table), name
-    assert set(after.transfer["variant"]) == set(after.transfer_by_seed["variant"]) == {"main", "r8", "full"}
-    assert after.variants["variant"].unique().sort().to_list() == ["full", "r8"]
-    write_tables(before, tmp_path / "tables")
-    assert not (tmp_path / "tables" / "variants.csv").exists()
+        assert tables[name].filter(variant="main").drop("variant").equals(table), name
+    assert set(tables.transfer["variant"]) == set(tables.transfer_by_seed["variant"]) == {"main", "r8", "full"}
+    assert tables.variants["variant"].unique().sort().to_list() == ["full", "r8"]
+    write_tables(before, plain.tables)
+    assert not (plain.tables / "variants.csv").exists()
+    for folder, n_rows in ((run, 9), (plain, 0)):
+        shown = CliRunner().invoke(main, ["analyze", "variants", "--run", str(folder.root)])
+        assert (shown.exit_code, f"variants: {n_rows} rows" in shown.output) == (0, True), shown.output
 
 
-def test_variants_are_shown_on_the_terminal_and_said_to_be_none(
-    run: RunFolder, tmp_path: Path, single: pl.DataFrame
-) -> None:
-    shown = CliRunner().invoke(main, ["analyze", "variants", "--run", str(run.root)])
-    assert (shown.exit_code, "variants: 9 rows" in shown.output) == (0, True), shown.output
-    without = write_run(tmp_path / "without", single)
-    shown = CliRunner().invoke(main, ["analyze", "variants", "--run", str(without.root)])
-    assert (shown.exit_code, "variants: 0 rows" in shown.output) == (0, True), shown.output
-
-
-def test_the_report_has_a_section_of_variants_only_where_there_are_some(
-    run: RunFolder, single: pl.DataFrame, tmp_path: Path
-) -> None:
-    shown = {(row.what, row.regime): row for row in variant_rows(build_tables(run))}
+def test_the_report_has_a_section_of_variants(run: RunFolder, tables: AnalysisTables) -> None:
+    shown = {(row.what, row.regime): row for row in variant_rows(tables)}
     assert (shown["r8", "MT-CL"].weights, shown["r8", "MT-CL"].seconds) == ("16 / 64", "40 / 20")
     assert shown["full, of mixtures", "IN-MIX"].weights == "not known / not known"
-    assert 'id="variants"' in write_report(run).page.read_text(encoding="utf-8")
-    assert 'id="variants"' not in write_report(write_run(tmp_path / "run", single)).page.read_text(encoding="utf-8")
+    page = write_report(run).page.read_text(encoding="utf-8")
+    assert 'id="variants"' in page
+    assert "What does another recipe change?" in page
