@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from transfergrid.benchmarks.alignment import Questions, ReadTask, TaskCheck, languages_together
-from transfergrid.benchmarks.harness_rows import FoundTask, HarnessReader, Rows
+from transfergrid.benchmarks.harness import FoundTask
+from transfergrid.benchmarks.harness_rows import HarnessReader, Rows
 from transfergrid.benchmarks.rows import SPLITS
 from transfergrid.benchmarks.tasks import Question, RowError, Task
 from transfergrid.config.harness import HarnessTask
@@ -117,6 +118,7 @@ def _standing_alone(name: str, together: list[list[str]]) -> str:
     alone = listed([language for group in together[1:] for language in group], 12)
     others = f"; only {listed(together[0], 12)} share theirs" if len(together[0]) > 1 else ""
     return (
-        f"{name}: {alone} have items of their own by id or right answer{others}; between languages that share no "
-        "items, MT-CL compares different questions, and a train item that translates a test item would not be noticed"
+        f"{name}: the items of {alone} differ from those of other languages by id or right answer{others}; between "
+        "languages that share no items, MT-CL compares different questions, and a train item that translates a test "
+        "item would not be noticed"
     )

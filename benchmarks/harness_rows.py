@@ -9,7 +9,6 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,17 +16,17 @@ from typing import Any, NamedTuple
 import jinja2
 import numpy as np
 
-from transfergrid.benchmarks.harness import TaskIndex
+from transfergrid.benchmarks.harness import FoundTask
+from transfergrid.benchmarks.spec import HARNESS_MODE
 from transfergrid.benchmarks.tasks import RowError
-from transfergrid.config.harness import HarnessTask
 from transfergrid.config.prompts import PromptConfig
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
-from transfergrid.store.files import hash_text
+from transfergrid.store.files import hash_files, hash_text
 from transfergrid.store.provenance import installed_version
 from transfergrid.wording import one_line
 
-OF_THE_HARNESS = (ValueError, KeyError, TypeError, IndexError, AssertionError, jinja2.TemplateError)
+_OF_THE_HARNESS = (ValueError, LookupError, TypeError, AttributeError, AssertionError, jinja2.TemplateError)
 """What the harness raises where a task, its data and the options do not fit together."""
 _METRICS = ("acc_norm", "acc")
 _IDS = (
@@ -48,19 +47,6 @@ _IDS = (
 Rows = list[dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class FoundTask:
-    """A task, group or tag of the harness."""
-
-    index: TaskIndex
-    name: str
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """What its file says; nothing of a tag."""
-        return getattr(self.index.manager.task_index.get(self.name), "cfg", None) or {}
-
-
 class CellRows(NamedTuple):
     """The documents of one cell."""
 
@@ -73,42 +59,10 @@ class CellRows(NamedTuple):
 
 
 class HarnessReader:
-    """Reads tasks of the harness; the files that name them are read once per folder."""
+    """Reads documents of tasks of the harness as a configuration asks for them."""
 
     def __init__(self, config: GridConfig) -> None:
         self._config = config
-        self._indexes: dict[tuple[Path | None, bool], TaskIndex] = {}
-
-    def find(self, asked: HarnessTask) -> dict[str, FoundTask]:
-        """Return the harness' tasks by language; reads no documents.
-
-        Raises:
-            UserError: If the harness is not installed, has no such task, or the task is no choice among answers.
-        """
-        found = {}
-        for language in asked.languages:
-            found[language] = task = self._find(asked.include_path, asked.names(language))
-            _refuse_kind(task.name, task.settings.get("output_type", "multiple_choice"))
-        return found
-
-    def _find(self, folder: Path | None, names: Sequence[str]) -> FoundTask:
-        """Return the first name that is a task in a folder's files, or anything in all files."""
-        if folder is not None:
-            own = self._index(folder, stock=False)
-            for name in names:
-                if own.is_task(name):
-                    return FoundTask(own, name)
-        index = self._index(folder, stock=True)
-        for name in names:
-            if name in index.manager.all_tasks:
-                return FoundTask(index, name)
-        raise index.unknown(names[0])
-
-    def _index(self, folder: Path | None, *, stock: bool) -> TaskIndex:
-        key = (folder, stock)
-        if key not in self._indexes:
-            self._indexes[key] = TaskIndex.read(folder, stock=stock)
-        return self._indexes[key]
 
     def read(self, found: FoundTask, code: str, *, train: bool) -> CellRows:
         """Return the documents of a task, or of all tasks of a group together.
@@ -125,14 +79,15 @@ class HarnessReader:
         data = self._config.data
         limit = data.max_train_items if data.align == "strict" else None
         parts = []
-        with _quiet():
-            tasks = found.index.load(found.name).tasks
+        with _quiet(), _failing_in_words(found.name):
+            tasks = found.load()
+            counting = {each: _counting(each, task) for each, task in tasks.items()}
+            is_counted = any("code" in counting[each] or task.multiple_target for each, task in tasks.items())
             for each, task in tasks.items():
-                with _failing_in_words(each):
-                    _refuse(each, task)
-                    learnt = _train_rows(task, limit) if train else []
-                    parts.append((each.replace(code, ""), learnt, _test_rows(task, self._config.prompts)))
-        metrics = {_metric(each, task) for each, task in tasks.items()}
+                learnt = _train_rows(task, limit) if train else []
+                test = _test_rows(task, self._config.prompts, counting[each] if is_counted else None)
+                parts.append((each.replace(code, ""), learnt, test))
+        metrics = {HARNESS_MODE} if is_counted else {each["metric"] for each in counting.values()}
         versions = ", ".join(f"{each} {task.VERSION}" for each, task in tasks.items())
         return CellRows(
             train=_joined([(label, learnt) for label, learnt, _ in parts]),
@@ -159,48 +114,45 @@ def _quiet() -> Iterator[None]:
 def _failing_in_words(name: str) -> Iterator[None]:
     try:
         yield
-    except OF_THE_HARNESS as error:
+    except _OF_THE_HARNESS as error:
         raise UserError(
             f"lm-evaluation-harness fails on task {name!r} with {type(error).__name__}: {one_line(error)}; correct its "
             "YAML file, or leave the task out"
         ) from error
 
 
-def _refuse_kind(name: str, output_type: str) -> None:
-    if output_type == "generate_until":
-        raise UserError(
-            f"task {name!r} of lm-evaluation-harness generates text, which no cell can hold; 'grid lm-eval' runs it"
-        )
-    if output_type != "multiple_choice":
-        raise UserError(
-            f"task {name!r} of lm-evaluation-harness has output_type {output_type!r}, and a cell takes "
-            "'multiple_choice'; 'grid lm-eval' runs it"
-        )
-
-
-def _refuse(name: str, task: Any) -> None:
-    """Refuse tasks whose documents are no choice of one answer after one context."""
-    _refuse_kind(name, task.OUTPUT_TYPE)
-    for is_so, what in (
-        (task.multiple_input, "asks every document with several contexts"),
-        (task.multiple_target, "has several right answers to a document"),
-        (callable(task.config.process_results), "counts its answers in a way of its own (process_results)"),
-    ):
-        if is_so:
-            raise UserError(
-                f"task {name!r} of lm-evaluation-harness {what}, which no cell takes; 'grid lm-eval' runs it"
-            )
-
-
 def _metric(name: str, task: Any) -> str:
-    given = list(task.aggregation())
-    for metric in _METRICS:
-        if metric in given:
-            return metric
-    raise UserError(
-        f"task {name!r} of lm-evaluation-harness is measured by {given}, and a cell takes one of {list(_METRICS)}; "
-        "'grid lm-eval' runs it"
-    )
+    """Return the metric of a task that is its score: its ``acc_norm``, else its ``acc``, else its first mean.
+
+    Raises:
+        UserError: If it has none that is a mean of values of which higher ones are better.
+    """
+    counted = callable(task.config.process_results)
+    means = [metric for metric, combine in task.aggregation().items() if getattr(combine, "__name__", "") == "mean"]
+    usable = [metric for metric in (*_METRICS, *(means if counted else ())) if metric in means]
+    if not usable or not task.higher_is_better().get(usable[0], True):
+        raise UserError(
+            f"task {name!r} of lm-evaluation-harness is measured by {list(task.aggregation())}, and a cell takes "
+            "'acc_norm', 'acc', or a mean of its own function of which higher is better; 'grid lm-eval' runs it"
+        )
+    return str(usable[0])
+
+
+def _counting(name: str, task: Any) -> dict[str, Any]:
+    """Return the metric of a task and, where it has one, its function that makes values of answers.
+
+    Raises:
+        UserError: If the function cannot be found again by its file and name.
+    """
+    function = task.config.process_results
+    if not callable(function):
+        return {"metric": _metric(name, task)}
+    code = getattr(function, "__code__", None)
+    if code is None or not function.__name__.isidentifier() or not Path(code.co_filename).is_file():
+        raise UserError(f"process_results of task {name!r} is no function in a file; 'grid lm-eval' runs the task")
+    path = Path(code.co_filename).resolve()
+    sha256 = hash_files([path])
+    return {"metric": _metric(name, task), "code": str(path), "function": function.__name__, "sha256": sha256}
 
 
 def _train_rows(task: Any, limit: int | None) -> Rows:
@@ -210,8 +162,13 @@ def _train_rows(task: Any, limit: int | None) -> Rows:
     return [_row(task, document, item_id) for item_id, document in named if item_id in kept]
 
 
-def _test_rows(task: Any, prompts: PromptConfig) -> Rows:
+def _test_rows(task: Any, prompts: PromptConfig, counting: Mapping[str, Any] | None) -> Rows:
     """Return the documents that are scored, each as the harness asks it.
+
+    Args:
+        task: A task of the harness.
+        prompts: Shots and chat.
+        counting: How the harness makes values of answers; None: by one right choice.
 
     Source:
         ``simple_evaluate`` in lm_eval/evaluator.py of lm-evaluation-harness 0.4.13 for seeds and shots.
@@ -235,7 +192,13 @@ def _test_rows(task: Any, prompts: PromptConfig) -> Rows:
     rows = []
     for (item_id, document), group in zip(documents, requests, strict=True):
         row = _row(task, document, item_id)
-        rows.append({**row, "asked": _asked(group[0].arguments, row["choices"][0], chat=chat)})
+        asked = _asked(group[0].arguments, row["choices"][0], chat=chat)
+        if counting is not None:
+            golds = _golds(task, document, row["choices"], item_id)
+            about = {"document": document} if "code" in counting else {"golds": golds}
+            how = {name: value for name, value in counting.items() if name != "code"}
+            asked |= {"counted": json.dumps({**how, **about}, ensure_ascii=False), "code": counting.get("code", "")}
+        rows.append({**row, "asked": asked})
     return rows
 
 
@@ -256,22 +219,34 @@ def _asked(request: tuple[str, str], choice: str, *, chat: bool) -> dict[str, An
 
 def _row(task: Any, document: Any, item_id: str) -> dict[str, Any]:
     """Return a document's id, context without shots, choices, gold and delimiter."""
-    choices = list(map(str, task.doc_to_choice(document)))
-    target = task.doc_to_target(document)
-    gold = choices.index(target) if isinstance(target, str) and target in choices else target
-    if isinstance(gold, bool) or not isinstance(gold, int):
-        raise RowError(
-            f"document {item_id!r} of task {task.config.task!r} has the target {target!r}; expected an index from 0 or "
-            f"one of its choices {choices}"
-        )
+    given = task.doc_to_choice(document)
+    if not isinstance(given, list | tuple):
+        raise RowError(f"document {item_id!r} of task {task.config.task!r} has the choices {given!r}; expected a list")
+    choices = list(map(str, given))
+    golds = _golds(task, document, choices, item_id)
     context = task.fewshot_context(document, 0, gen_prefix=task.doc_to_prefix(document))
     return {
         "id": item_id,
         "context": context,
         "choices": choices,
-        "gold": gold,
+        "gold": golds[0],
         "delimiter": task.config.target_delimiter,
     }
+
+
+def _golds(task: Any, document: Any, choices: list[str], item_id: str) -> list[int]:
+    """Return the indices of a document's right choices, one except where the task has several."""
+    target = task.doc_to_target(document)
+    may_be_several = task.multiple_target or callable(task.config.process_results)
+    given = target if may_be_several and isinstance(target, list) else [target]
+    golds = [choices.index(each) if isinstance(each, str) and each in choices else each for each in given]
+    is_index = [isinstance(gold, int) and not isinstance(gold, bool) for gold in golds]
+    if not golds or not all(is_index) or any(not 0 <= gold < len(choices) for gold in golds[1:]):
+        raise RowError(
+            f"document {item_id!r} of task {task.config.task!r} has the target {target!r}; expected an index from 0 or "
+            f"one of its choices {choices}"
+        )
+    return golds
 
 
 def _with_ids(documents: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:

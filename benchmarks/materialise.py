@@ -17,6 +17,7 @@ from transfergrid.benchmarks.alignment import (
     common_ids,
 )
 from transfergrid.benchmarks.golds import settle_golds
+from transfergrid.benchmarks.harness import TaskFinder
 from transfergrid.benchmarks.harness_cells import read_harness_task, request_parts
 from transfergrid.benchmarks.harness_rows import HarnessReader
 from transfergrid.benchmarks.rows import SPLITS, RowSource
@@ -76,9 +77,9 @@ def _read_tasks(
     config: GridConfig, source: RowSource, on_cell: Callable[[str, str], None] | None
 ) -> dict[str, ReadTask]:
     """Return the questions of every task; those of lm-evaluation-harness are all found before anything is read."""
-    reader, strict = HarnessReader(config), config.data.align == "strict"
+    finder, reader, strict = TaskFinder(), HarnessReader(config), config.data.align == "strict"
     harness = {name: config.harness_tasks[name] for name in config.tasks if name in config.harness_tasks}
-    found = {name: reader.find(asked) for name, asked in harness.items()}
+    found = {name: finder.find(asked) for name, asked in harness.items()}
     read = {}
     for name in config.tasks:
         task = get_task(name, config.own_tasks)

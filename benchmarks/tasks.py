@@ -241,7 +241,7 @@ def _builtin_task(name: str) -> Task:
     return make_task(read_task_spec(Path(str(files("transfergrid.benchmarks").joinpath(f"{name}.yaml")))))
 
 
-_LETTERED = """{% if choices == letters %}{{ context }}{% else %}{% if context %}{{ context }}
+_LETTERED = """{{ context }}{% if choices != letters %}{% if context %}
 {% endif %}{% for choice in choices %}{{ letters[loop.index0] }}) {{ choice }}
 {% endfor %}Answer:{% endif %}"""
 """The choices by letters after a prompt of the harness; a prompt that asks for letters already stays as it is."""
@@ -251,15 +251,8 @@ _LETTERED = """{% if choices == letters %}{{ context }}{% else %}{% if context %
 def _harness_task(name: str) -> Task:
     """Return a task of lm-evaluation-harness; its rows hold finished prompts."""
     lettered = FormatSpec(context=_LETTERED, continuations="letters")
-    task = make_task(
-        TaskSpec(
-            name=name,
-            id="id",
-            gold="gold",
-            choices=ChoicesSpec(column="choices"),
-            formats={"train": lettered, "eval": FormatSpec(context="{{ context }}")},
-        )
-    )
+    formats: dict[FormatName, FormatSpec] = {"train": lettered, "eval": FormatSpec(context="{{ context }}")}
+    task = make_task(TaskSpec(name=name, id="id", gold="gold", choices=ChoicesSpec(column="choices"), formats=formats))
     as_asked = replace(task.formats["eval"], build=_as_asked)
     return replace(task, formats={**task.formats, "eval": as_asked}, is_harness=True)
 
@@ -274,6 +267,8 @@ def _as_asked(question: Question) -> Item:
         gold=question.gold,
         delimiter=asked["delimiter"],
         messages=tuple((role, text) for role, text in asked.get("messages", ())),
+        counted=asked.get("counted", ""),
+        code=asked.get("code", ""),
     )
 
 

@@ -50,7 +50,9 @@ class DataManifest:
 
     def __rich__(self) -> Table:
         """Render as a table, one row per task."""
-        title = f"Data ({self.source}), {len(self.languages)} languages: {' '.join(self.languages)}"
+        own = [self.source] if self.counts.keys() - self.metrics.keys() else []
+        sources = ", ".join([*own, *(["lm-evaluation-harness"] if self.metrics else [])])
+        title = f"Data ({sources}), {len(self.languages)} languages: {' '.join(self.languages)}"
         table = Table(title=escape(title))
         for name in ("task", "train items", "test items", "left out"):
             table.add_column(name, justify="left" if name == "task" else "right")

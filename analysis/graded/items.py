@@ -31,6 +31,8 @@ NO_LENGTHS = "no graded transfer: the metric compares lengths that the store doe
 NOTHING_TOLD_APART = "no graded transfer: the base gives the choices of half of the items the same score"
 NO_TEMPERATURE = "no graded transfer: no temperature makes the adapter as sure as the base"
 
+_CHUNK = 2**16
+"""Rows whose arrays stay in the processor's cache."""
 _KEYS = {"seed": pl.Int64, "source": pl.String, **dict.fromkeys(TARGET, pl.String)}
 
 
@@ -56,6 +58,29 @@ class ItemChoices:
         self.chars = np.append(filled["choice_chars"].explode().fill_null(1).to_numpy(), 1)
         self.gold = frame["gold"].fill_null(0).to_numpy().astype(np.intp)
 
+    def ties(self, *, by_length: BoolArray) -> BoolArray:
+        """Return whether two choices share the best value, shape [rows]; some rows' are per character."""
+        filled = np.flatnonzero(self.lengths)
+        found = np.zeros(len(self.lengths), dtype=np.bool_)
+        for start in range(0, len(filled), _CHUNK):
+            rows = filled[start : start + _CHUNK]
+            found[rows] = self._ties(rows, by_length[rows])
+        return found
+
+    def _ties(self, rows: IntArray, by_length: BoolArray) -> BoolArray:
+        lengths, starts = self.lengths[rows], self.starts[rows] - self.starts[rows[0]]
+        span = slice(self.starts[rows[0]], self.starts[rows[-1]] + lengths[-1])
+        values = self.values[span]
+        if by_length.any():
+            values = np.where(np.repeat(by_length, lengths), values / self.chars[span], values)
+        if (lengths == lengths[0]).all():  # sums over the first axis are several times faster
+            by_choice = np.ascontiguousarray(values.reshape(-1, lengths[0]).T)
+            of_all: BoolArray = (by_choice == by_choice.max(axis=0)).sum(axis=0) > 1
+            return of_all
+        best = np.maximum.reduceat(values, starts)
+        found: BoolArray = np.add.reduceat((values == np.repeat(best, lengths)).astype(np.int32), starts) > 1
+        return found
+
     def compared(self, rows: IntArray, *, by_length: bool, width: int) -> FloatArray:
         """Return the statistic whose largest value is the prediction, in nats, shape [width, n]; -inf: no such choice.
 
@@ -71,14 +96,17 @@ class ItemChoices:
             found = found / np.maximum(chars, 1) * mean
         return np.where(there, found, -np.inf)
 
-    def gold_per_char(self, rows: IntArray) -> FloatArray:
-        """Return the gold choice's log-likelihood per character, shape [n]."""
-        places = np.minimum(self.starts[rows] + self.gold[rows], len(self.values) - 1)
+    def per_char(self, rows: IntArray, width: int) -> FloatArray:
+        """Return log-likelihoods per character, shape [width, n]; NaN: no such choice."""
+        choice = np.arange(width)[:, None]
+        places = np.where(choice < self.lengths[rows], self.starts[rows] + choice, len(self.values) - 1)
         found: FloatArray = self.values[places] / np.maximum(self.chars[places], 1)
         return found
 
 
-def grade(paired: pl.DataFrame, base: pl.DataFrame, frame: pl.DataFrame, settings: AnalysisConfig) -> Graded:
+def grade(
+    paired: pl.DataFrame, pairs: pl.DataFrame, base: pl.DataFrame, choices: ItemChoices, settings: AnalysisConfig
+) -> Graded:
     """Return graded transfer of one model, target by target.
 
     ``100 x mean over items of softmax(z1 / T1) - softmax(z0 / T0) at the gold``; z is the statistic whose largest
@@ -86,15 +114,15 @@ def grade(paired: pl.DataFrame, base: pl.DataFrame, frame: pl.DataFrame, setting
     the mean top probability of the adapter equal to the base's. Several adapters of a target are matched at once.
 
     Args:
-        paired: Adapters' rows with ``row`` and ``row_base``, their places in ``frame``, ``base_row`` and ``paired``.
+        paired: Adapters' rows with ``row``, their places among the choices, ``base_row``, ``pair`` and ``paired``.
+        pairs: One row per (seed, source, target), numbered by ``pair``, those of a target together.
         base: The base's rows in the order of ``base_row``, with ``row``.
-        frame: The model's rows in SCORE_SCHEMA.
+        choices: The choices of all of the model's rows.
         settings: Level of the intervals and seed of the flips.
     """
-    choices = ItemChoices(frame)
     values = np.full(paired.height, np.nan)
     records: list[pl.DataFrame] = []
-    for part in _targets(paired, base):
+    for part in _targets(paired, pairs, base):
         found = _of_target(part, choices, settings)
         values[part.places] = found.values
         records.append(_records(part, found))
@@ -104,7 +132,6 @@ def grade(paired: pl.DataFrame, base: pl.DataFrame, frame: pl.DataFrame, setting
 class _Target(NamedTuple):
     """Paired rows of one target."""
 
-    target: tuple[str, str]
     metric: str | None
     places: IntArray
     """Shape [n]: places in the paired rows."""
@@ -117,36 +144,30 @@ class _Target(NamedTuple):
     base_rows: IntArray
     """Shape [I]: places of the base's scored rows in the frame."""
     pairs: pl.DataFrame
-    """Seed and source of every pair."""
+    """Seed, source and target of every pair."""
 
 
-def _targets(paired: pl.DataFrame, base: pl.DataFrame) -> Iterator[_Target]:
-    usable = paired.with_row_index("place").filter("paired")
-    pairs = usable.select("seed", "source").unique().sort("seed", "source", nulls_last=True).with_row_index("pair")
-    usable = usable.select("place", "row", "base_row", "seed", "source").join(
-        pairs, on=["seed", "source"], how="left", nulls_equal=True, validate="m:1", maintain_order="left"
-    )
-    base_row, place, row, pair = (
-        usable[name].to_numpy().astype(np.intp) for name in ("base_row", "place", "row", "pair")
+def _targets(paired: pl.DataFrame, pairs: pl.DataFrame, base: pl.DataFrame) -> Iterator[_Target]:
+    usable = np.flatnonzero(paired["paired"].to_numpy())
+    base_row, row, pair = (
+        paired[name].gather(usable).to_numpy().astype(np.intp) for name in ("base_row", "row", "pair")
     )
     scored, of_frame = base["scored"].to_numpy(), base["row"].to_numpy().astype(np.intp)
     spans = base.group_by(TARGET, maintain_order=True).agg(
-        first=pl.col("base_row").min(), last=pl.col("base_row").max(), metric=pl.col("metric").drop_nulls().first()
+        first=pl.col("base_row").min(), n=pl.len(), metric=pl.col("metric").drop_nulls().first()
     )
-    order = np.argsort(base_row, kind="stable")
-    ordered = base_row[order]
-    for task, language, first, last, metric in spans.iter_rows():
-        chosen = order[np.searchsorted(ordered, first) : np.searchsorted(ordered, last, side="right")]
+    number = np.repeat(np.arange(spans.height, dtype=np.int16), spans["n"])[base_row]
+    order = np.argsort(number, kind="stable")
+    ends = np.searchsorted(number[order], np.arange(spans.height), side="right")
+    for (task, language, first, n, metric), chosen in zip(spans.iter_rows(), np.split(order, ends[:-1]), strict=True):
         if not len(chosen):
             continue
-        inside = np.flatnonzero(scored[first : last + 1])
-        item = np.searchsorted(inside, base_row[chosen] - first)
-        there = np.bincount(pair[chosen], minlength=pairs.height) > 0
-        codes = (np.cumsum(there) - 1)[pair[chosen]]
-        base_rows = of_frame[first : last + 1][inside]
-        yield _Target(
-            (task, language), metric, place[chosen], row[chosen], codes, item, base_rows, pairs.filter(pl.Series(there))
-        )
+        of_target = pairs.filter(target_task=task, target_language=language)
+        inside = scored[first : first + n]
+        item = (np.cumsum(inside) - 1)[base_row[chosen] - first]
+        codes = pair[chosen] - int(of_target["pair"][0])
+        base_rows = of_frame[first : first + n][inside]
+        yield _Target(metric, usable[chosen], row[chosen], codes, item, base_rows, of_target.select(*_KEYS))
 
 
 class _Found(NamedTuple):
@@ -183,13 +204,33 @@ def _of_target(part: _Target, choices: ItemChoices, settings: AnalysisConfig) ->
     scored[part.pair, part.item] = usable
     base = shifted(np.where(known, of_base, 0.0))
     found, values, tests = _compare(_Sides(base, shifted(z), gold, scored), 1 / temperature)
-    register = choices.gold_per_char(part.rows) - choices.gold_per_char(part.base_rows)[part.item]
-    total = np.bincount(part.pair, np.where(usable, register, 0.0), minlength=len(scored))
     with np.errstate(invalid="ignore"):
-        found["register_nats_per_char"] = total / scored.sum(axis=1)
+        change = choices.per_char(part.rows, width) - choices.per_char(part.base_rows, width)[:, part.item]
+    found |= _register(change, gold[part.item], usable, part.pair)
     has = np.isfinite(found["graded_pp"])
     one = has & ~_is_repeated(part.pairs, has)
     return _Found(np.where(usable, values[part.pair, part.item], np.nan), found | _tested(tests, one, settings))
+
+
+def _register(change: FloatArray, gold: IntArray, usable: BoolArray, pair: IntArray) -> dict[str, FloatArray]:
+    """Return by pair how much right and wrong choices rose per character, each an item's mean and then theirs.
+
+    Args:
+        change: Log-likelihoods per character, adapter minus base, shape [C, n].
+        gold: Shape [n].
+        usable: Items that count, shape [n].
+        pair: Which pair, shape [n].
+    """
+    is_gold = np.arange(len(change))[:, None] == gold
+    found = {}
+    for name, chosen in (("register", is_gold), ("others", ~is_gold & np.isfinite(change))):
+        n_choices = chosen.sum(axis=0)
+        counted = usable & (n_choices > 0)
+        mean = np.where(chosen, change, 0.0).sum(axis=0) / np.maximum(n_choices, 1)
+        total, n_items = (np.bincount(pair, each) for each in (np.where(counted, mean, 0.0), counted))
+        with np.errstate(invalid="ignore"):
+            found[f"{name}_nats_per_char"] = total / n_items
+    return found
 
 
 def _tested(columns: FlipColumns, chosen: BoolArray, settings: AnalysisConfig) -> dict[str, FloatArray]:
@@ -266,10 +307,6 @@ def _records(part: _Target, found: _Found) -> pl.DataFrame:
         for name, dtype in NUMBERS.items()
         if name in found.columns
     ]
-    keys = part.pairs.select("seed", "source").with_columns(
-        target_task=pl.lit(part.target[0]), target_language=pl.lit(part.target[1])
-    )
     missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in NUMBERS.items() if name not in found.columns]
-    return (
-        keys.with_columns(*columns, *missing).with_columns(pl.col(pl.Float64).fill_nan(None)).select(*_KEYS, *NUMBERS)
-    )
+    found_rows = part.pairs.with_columns(*columns, *missing).with_columns(pl.col(pl.Float64).fill_nan(None))
+    return found_rows.select(*_KEYS, *NUMBERS)

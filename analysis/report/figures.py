@@ -11,10 +11,12 @@ import altair as alt
 
 from transfergrid.analysis.charts.embed import description, draw
 from transfergrid.analysis.charts.intervals import agreement_chart, regimes_chart, variance_chart
-from transfergrid.analysis.charts.matrix import ROW_STEP, matrix_chart
+from transfergrid.analysis.charts.matrix import FEW, matrix_chart
 from transfergrid.analysis.charts.matrix_data import matrix_data
+from transfergrid.analysis.charts.power import power_chart
 from transfergrid.analysis.charts.scatter import LANGUAGES, TASKS, distance_chart, roles_chart
 from transfergrid.analysis.tables.build import AnalysisTables
+from transfergrid.analysis.tables.power import power_curves
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.store.files import write_atomically
 from transfergrid.wording import level
@@ -28,8 +30,8 @@ _SECTIONS = {
     "variance-chart": "variance",
     "agreement-chart": "agreement",
     "distance-chart": "distance",
+    "power-chart": "power",
 }
-_NUMBERED_UP_TO = 12
 _NARROW, _WIDE = 16, 44
 
 
@@ -45,14 +47,13 @@ def page_charts(
         "variance-chart": variance_chart(tables.variance),
         "agreement-chart": agreement_chart(tables.consistency),
         "distance-chart": distance_chart(tables.distance_pairs),
+        "power-chart": power_chart(power_curves(tables.single_source, tables.transfer_by_seed, settings)),
     }
     return {name: description(chart) for name, chart in charts.items() if _SECTIONS.get(name, "") not in without}
 
 
 def _matrix(tables: AnalysisTables, settings: AnalysisConfig) -> alt.LayerChart:
-    matrix = matrix_data(tables.single_source, settings)
-    step = ROW_STEP if len(matrix["sources"]) > _NUMBERED_UP_TO else 28
-    return matrix_chart(matrix, level(settings.confidence)).properties(height=alt.Step(step))
+    return matrix_chart(matrix_data(tables.single_source, settings), level(settings.confidence))
 
 
 def write_figures(tables: AnalysisTables, settings: AnalysisConfig, folder: Path, *, form: str) -> list[Path]:
@@ -68,7 +69,7 @@ def write_figures(tables: AnalysisTables, settings: AnalysisConfig, folder: Path
         OSError: If a file cannot be written.
     """
     n_cells = tables.single_source.select("target_task", "target_language").n_unique()
-    step = _NARROW if n_cells > _NUMBERED_UP_TO else _WIDE
+    step = _NARROW if n_cells > FEW else _WIDE
     harm = "harm_rate" if tables.regimes["harm_rate_true"].null_count() == tables.regimes.height else "harm_rate_true"
     words = level(settings.confidence)
     charts = {

@@ -19,6 +19,7 @@ from transfergrid.analysis.report.figures import page_charts, write_figures
 from transfergrid.analysis.report.headline import headline, key_figures
 from transfergrid.analysis.report.numbers import bold_numbers, interval, percent, pp
 from transfergrid.analysis.report.origins import ManifestPart, read_run_manifest
+from transfergrid.analysis.report.proof import Proof, find_proof
 from transfergrid.analysis.report.sentences import REGIME_WORDS, findings
 from transfergrid.analysis.report.several import several_rows, variant_rows
 from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
@@ -68,6 +69,7 @@ class PageContent:
     noise_floor: pl.DataFrame
     """Rows of the noise floor; none: not measured."""
     manifest: list[ManifestPart]
+    proof: Proof
 
 
 def write_report(
@@ -100,6 +102,7 @@ def write_report(
         settings=settings,
         noise_floor=read_noise_floor(run),
         manifest=read_run_manifest(run, config),
+        proof=find_proof(run, config, tables.single_source, settings),
     )
     page = out if out is not None else run.report
     text = render_page(content)
@@ -139,6 +142,7 @@ def render_page(content: PageContent) -> str:
             headline=headline(tables, settings),
             figures=key_figures(tables, settings),
             findings=findings(tables, settings),
+            proof=content.proof,
             settings=settings,
             regime_words=REGIME_WORDS,
             regimes=regimes,
@@ -149,6 +153,7 @@ def render_page(content: PageContent) -> str:
             manifest=content.manifest,
             nothing=nothing,
             correlations=tables.distance.to_dicts(),
+            power=tables.power.to_dicts(),
             style=Markup(style),
             style_hash=script_hash(style),
             script=Markup(script),
@@ -165,13 +170,15 @@ def nothing_to_say(tables: AnalysisTables, noise_floor: pl.DataFrame) -> dict[st
         "variance": (tables.variance, "share"),
         "agreement": (tables.consistency, "median"),
         "distance": (tables.distance_pairs, "mean_pp"),
+        "power": (tables.power, "smallest_delta_pp"),
     }
     found = {}
     for section, (table, column) in known.items():
         if table[column].null_count() == table.height:
             told = tables.distance if section == "distance" else table
             reasons = missing_reasons(told, 2) if "reason" in told.columns else []
-            found[section] = "; ".join(reason for reason, _ in reasons) or "too few cells"
+            otherwise = "no scores by item say how noisy a pair is" if section == "power" else "too few cells"
+            found[section] = "; ".join(reason for reason, _ in reasons) or otherwise
     if noise_floor.is_empty():
         found["noise"] = "not measured; 'grid eval --noise-floor' measures how many predictions flip by rounding alone"
     return {section: f"{why}." for section, why in found.items()}

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
 
+from transfergrid.analysis.graded.learnt import learnt, learnt_sentences
 from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.report.numbers import excludes_zero, interval, percent, pp
+from transfergrid.analysis.report.several import comparison_texts
 from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.facts import (
     Significance,
     agreement,
-    comparisons,
     distance_correlations,
+    graded_transfer,
     labelled,
     missing_reasons,
     regime_row,
@@ -58,18 +59,20 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
     row = regime_row(tables.regimes, ALL_TRANSFER)
     found = [Finding("What was measured.", _measured(tables.single_source))]
     if row["n"]:
-        fact = significance(row)
+        fact, graded = significance(row), graded_transfer(row)
         found += [
             Finding("Does it carry over?", _carries_over(tables.regimes, settings)),
             Finding("How surely?", _surely(fact, tables.single_source, settings)),
             Finding("At what risk?", _risk(row, fact, settings)),
+            *([Finding("And by a finer measure?", f"Graded transfer: {graded}".replace("-", "−"))] if graded else []),
             Finding("Who helps, who is helped?", _roles(tables.roles)),
             Finding("Where do the differences come from?", _variance(tables.variance)),
             Finding("Do models agree?", _agreement(tables.consistency)),
             Finding("Does distance matter?", _distance(tables.distance)),
         ]
-    for lead, lines in comparisons(tables.mixtures, tables.merges, tables.variants).items():
-        found.append(Finding(lead, re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", ". ".join(lines)) + "."))
+    found += [Finding(question, text) for question, text in comparison_texts(tables)]
+    if lines := learnt_sentences(learnt(tables.single_source, settings), settings):
+        found.insert(1, Finding("What was learnt?", " ".join(lines).replace(" -", " −")))
     if tables.missing.height:
         found.append(Finding("What is missing?", _missing(tables.missing)))
     if lines := remark_lines(tables.transfer):

@@ -9,7 +9,7 @@ generators that depend on the seed and the factor's name only, so neither the or
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -143,22 +143,18 @@ class ClusterBootstrap:
         n_levels = int(self.levels[factor].max(initial=-1)) + 1
         return level_counts(factor, n_levels, n_resamples=self.n_resamples, seed=self._settings.seed)
 
-    def draws(self, factors: Sequence[str]) -> Iterator[Draws]:
-        """Yield all resamples in chunks.
+    def parts(self) -> list[slice]:
+        """Return which resamples are drawn together."""
+        chunk = max(1, _CHUNK_ELEMENTS // max(len(self.deltas), 1))
+        return [slice(start, min(start + chunk, self.n_resamples)) for start in range(0, self.n_resamples, chunk)]
 
-        Args:
-            factors: Names from `FACTORS` to resample, besides the items.
-        """
-        counts = [self.counts(factor) for factor in factors]
-        n_rows = len(self.deltas)
-        chunk = max(1, _CHUNK_ELEMENTS // max(n_rows, 1))
-        for start in range(0, self.n_resamples, chunk):
-            part = slice(start, min(start + chunk, self.n_resamples))
-            weights = np.ones((n_rows, part.stop - part.start), dtype=np.float32)
-            for factor, table in zip(factors, counts, strict=True):
-                weights *= table[part].T[self.levels[factor]]
-            deltas = self.deltas[:, part] if self.has_items else np.broadcast_to(self.deltas, weights.shape)
-            yield Draws(weights, deltas)
+    def draw(self, part: slice, counts: Mapping[str, DrawArray]) -> Draws:
+        """Return some resamples, from the `counts` of the factors that are resampled besides the items."""
+        weights = np.ones((len(self.deltas), part.stop - part.start), dtype=np.float32)
+        for factor, table in counts.items():
+            weights *= table[part].T[self.levels[factor]]
+        deltas = self.deltas[:, part] if self.has_items else np.broadcast_to(self.deltas, weights.shape)
+        return Draws(weights, deltas)
 
 
 def centred_interval(

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from transfergrid.analysis.statistics.bootstrap import ClusterBootstrap, Draws
+from transfergrid.analysis.statistics.levels import membership
+from transfergrid.analysis.threads import side_by_side
 
 FloatArray = npt.NDArray[np.float64]
 DrawArray = npt.NDArray[np.float32]
@@ -56,8 +58,13 @@ def resample_groups(
     medians = np.array([np.median(deltas[group.index]) for group in groups])
     if not bootstrap.has_items:
         return _fixed_deltas(bootstrap, deltas, groups, medians, factors=factors, harm_pp=harm_pp)
-    member = _membership(groups, len(deltas))
-    parts = [_sparse_chunk(draws, member, groups, medians, harm_pp) for draws in bootstrap.draws(factors)]
+    member = membership([group.index for group in groups], len(deltas))
+    counts = {factor: bootstrap.counts(factor) for factor in factors}
+
+    def chunk(part: slice) -> GroupDraws:
+        return _sparse_chunk(bootstrap.draw(part, counts), member, groups, medians, harm_pp)
+
+    parts = list(side_by_side(chunk, bootstrap.parts()))
     return GroupDraws(*(np.concatenate([part[field] for part in parts], axis=1) for field in range(4)))
 
 
@@ -99,15 +106,6 @@ def _two_factors(bootstrap: ClusterBootstrap, factors: Sequence[str]) -> tuple[_
         found.append(_Factor(np.zeros(n_rows, dtype=np.intp), np.ones((bootstrap.n_resamples, 1), dtype=np.float32)))
     first, second = found
     return first, second
-
-
-def _membership(groups: Sequence[Group], n_rows: int) -> sparse.csr_array:
-    sizes = [len(group.index) for group in groups]
-    columns = np.concatenate([group.index for group in groups])
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    return sparse.csr_array(
-        (np.ones(len(columns), dtype=np.float32), columns, starts), shape=(len(groups), n_rows), dtype=np.float32
-    )
 
 
 def _sparse_chunk(

@@ -3,6 +3,9 @@
 A sum over all pairs of answers that share a source, a target or an item is what they share a source, plus a target,
 plus an item, less what was counted twice, plus what was taken off too often (inclusion and exclusion).
 
+Where a source task has an effect of its own on a target task, cells of other tasks would differ by more than that: its
+variance over tasks is added, see `task_interaction`.
+
 Source: Cameron, Gelbach and Miller 2011, Robust inference with multiway clustering.
 """
 
@@ -14,14 +17,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy import sparse, special
+from scipy import special
 
 from transfergrid.analysis.records import PAIR, SOURCE, TARGET, ItemBlock
-from transfergrid.analysis.statistics.levels import count_levels, level_codes
+from transfergrid.analysis.statistics.levels import count_levels, level_codes, membership
 from transfergrid.analysis.statistics.pair_noise import RULE_OF_THREE
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
+LEAST_TASKS = 3
+"""With fewer tasks on a side their interaction cannot be told from chance."""
 
 
 class _Squares(NamedTuple):
@@ -48,6 +53,17 @@ class _Rows(NamedTuple):
     influences: list[npt.NDArray[np.float32]]
     """Per block, shape [n, I]: what every item adds to its row's delta, less the mean, in pp; the squares of a row add
     up to its squared standard error over items."""
+    interaction: Interaction
+
+
+class Interaction(NamedTuple):
+    """What source tasks do to target tasks beyond what the two do by themselves."""
+
+    variance: float
+    """Over pairs of tasks, pp^2; 0 where it is not above chance, or there are too few tasks."""
+    df: int
+    codes: IntArray
+    """Shape [N]: the pair of tasks of a row; -1: a row of MT-ML."""
 
 
 def mean_intervals(
@@ -111,7 +127,45 @@ def _rows(rows: pl.DataFrame, items: Sequence[ItemBlock]) -> _Rows:
         influences.append(values)
         block[inside], place[inside], n_items[inside] = number, np.arange(len(inside)), n
     codes = level_codes(rows, SOURCE), level_codes(rows, TARGET)
-    return _Rows(rows["delta_pp"].to_numpy(), n_items, *codes, block, place, influences)
+    return _Rows(rows["delta_pp"].to_numpy(), n_items, *codes, block, place, influences, task_interaction(rows))
+
+
+def task_interaction(rows: pl.DataFrame) -> Interaction:
+    """Return the interaction of source and target tasks, by mean squares.
+
+    Means of pairs of tasks less their row's and their column's; expected of it by chance alone is the mean square of
+    single pairs within them, less their source's and their target's mean there, over the number of pairs.
+
+    Args:
+        rows: N rows with ``delta_pp``; those of MT-ML do not count.
+    """
+    tasks = [level_codes(rows, [name]) for name in ("source_task", "target_task")]
+    shape = tuple(int(codes.max(initial=-1)) + 1 for codes in tasks)
+    is_own = rows.select(
+        (pl.col("source_task") == pl.col("target_task")) & (pl.col("source_language") == pl.col("target_language"))
+    )
+    codes = np.where(is_own.to_series().to_numpy(), -1, tasks[0] * shape[1] + tasks[1])
+    df = (shape[0] - 1) * (shape[1] - 1)
+    delta = pl.col("delta_pp")
+    blocks = ["source_task", "target_task"]
+    pairs = rows.filter(pl.Series(codes >= 0)).group_by(PAIR, maintain_order=True).agg(delta.mean())
+    means = pairs.group_by(blocks).agg(delta.mean(), n=pl.len()).sort(blocks)
+    if min(shape) < LEAST_TASKS or means.height < shape[0] * shape[1]:
+        return Interaction(0.0, df, codes)
+    apart = (
+        delta
+        - delta.mean().over(*SOURCE, "target_task")
+        - delta.mean().over("source_task", *TARGET)
+        + delta.mean().over(blocks)
+    )
+    n_levels = (pl.struct(columns).n_unique().over(blocks) for columns in (SOURCE, TARGET))
+    # one degree of freedom less for every source and every target of a pair of tasks, one more for the pair itself
+    lost = sum((each / pl.len().over(blocks) for each in n_levels), start=-1 / pl.len().over(blocks))
+    squares, left = pairs.select(apart.pow(2).sum().alias("squares"), (1 - lost).sum().alias("left")).row(0)
+    table = means["delta_pp"].to_numpy().reshape(shape)
+    double = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    chance = squares / left * float(np.mean(1 / means["n"].to_numpy())) if left > 0 else 0.0
+    return Interaction(max(float((double**2).sum()) / df - chance, 0.0), df, codes)
 
 
 def _half_width(known: _Rows, index: IntArray, factors: Sequence[str], confidence: float) -> float:
@@ -125,7 +179,11 @@ def _half_width(known: _Rows, index: IntArray, factors: Sequence[str], confidenc
     df = min(count_levels(codes[name]) for name in factors) - 1 if factors else n_items - 1
     if variance <= 0 or df <= 0:
         return float("nan")
-    return float(special.stdtrit(df, 0.5 + confidence / 2) * np.sqrt(variance))
+    shares = np.bincount(known.interaction.codes[index] + 1)[1:] / len(index)
+    of_tasks = known.interaction.variance * float((shares**2).sum()) if np.count_nonzero(shares) > 1 else 0.0
+    total = variance + of_tasks
+    df = total**2 / (variance**2 / df + of_tasks**2 / max(known.interaction.df, 1))  # Satterthwaite 1946
+    return float(special.stdtrit(df, 0.5 + confidence / 2) * np.sqrt(total))
 
 
 def _variance(known: _Rows, index: IntArray, factors: Sequence[str]) -> float:
@@ -161,7 +219,8 @@ def _squares(values: npt.NDArray[np.floating], sources: IntArray, targets: IntAr
 
 def _sums(values: npt.NDArray[np.floating], codes: IntArray, n_levels: int) -> npt.NDArray[np.floating]:
     """Return the sums of the rows of every level, shape [levels, K]."""
-    ones = np.ones(len(codes), dtype=values.dtype)
-    member = sparse.csr_array((ones, (codes, np.arange(len(codes)))), shape=(n_levels, len(codes)))
-    found: npt.NDArray[np.floating] = member @ values
+    if values.shape[1] == 1:
+        return np.asarray(np.bincount(codes, values[:, 0], minlength=n_levels)[:, None], dtype=np.float64)
+    groups = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=n_levels))[:-1])
+    found: npt.NDArray[np.floating] = membership(groups, len(codes)) @ values
     return found

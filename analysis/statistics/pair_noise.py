@@ -3,7 +3,8 @@
 All sources of a target are compared with the same baseline answers to the same items, so their deltas err together.
 The item-wise differences say by how much: their covariance between two sources of one target is the shared part, of
 which every source takes as much as its own answers covary with the others' (one factor per target, correlated
-between the languages of a task, whose items are the same). An adapter that changes little shares little.
+between the languages of a task, whose items are the same). An adapter that changes little shares little. A source's
+deltas on the languages of a task err together, too, since its answers to an item are alike in all of them.
 """
 
 from __future__ import annotations
@@ -42,17 +43,24 @@ class PairNoise(NamedTuple):
     """Shape [T, T]: of the shared noise between targets; T in the order of `level_codes`."""
     from_items: npt.NDArray[np.bool_]
     """Shape [N]: whether there are items to tell shared noise by."""
+    of_source: FloatArray
+    """Shape [N]: standard deviation of what a pair shares with its source's other targets of the task, pp."""
+    source_task: IntArray
+    """Shape [N]: codes of (source, task of the target)."""
 
     @property
     def variance(self) -> FloatArray:
         """Shape [N]: own and shared noise together, pp^2."""
-        total: FloatArray = self.own + (self.loading**2).sum(axis=1)
+        total: FloatArray = self.own + (self.loading**2).sum(axis=1) + self.of_source**2
         return total
 
 
 def independent_noise(own: FloatArray, n_targets: int) -> PairNoise:
     """Return noise that no two pairs share, from variances of shape [N]."""
-    return PairNoise(own, np.zeros((len(own), N_SHARED)), np.eye(n_targets), np.zeros(len(own), dtype=np.bool_))
+    n = len(own)
+    return PairNoise(
+        own, np.zeros((n, N_SHARED)), np.eye(n_targets), np.zeros(n, np.bool_), np.zeros(n), np.zeros(n, np.intp)
+    )
 
 
 def measure_noise(rows: pl.DataFrame, pairs: pl.DataFrame, items: Sequence[ItemBlock]) -> PairNoise:
@@ -78,13 +86,17 @@ def measure_noise(rows: pl.DataFrame, pairs: pl.DataFrame, items: Sequence[ItemB
         for part in parts
     ]
     relative = relative_loadings(covariances, sources, total)
+    share = source_share(covariances, total)
     for each in covariances:
         loading, correlation = shared_part(each, relative[each.pairs])
-        largest = LARGEST_SHARE * total[each.pairs] / np.maximum((loading**2).sum(axis=1), 1e-12)
+        largest = (LARGEST_SHARE - share) * total[each.pairs] / np.maximum((loading**2).sum(axis=1), 1e-12)
+        noise.of_source[each.pairs] = np.sqrt(share * total[each.pairs])
         noise.loading[each.pairs] = loading * np.sqrt(np.minimum(largest, 1.0))[:, None]
         places = np.unique(each.targets)
         noise.correlation[np.ix_(places, places)] = correlation
-    return noise._replace(own=total - (noise.loading**2).sum(axis=1), from_items=np.isfinite(one_item))
+    own = total - (noise.loading**2).sum(axis=1) - noise.of_source**2
+    codes = level_codes(pairs, (*SOURCE, "target_task"))
+    return noise._replace(own=own, from_items=np.isfinite(one_item), source_task=codes)
 
 
 def _from_errors(numbered: pl.DataFrame, n_pairs: int) -> FloatArray:
@@ -200,6 +212,23 @@ def shared_part(covariance: Covariance, relative: FloatArray) -> tuple[FloatArra
     raw = np.divide(pooled, scale, out=np.zeros_like(scale), where=scale > 0)
     np.fill_diagonal(raw, 1.0)
     return levels[columns, None] * relative, nearest_correlation(raw)
+
+
+def source_share(covariances: Sequence[Covariance], total: FloatArray) -> float:
+    """Return the share of a pair's noise that it has in common with its source's other targets of the task.
+
+    The mean correlation of two targets of a task under one source, less that under two sources; one for all pairs.
+    """
+    sums = np.zeros((2, 2))
+    for each in covariances:
+        size = np.sqrt(total[each.pairs])
+        apart = each.targets[:, None] != each.targets
+        same = each.sources[:, None] == each.sources
+        sums += [
+            [values[apart & same].sum(), values[apart & ~same].sum()] for values in (each.values, np.outer(size, size))
+        ]
+    one, two = np.divide(sums[0], sums[1], out=np.zeros(2), where=sums[1] > 0)
+    return float(np.clip(one - two, 0.0, LARGEST_SHARE / 2))
 
 
 def _matrix_root(matrix: FloatArray) -> FloatArray:

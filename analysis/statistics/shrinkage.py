@@ -1,10 +1,11 @@
 """Conditional distribution of pairs' true deltas, from noisy deltas whose noise is known.
 
-``delta = regime mean + source + target + pair + shared noise of the target + own noise``. The first four are the
-truth, the last two are measured (`pair_noise`). The standard deviations of source, target and pair have half-t
-priors (Gelman 2006), weak ones: few noisy pairs say little of them, many overrule the prior. Their posterior is drawn
-from by importance sampling around its mode on the log scale; given them, everything follows from one Cholesky factor
-of Henderson's mixed model equations. So an interval holds what is not known of the standard deviations, too.
+``delta = regime mean + source + target + pair + shared noises + own noise``. The first four are the truth, the others
+are measured (`pair_noise`). The standard deviations of source, target and pair have half-t priors (Gelman 2006), weak
+ones: few noisy pairs say little of them, many overrule the prior. Their posterior is drawn from by importance sampling
+around its mode on the log scale; given them, everything follows from one Cholesky factor of Henderson's mixed model
+equations, without the sources' noises, of which every pair has one: they are eliminated. So an interval holds what is
+not known of the standard deviations, too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy import linalg, optimize
+from scipy import linalg, optimize, sparse
 from threadpoolctl import threadpool_limits
 
 from transfergrid.analysis.records import SOURCE, TARGET
@@ -59,16 +60,24 @@ class _Model(NamedTuple):
     """Shape [N, K]: columns a pair is in: fixed effects, source, target, shared noise."""
     value: FloatArray
     """Shape [N, K]: what the pair has in them at variance 1."""
-    cells: IntArray
-    """Shape [N K K]: where two of a pair's columns cross in a q x q matrix, flat."""
-    products: FloatArray
-    """Shape [N, K, K]: the products of two of a pair's values."""
+    columns: sparse.csr_array
+    """Shape [q, N]: the same."""
+    products: sparse.csr_array
+    """Shape [q q, N]: the products of two of a pair's values."""
     part: IntArray
     """Shape [q]: 0 fixed, 1 source, 2 target, 3 shared noise."""
     penalty: FloatArray
     """Shape [q, q]: inverse covariance of the effects at variance 1; 0 for fixed ones."""
     own: FloatArray
     noise_known: bool
+    of_source: FloatArray
+    """Shape [N]: what the pair has in its source's noise of the task at variance 1."""
+    task: IntArray
+    """Shape [N]: which of G such noises."""
+    across: sparse.csr_array
+    """Shape [q G, N]: the products of ``of_source`` with the pair's values; the first of these is 1."""
+    in_task: sparse.csr_array
+    """Shape [G, N]: ``of_source`` by noise."""
 
 
 class _Solved(NamedTuple):
@@ -76,6 +85,11 @@ class _Solved(NamedTuple):
     scale: FloatArray
     factor: FloatArray
     effects: FloatArray
+    across: FloatArray
+    """Shape [q, G]: what effects at variance 1 and the sources' noises have in common."""
+    precision: FloatArray
+    """Shape [G]: of a source's noise, all effects known; ``pull / precision`` is its mean where they are 0."""
+    pull: FloatArray
 
 
 def shrink(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise, *, n_draws: int = 0, seed: int = 0) -> Shrunken:
@@ -106,8 +120,8 @@ def shrink(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise, *, n_dra
             return Shrunken(draws.mean(axis=1, dtype=np.float64), draws.var(axis=1, dtype=np.float64), mode, draws)
         found = [_predict(model, deviations) for deviations in kept]
     means, variances = np.stack([each[0] for each in found]), np.stack([each[1] for each in found])
-    none = np.zeros((len(observed), 0), dtype=np.float32)
-    return Shrunken(means.mean(axis=0), variances.mean(axis=0) + means.var(axis=0), mode, none)
+    total = variances.mean(axis=0) + means.var(axis=0)
+    return Shrunken(means.mean(axis=0), total, mode, np.zeros((len(observed), 0), dtype=np.float32))
 
 
 def _model(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise) -> _Model:
@@ -127,17 +141,33 @@ def _model(pairs: pl.DataFrame, observed: FloatArray, noise: PairNoise) -> _Mode
     between = [np.eye(size) for size in sizes[1:3]] + [linalg.inv(noise.correlation)] * n_shared
     penalty = linalg.block_diag(np.zeros((sizes[0], sizes[0])), *between)
     value, q = np.column_stack([fixed, one, one, loading]), sum(sizes)
+    of_source, task = noise.of_source, noise.source_task
+    n_tasks = int(task.max()) + 1 if of_source.any() else 0
+    known_tasks = slice(None if n_tasks else 0)
+    tasks, shares = ((place * n_tasks + task[:, None])[:, known_tasks], (value * of_source[:, None])[:, known_tasks])
+    across = _by_column(tasks, shares, q * n_tasks)
+    cells, products = place[:, :, None] * q + place[:, None, :], value[:, :, None] * value[:, None, :]
     return _Model(
         y=observed,
         place=place.astype(np.intp),
         value=value,
-        cells=(place[:, :, None] * q + place[:, None, :]).astype(np.intp).ravel(),
-        products=value[:, :, None] * value[:, None, :],
+        columns=_by_column(place, value, q),
+        products=_by_column(cells, products, q * q),
         part=np.repeat(np.arange(4), sizes),
         penalty=penalty,
         own=own,
         noise_known=bool(known.any()),
+        of_source=of_source,
+        task=task,
+        across=across,
+        in_task=across[:n_tasks],
     )
+
+
+def _by_column(place: IntArray, value: FloatArray, size: int) -> sparse.csr_array:
+    """Return shape [size, N] from places and values of shape [N, ...]."""
+    pair = np.repeat(np.arange(len(place)), place[0].size)
+    return sparse.csr_array((value.ravel(), (place.ravel(), pair)), shape=(size, len(place)))
 
 
 def _regime_columns(pairs: pl.DataFrame) -> FloatArray:
@@ -161,20 +191,15 @@ def _size(model: _Model) -> float:
 
 def _fit(model: _Model) -> FloatArray:
     size = np.log(_size(model))
-    found = optimize.minimize(
-        lambda logs: -_log_posterior(model, logs),
-        np.full(3, size + np.log(0.5)),
-        method="L-BFGS-B",
-        bounds=[(size + _BOUNDS[0], size + _BOUNDS[1])] * 3,
-    )
-    deviations: FloatArray = np.exp(found.x)
-    return deviations
+    start, bounds = np.full(3, size + np.log(0.5)), [(size + _BOUNDS[0], size + _BOUNDS[1])] * 3
+    found = optimize.minimize(lambda logs: -_log_posterior(model, logs), start, method="L-BFGS-B", bounds=bounds)
+    return np.asarray(np.exp(found.x))
 
 
 def _posterior_deviations(
     model: _Model, mode: FloatArray, generator: np.random.Generator, *, n_proposals: int
 ) -> FloatArray:
-    """Return `N_KEPT` equally probable standard deviations, shape [N_KEPT, 3]."""
+    """Return `N_KEPT` equally probable standard deviations."""
     centre = np.log(mode)
     root = linalg.cholesky(_curvature_inverse(model, centre), lower=True)
     normal = generator.normal(size=(n_proposals, 3))
@@ -185,8 +210,7 @@ def _posterior_deviations(
     weights = np.array([_log_posterior(model, each) for each in logs]) - proposal
     shares = np.cumsum(np.exp(weights - weights.max()))
     points = (np.arange(N_KEPT) + generator.random()) / N_KEPT
-    kept: FloatArray = np.exp(logs[np.searchsorted(shares, points * shares[-1])])
-    return kept
+    return np.asarray(np.exp(logs[np.searchsorted(shares, points * shares[-1])]))
 
 
 def _curvature_inverse(model: _Model, centre: FloatArray) -> FloatArray:
@@ -201,8 +225,7 @@ def _curvature_inverse(model: _Model, centre: FloatArray) -> FloatArray:
             ]
             hessian[first, second] = hessian[second, first] = (ends[1] + ends[2] - ends[0] - ends[3]) / (4 * _STEP**2)
     values, vectors = np.linalg.eigh(hessian)
-    inverse: FloatArray = (vectors / np.clip(values, 0.25, 400.0)) @ vectors.T
-    return inverse
+    return np.asarray((vectors / np.clip(values, 0.25, 400.0)) @ vectors.T)
 
 
 def _solve(model: _Model, deviations: FloatArray) -> _Solved:
@@ -210,25 +233,25 @@ def _solve(model: _Model, deviations: FloatArray) -> _Solved:
     rest = deviations[2] ** 2 + model.own
     scale = np.array([1.0, deviations[0], deviations[1], 1.0])[model.part]
     q = len(scale)
-    weights = model.products / rest[:, None, None]
-    crossed = np.bincount(model.cells, weights=weights.ravel(), minlength=q * q).reshape(q, q)
-    inner = scale[:, None] * crossed * scale + model.penalty
-    of_y = (model.value * (model.y / rest)[:, None]).ravel()
-    right = scale * np.bincount(model.place.ravel(), weights=of_y, minlength=q)
-    factor = linalg.cholesky(inner, lower=True)
-    half = linalg.solve_triangular(factor, right, lower=True)
-    log_det = float(np.log(rest).sum()) + 2 * float(np.log(np.diag(factor)).sum())
-    criterion = log_det + float((model.y**2 / rest).sum()) - float(half @ half)
-    return _Solved(criterion, scale, factor, linalg.solve_triangular(factor, half, lower=True, trans="T"))
+    precision, pull = 1 + model.in_task @ (model.of_source / rest), model.in_task @ (model.y / rest)
+    across = scale[:, None] * (model.across @ (1 / rest)).reshape(q, len(pull))
+    inner = scale[:, None] * (model.products @ (1 / rest)).reshape(q, q) * scale + model.penalty
+    inner -= (across / precision) @ across.T
+    right = scale * (model.columns @ (model.y / rest)) - across @ (pull / precision)
+    factor = linalg.cholesky(inner, lower=True, check_finite=False)
+    half = linalg.solve_triangular(factor, right, lower=True, check_finite=False)
+    log_det = sum(float(np.log(each).sum()) for each in (rest, precision)) + 2 * float(np.log(np.diag(factor)).sum())
+    criterion = log_det + float((model.y**2 / rest).sum() - (pull**2 / precision).sum() - half @ half)
+    effects = linalg.solve_triangular(factor, half, lower=True, trans="T", check_finite=False)
+    return _Solved(criterion, scale, factor, effects, across, precision, pull)
 
 
 class _Weights(NamedTuple):
+    """Pairs' shares of what is left of their deltas, what effects weigh in the truth, and the variance that stays."""
+
     share: FloatArray
-    """Shape [N]: how much of what is left of a pair's delta is its own effect."""
     columns: FloatArray
-    """Shape [N, K]: what the effects weigh in the true delta."""
     left: FloatArray
-    """Shape [N]: variance of the pair's effect when all other effects are known."""
 
 
 def _weights(model: _Model, deviations: FloatArray, scale: FloatArray) -> _Weights:
@@ -247,7 +270,15 @@ def _predict(model: _Model, deviations: FloatArray) -> tuple[FloatArray, FloatAr
     inverse = linalg.cho_solve((solved.factor, True), np.eye(len(solved.scale)))
     mean = (weights.columns * solved.effects[model.place]).sum(axis=1) + weights.share * model.y
     crossed = inverse[model.place[:, :, None], model.place[:, None, :]]
-    return mean, np.einsum("nk,nkl,nl->n", weights.columns, crossed, weights.columns) + weights.left
+    variance = np.einsum("nk,nkl,nl->n", weights.columns, crossed, weights.columns) + weights.left
+    if len(solved.pull):
+        taken = weights.share * model.of_source
+        mean -= taken * ((solved.pull - solved.across.T @ solved.effects) / solved.precision)[model.task]
+        moved, precision = inverse @ solved.across, solved.precision[model.task]
+        with_effects = (weights.columns * moved[model.place, model.task[:, None]]).sum(axis=1)
+        of_effects = np.einsum("qg,qg->g", solved.across, moved)[model.task]
+        variance += 2 * taken / precision * with_effects + taken**2 * (of_effects / precision**2 + 1 / precision)
+    return mean, variance
 
 
 def _draw(
@@ -258,9 +289,12 @@ def _draw(
     weights = _weights(model, deviations, solved.scale)
     normal = generator.normal(size=(len(solved.scale), n_draws))
     effects = solved.effects[:, None] + linalg.solve_triangular(solved.factor, normal, lower=True, trans="T")
-    drawn = (weights.share * model.y)[:, None] + np.sqrt(weights.left)[:, None] * generator.normal(
-        size=(len(model.y), n_draws)
-    )
+    own = generator.normal(size=(len(model.y), n_draws))
+    drawn = (weights.share * model.y)[:, None] + np.sqrt(weights.left)[:, None] * own
+    if len(solved.pull):
+        spread = generator.normal(size=(len(solved.pull), n_draws)) * np.sqrt(solved.precision)[:, None]
+        noise = (solved.pull[:, None] - solved.across.T @ effects + spread) / solved.precision[:, None]
+        drawn -= (weights.share * model.of_source)[:, None] * noise[model.task]
     for column in range(model.place.shape[1]):
         drawn += weights.columns[:, column, None] * effects[model.place[:, column]]
     return drawn.astype(np.float32)

@@ -8,13 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from scipy import sparse
 
 from transfergrid.analysis.records import ALL_TRANSFER, PAIR, ItemBlock, in_regime
 from transfergrid.analysis.statistics.bootstrap import DrawArray
+from transfergrid.analysis.statistics.levels import membership
 from transfergrid.analysis.statistics.pair_noise import measure_noise
 from transfergrid.analysis.statistics.reml import FitError
 from transfergrid.analysis.statistics.shrinkage import shrink
+from transfergrid.analysis.threads import side_by_side
 from transfergrid.config.settings import AnalysisConfig
 
 FloatArray = npt.NDArray[np.float64]
@@ -46,16 +47,19 @@ def draw_true_deltas(rows: pl.DataFrame, items: Sequence[ItemBlock], settings: A
     drawn = np.full((rows.height, N_DRAWS), np.nan, dtype=np.float32)
     usable = pl.col("delta_pp").is_not_null() & in_regime(ALL_TRANSFER)
     numbered = rows.with_row_index("row").filter(usable).with_columns(n_models=pl.lit(1, dtype=pl.Int64))
-    for _, part in sorted(numbered.partition_by("model", as_dict=True).items()):
-        pairs = part.sort(PAIR)
-        noise = measure_noise(part, pairs, items)
+    parts = [part.sort(PAIR) for part in numbered.partition_by("model", maintain_order=True)]
+
+    def draw(pairs: pl.DataFrame) -> DrawArray | float:
+        noise = measure_noise(pairs, pairs, items)
         if np.isnan(noise.own).any():
-            continue
+            return np.nan
         try:
-            found = shrink(pairs, pairs["delta_pp"].to_numpy(), noise, n_draws=N_DRAWS, seed=settings.seed)
+            return shrink(pairs, pairs["delta_pp"].to_numpy(), noise, n_draws=N_DRAWS, seed=settings.seed).draws
         except FitError:
-            continue
-        drawn[pairs["row"].to_numpy()] = found.draws
+            return np.nan
+
+    for pairs, found in zip(parts, side_by_side(draw, parts), strict=True):
+        drawn[pairs["row"].to_numpy()] = found
     return drawn
 
 
@@ -74,11 +78,7 @@ def true_rates(
         ``win_rate_true`` and ``harm_rate_true``: mean over the draws and its quantiles; NaN where a row is not known.
     """
     sizes = np.array([len(group) for group in groups])
-    columns = np.concatenate(groups) if len(groups) else np.zeros(0, dtype=np.intp)
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    member = sparse.csr_array(
-        (np.ones(len(columns), dtype=np.float32), columns, starts), shape=(len(groups), len(truth))
-    )
+    member = membership(groups, len(truth))
     unknown = member @ np.isnan(truth[:, 0]).astype(np.float32) > 0
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     found = {}

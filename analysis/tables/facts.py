@@ -10,6 +10,7 @@ from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.tables.regimes import seeds_only
 from transfergrid.analysis.tables.roles import FRAGILE, HUB, why_unlabelled
 from transfergrid.grid import CELL_KIND, Regime
+from transfergrid.wording import count
 
 
 class Significance(NamedTuple):
@@ -96,6 +97,24 @@ def significance(row: dict[str, Any]) -> Significance:
     """Return how sure single pairs are; ``row`` is a row of the regime table."""
     values = {name: row[name] for name in Significance._fields if name != "seeds_only"}
     return Significance(**values, seeds_only=seeds_only(row))
+
+
+def graded_transfer(row: dict[str, Any]) -> str | None:
+    """Return what the finer metric shows beside accuracy, in a row of the regime table; None: no pair has it."""
+    if not row["n_graded"]:
+        return None
+    gained, lost, gained_acc, lost_acc = (
+        f"{round((row[f'{metric}{sign}_rate_significant'] or 0.0) * row[n]):,}"
+        for metric, n in (("graded_", "n_graded"), ("", "n_tested"))
+        for sign in ("win", "loss")
+    )
+    low, high = row["graded_mean_pp_low"], row["graded_mean_pp_high"]
+    ends = "" if low is None else f" ({low:+.2f} to {high:+.2f})"
+    return (
+        "the probability of the right choice, with the adapter as sure of itself as the base, changes by "
+        f"{row['graded_mean_pp']:+.2f} pp on average{ends} over {count(row['n_graded'], 'pair')}; by it {gained} pairs "
+        f"gain and {lost} lose significantly, by right and wrong {gained_acc} and {lost_acc}."
+    )
 
 
 def labelled(roles: pl.DataFrame, label: str) -> Labelled:

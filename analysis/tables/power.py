@@ -42,6 +42,8 @@ GRADED_GAIN = (3, 7)
 """Graded transfer needs so many times fewer items for the same effect, at least and at most, in simulations."""
 PAIR, RECOMMENDATION = "pair", "recommendation"
 MEASURED = "measured"
+CURVE_ITEMS, CURVE_SEEDS = (25, 50, 100, 200, 400, 800, 1600, 3200), (1, 3, 5)
+"""Where the picture of power has its points."""
 _LEAST_CHANGE = 0.005
 """Share of changed items that is assumed at least: of a base that is nearly always right, or wrong."""
 TOO_SMALL = "no figure: fewer than two sources or targets, or two tasks"
@@ -124,20 +126,16 @@ def power_table(noise: Noise, grid: Grid, settings: AnalysisConfig, *, origin: s
         settings: Level and false discovery rate.
         origin: Where the noise comes from.
     """
-    cells, n_cells = list(grid.cells), len(grid.cells)
     first = noise._replace(n_items=min(noise.n_items, FIRST_LOOK))
     rows = []
-    for regime in (None, *TRANSFER_REGIMES):
-        of_regime = partial(regime_delta, cells=cells, regime=regime, confidence=settings.confidence)
-        name = ALL_TRANSFER if regime is None else regime.value
-        rows.append(_row(name, of_regime, noise, adaptive=of_regime(first)))
-    if n_cells > 1:
-        of_pair = partial(pair_delta, n_pairs=n_cells * (n_cells - 1), fdr=settings.fdr)
-        stopped = adaptive_pair_delta(noise, n_cells * (n_cells - 1), settings.fdr) if noise.n_seeds == 1 else None
-        rows.append(_row(PAIR, of_pair, noise, adaptive=stopped))
-        n_tasks, n_languages, level = len(grid.tasks), len(grid.every_language), settings.confidence
-        recommended = partial(recommendation_delta, n_tasks=n_tasks, n_languages=n_languages, confidence=level)
-        rows.append(_row(RECOMMENDATION, recommended, noise, adaptive=recommended(first)))
+    for statement, delta_at in _statements(grid, settings).items():
+        if statement != PAIR:
+            adaptive: float | None = delta_at(first)
+        elif noise.n_seeds == 1:
+            adaptive = adaptive_pair_delta(noise, len(grid.cells) * (len(grid.cells) - 1), settings.fdr)
+        else:
+            adaptive = None
+        rows.append(_row(statement, delta_at, noise, adaptive=adaptive))
     shared = {
         "noise": origin,
         "change_rate": noise.change_rate,
@@ -146,6 +144,44 @@ def power_table(noise: Noise, grid: Grid, settings: AnalysisConfig, *, origin: s
         "adaptive_items": expected_items(round(noise.n_items)),
     }
     return pl.DataFrame([shared | row for row in rows], schema=schema_of(_COLUMNS))
+
+
+def _statements(grid: Grid, settings: AnalysisConfig) -> dict[str, Callable[[Noise], float]]:
+    """Return what can be said, each with the smallest delta that shows it."""
+    cells, n_cells, level = list(grid.cells), len(grid.cells), settings.confidence
+    found: dict[str, Callable[[Noise], float]] = {
+        ALL_TRANSFER if regime is None else regime.value: partial(
+            regime_delta, cells=cells, regime=regime, confidence=level
+        )
+        for regime in (None, *TRANSFER_REGIMES)
+    }
+    if n_cells > 1:
+        found[PAIR] = partial(pair_delta, n_pairs=n_cells * (n_cells - 1), fdr=settings.fdr)
+        found[RECOMMENDATION] = partial(
+            recommendation_delta, n_tasks=len(grid.tasks), n_languages=len(grid.every_language), confidence=level
+        )
+    return found
+
+
+def power_curves(rows: pl.DataFrame, by_seed: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
+    """Return the smallest delta of every statement by items of a target and training seeds; empty: not known.
+
+    Args:
+        rows: The transfer table of single cells.
+        by_seed: The same by seed.
+        settings: Level and false discovery rate.
+    """
+    schema = {"statement": pl.String, "n_items": pl.Int64, "n_seeds": pl.Int64, "delta_pp": pl.Float64}
+    noise = _noise_of(rows, by_seed)
+    if noise is None:
+        return pl.DataFrame(schema=schema)
+    curves = [
+        (statement, n, seeds, delta_at(noise._replace(n_items=n, n_seeds=seeds)))
+        for statement, delta_at in _statements(_grid_of(rows), settings).items()
+        for seeds in CURVE_SEEDS
+        for n in CURVE_ITEMS
+    ]
+    return pl.DataFrame(curves, schema=schema, orient="row").filter(pl.col("delta_pp").is_finite())
 
 
 def _row(statement: str, delta_at: Callable[[Noise], float], noise: Noise, *, adaptive: float | None) -> dict[str, Any]:
@@ -209,13 +245,21 @@ def _before_any_pair(config: GridConfig, run: RunFolder) -> tuple[Noise, str]:
     return Noise(n_items, expected_change(ASSUMED_ACCURACY)), "assumed"
 
 
+def _noise_of(rows: pl.DataFrame, by_seed: pl.DataFrame) -> Noise | None:
+    noise = measured_noise(by_seed)
+    return noise and noise._replace(redrawn=bool((rows["p_method"] == REDRAWN_TEST).any()))
+
+
+def _grid_of(rows: pl.DataFrame) -> Grid:
+    tasks, languages = (tuple(rows[f"target_{name}"].unique().sort()) for name in ("task", "language"))
+    return Grid(tasks, languages)
+
+
 def _of_run(inputs: TableInputs) -> pl.DataFrame:
-    noise = measured_noise(inputs.transfer.by_seed)
+    noise = _noise_of(inputs.rows, inputs.transfer.by_seed)
     if noise is None:
         return pl.DataFrame(schema=schema_of(_COLUMNS))
-    noise = noise._replace(redrawn=bool((inputs.rows["p_method"] == REDRAWN_TEST).any()))
-    tasks, languages = (tuple(inputs.rows[f"target_{name}"].unique().sort()) for name in ("task", "language"))
-    return power_table(noise, Grid(tasks, languages), inputs.settings, origin=MEASURED)
+    return power_table(noise, _grid_of(inputs.rows), inputs.settings, origin=MEASURED)
 
 
 POWER = Table(

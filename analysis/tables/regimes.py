@@ -190,7 +190,7 @@ def _significance(rows: pl.DataFrame, groups: Sequence[Group], settings: Analysi
         "loss_rate_significant": significant & (deltas < 0),
         "win_rate_significant": significant & (deltas > 0),
     }
-    by_chance = _harm_by_chance(rows, settings.harm_threshold_pp)
+    by_chance = harm_by_chance_of_rows(rows, settings.harm_threshold_pp)
     records = []
     for group in groups:
         index = group.index
@@ -222,7 +222,7 @@ def _beyond_cut_q(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
     return benjamini_hochberg(np.where(tested, p_values, np.nan))
 
 
-def _harm_by_chance(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
+def harm_by_chance_of_rows(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
     """Return every row's probability of harm if its true delta were 0, shape [N]; NaN: not known.
 
     Right or wrong answers of one seed: exact on the counts, the changed items from the standard error. Else a normal

@@ -101,7 +101,7 @@ def role_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig, t
     for kind in _kinds():
         part = there.filter(in_regime(kind.regime)).with_columns(name=unit_expr(kind.role, kind.unit))
         if part.height:
-            frames.append(_all_models(part, kind, draws, settings))
+            frames.append(rank_all_models(part, kind, draws, settings))
             frames.extend(_model_groups(part, kind, settings))
             of_kind = {"role": kind.role, "unit": kind.unit, "regime": kind.regime, "models_by": "all"}
             found = part.group_by("name").agg("row").sort("name")
@@ -135,7 +135,8 @@ def _kinds() -> Iterator[Kind]:
                 yield Kind(role, unit, regime)
 
 
-def _all_models(part: pl.DataFrame, kind: Kind, draws: DrawArray, settings: AnalysisConfig) -> pl.DataFrame:
+def rank_all_models(part: pl.DataFrame, kind: Kind, draws: DrawArray, settings: AnalysisConfig) -> pl.DataFrame:
+    """Return scores, ranks and labels of all models; ``part`` has ``name`` and ``row``, its places in the draws."""
     scores = _scores(part.with_columns(models=pl.lit("all")), settings).with_columns(models_by=pl.lit("all"))
     scores = scores.with_columns(rank=_rank())
     if scores.height < 2:

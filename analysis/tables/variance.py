@@ -102,13 +102,16 @@ def variance_table(rows: pl.DataFrame, settings: AnalysisConfig, *, items: Seque
     masks = {regime: there.select(in_regime(regime)).to_series().to_numpy() for regime in EVERY_REGIME}
     known = {regime: _inside(influences, mask) for regime, mask in masks.items()}
     return pl.concat(
-        _fit_rows(fit, regime, there.filter(masks[regime]), settings, known[regime])
+        variance_rows(fit, regime, there.filter(masks[regime]), settings, known[regime])
         for fit in (NESTED, CROSSED, PARTS)
         for regime in EVERY_REGIME
     )
 
 
-def _fit_rows(fit: str, regime: str, part: pl.DataFrame, settings: AnalysisConfig, influences: _Inside) -> pl.DataFrame:
+def variance_rows(
+    fit: str, regime: str, part: pl.DataFrame, settings: AnalysisConfig, influences: _Inside
+) -> pl.DataFrame:
+    """Return the rows of one fit of one regime, whose rows and influences these are."""
     try:
         codes, dropped = _usable(part, _PARTS if fit == PARTS else _CELLS, nested=fit == NESTED)
         found = _fit(fit, part, codes)

@@ -10,12 +10,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from transfergrid.analysis.graded.learnt import learnt, learnt_sentences
 from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.facts import (
     agreement,
     comparisons,
     distance_correlations,
+    graded_transfer,
     labelled,
     noise_floor,
     regime_row,
@@ -37,9 +39,11 @@ _TOP = 3
 
 def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
     """Return regimes, donors and recipients, variance and agreement, and what is and is not significant."""
+    taught = " ".join(learnt_sentences(learnt(tables.single_source, settings), settings))
     parts: list[RenderableType] = [
         _regimes(tables.regimes, settings),
-        Text("\n".join([_significance(tables.regimes), *_noise_floor(tables.single_source), ""])),
+        Text("\n".join([*_significance(tables.regimes), *([f"Learnt: {taught}"] if taught else [])])),
+        Text("\n".join([*_noise_floor(tables.single_source), ""])),
         _roles(tables.roles),
         Text("\n".join([*_labels(tables.roles), ""])),
         Text("\n".join([*_variance(tables.variance), *_agreement(tables.consistency), *_distance(tables.distance)])),
@@ -85,11 +89,11 @@ def _regime_reasons(regimes: pl.DataFrame) -> list[str]:
     return [f"{', '.join(names)}: {reason}" for reason, names in by_reason.iter_rows()]
 
 
-def _significance(regimes: pl.DataFrame) -> str:
+def _significance(regimes: pl.DataFrame) -> list[str]:
     row = regime_row(regimes, ALL_TRANSFER)
     fact = significance(row)
     if not fact.n:
-        return str(row["reason"])
+        return [str(row["reason"])]
     parts = []
     if fact.harm_rate_true is not None:
         win, harm = (
@@ -115,7 +119,8 @@ def _significance(regimes: pl.DataFrame) -> str:
             f"sure (Benjamini-Hochberg q <= {row['fdr']:g} over the whole table)"
             + (" (t tests of imported tables contain training noise only and find too much)" if fact.seeds_only else "")
         )
-    return "Significance: " + "; ".join(parts) + "."
+    graded = graded_transfer(row)
+    return [f"Significance: {'; '.join(parts)}.", *([] if graded is None else [f"Graded transfer: {graded}"])]
 
 
 def _noise_floor(transfer: pl.DataFrame) -> list[str]:

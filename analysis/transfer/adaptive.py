@@ -22,10 +22,6 @@ from transfergrid.store.score_store import Origin, Scan, StoredCell, read_footer
 
 TESTED, STOPPED = "tested", "stopped"
 """Decisions on a pair of an adaptive evaluation; null: all its items were to be scored, and were."""
-REMARK = (
-    f"adaptive evaluation: the numbers are over the first {FIRST_LOOK} items of every pair; pairs that went on are "
-    "tested over all their items, stopped ones count as p = 1"
-)
 _SEED_KEY = ("model", "seed", "source", *TARGET)
 _FINAL = ("n_items", "delta_pp", "se_pp")
 DECISION_SCHEMA = {
@@ -46,7 +42,19 @@ class Stopping(NamedTuple):
     partial: frozenset[tuple[str, str]]
     """Model and target task of every pair that has fewer items than planned; none: nothing was left out."""
     decisions: pl.DataFrame
-    """One row per (model, seed, source, target) of these: its decision."""
+    """One row per (model, seed, source, target) of these: its decision, and its items as scored and as planned."""
+
+    @property
+    def remark(self) -> str:
+        """What was saved, what was not decided, and what the numbers are over."""
+        n_stopped = self.decisions.filter(decision=STOPPED).height
+        scored, planned = (float(self.decisions[name].sum() or 0) for name in ("n_scored", "n_planned"))
+        return (
+            f"adaptive evaluation: {n_stopped:,} of {self.decisions.height:,} pairs of adapter and target stopped "
+            f"early and are not decided (p = 1), which saved {1 - scored / max(planned, 1):.0%} of the items; pairs "
+            "that went on are tested over all their items; every other number is over the first "
+            f"{FIRST_LOOK} items of every pair"
+        )
 
     def common(self, scores: pl.LazyFrame) -> pl.LazyFrame:
         """Return the rows that all pairs have."""
@@ -60,15 +68,16 @@ class Stopping(NamedTuple):
             scores: All item rows.
             read: Makes the tables of item rows.
         """
-        complete = self.decisions.filter(decision=TESTED)
+        decisions = self.decisions.drop("n_scored", "n_planned")
+        complete = decisions.filter(decision=TESTED)
         went_on = scores.join(complete.lazy(), on=list(_SEED_KEY), how="semi")
         baselines = scores.filter(pl.col("source") == BASELINE_NAME)
         final = tables[0].clear(), tables[1].clear()
         if complete.height:
             final = read(pl.concat([went_on, baselines]))
         every_seed = pl.when((pl.col("decision") == TESTED).all()).then(pl.lit(TESTED)).otherwise(pl.lit(STOPPED))
-        of_pairs = self.decisions.group_by(EVERY_KEY).agg(decision=every_seed)
-        by_seed = _decide(tables[0], final[0], self.decisions, "mcnemar_p")
+        of_pairs = decisions.group_by(EVERY_KEY).agg(decision=every_seed)
+        by_seed = _decide(tables[0], final[0], decisions, "mcnemar_p")
         return with_q(by_seed, "mcnemar_p", "mcnemar_q"), _decide(tables[1], final[1], of_pairs, "p_value")
 
 
@@ -83,11 +92,15 @@ def read_stopping(stored: Mapping[tuple[Origin, Cell], StoredCell]) -> Stopping:
     """Return what was left out of the store's cells."""
     partial = frozenset(partial_tasks(stored))
     rows = [
-        (origin.model, origin.seed, origin.source.name, cell.task, cell.language, STOPPED if each.is_short else TESTED)
+        (
+            *(origin.model, origin.seed, origin.source.name, cell.task, cell.language),
+            *(STOPPED if each.is_short else TESTED, each.n_items, each.n_planned),
+        )
         for (origin, cell), each in stored.items()
         if (origin.model, cell.task) in partial and origin.seed is not None
     ]
-    schema = {**dict.fromkeys((*_SEED_KEY, "decision"), pl.String), "seed": pl.Int64}
+    numbers = dict.fromkeys(("seed", "n_scored", "n_planned"), pl.Int64)
+    schema = {**dict.fromkeys((*_SEED_KEY, "decision"), pl.String), **numbers}
     return Stopping(partial, pl.DataFrame(rows, schema=schema, orient="row"))
 
 
@@ -97,12 +110,12 @@ def with_tested(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.with_columns(pl.coalesce(f"tested_{name}", name).alias(name) for name in there)
 
 
-def with_decisions(table: pl.DataFrame) -> pl.DataFrame:
+def with_decisions(table: pl.DataFrame, stopping: Stopping) -> pl.DataFrame:
     """Add the columns of `DECISION_SCHEMA` that a table lacks, null, as its last ones, and say it in ``remark``."""
     lacking = {name: dtype for name, dtype in DECISION_SCHEMA.items() if name not in table.columns}
     rest = [name for name in table.columns if name not in DECISION_SCHEMA]
     whole = table.with_columns(pl.lit(None, dtype=dtype).alias(name) for name, dtype in lacking.items())
-    said = pl.when(pl.col("decision").is_not_null()).then(pl.lit(REMARK))
+    said = pl.when(pl.col("decision").is_not_null()).then(pl.lit(stopping.remark))
     return whole.with_columns(remark=pl.coalesce("remark", said)).select(*rest, *DECISION_SCHEMA)
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transfergrid.analysis.graded.items import grade
+from transfergrid.analysis.graded.items import ItemChoices, grade
 from transfergrid.analysis.records import TARGET, ItemBlock
+from transfergrid.analysis.threads import side_by_side
 from transfergrid.benchmarks.metrics import METRICS, lower_is_better
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import BASELINE_NAME, UserError
 
 _KEY = ("seed", "source", *TARGET)
+_RUN = (*_KEY, "primary_metric")
 _ITEM_COLUMNS = (
     "model",
     *_KEY,
@@ -55,27 +59,32 @@ def observe(scores: pl.LazyFrame, settings: AnalysisConfig | None = None) -> Ite
             primary metric.
     """
     models = scores.select(pl.col("model").unique()).collect().to_series().sort().to_list()
-    for model in models:
-        frame = scores.filter(pl.col("model") == model).select(_ITEM_COLUMNS).collect()
-        yield _observe_model(model, frame, settings or AnalysisConfig())
+    # two at a time: a model's item rows take about a gibibyte
+    yield from side_by_side(partial(_observe_model, scores, settings or AnalysisConfig()), models, at_most=2)
 
 
-def _observe_model(model: str, frame: pl.DataFrame, settings: AnalysisConfig) -> ModelObservations:
-    _check_metrics(model, frame)
-    answers = _answers(frame).with_row_index("row")
-    is_base = pl.col("source") == BASELINE_NAME
-    base = answers.filter(is_base).drop("seed", "source")
+def _observe_model(scores: pl.LazyFrame, settings: AnalysisConfig, model: str) -> ModelObservations:
+    frame = scores.filter(pl.col("model") == model).select(_ITEM_COLUMNS).collect()
+    _check_lengths(frame)
+    starts = frame.select(pl.any_horizontal(pl.col(key).ne_missing(pl.col(key).shift()) for key in _RUN)).to_series()
+    runs, pairs = _runs(frame.select(_RUN).filter(starts))
+    _check_metrics(model, runs)
+    choices = ItemChoices(frame)
+    answers = _answers(frame, runs[(starts.cum_sum() - 1).cast(pl.UInt32)], choices)
+    del frame
+    is_base = pl.col("pair").is_null()
+    base = answers.filter(is_base).drop("pair").join(runs.select("target", *TARGET).unique(), on="target")
     _refuse_repeated_items(model, base, (*TARGET, "item_id"), "the baseline")
     base = base.sort(*TARGET, "item_id").with_row_index("base_row")
     base = base.with_columns(item=pl.col("item_id").rank("dense").over("target_task").cast(pl.Int64) - 1)
-    adapters = answers.filter(~is_base)
-    paired = adapters.join(base, on=[*TARGET, "item_id"], how="left", suffix="_base", validate="m:1")
+    paired = answers.filter(~is_base).join(
+        base.drop(TARGET), on=["target", "item_id"], how="left", suffix="_base", validate="m:1", maintain_order="left"
+    )
     paired = paired.with_columns(paired=pl.col("scored") & pl.col("scored_base").fill_null(False))
-    _check_pairs(model, paired)
-    graded = grade(paired, base, frame, settings)
-    with_values = paired.with_columns(graded=pl.Series(graded.values))
-    blocks = [_item_blocks(model, *part, base) for part in _by_task(with_values)]
-    counts = _count(paired).join(graded.rows, on=_KEY, how="left", nulls_equal=True, validate="1:1")
+    _check_pairs(model, paired, pairs)
+    graded = grade(paired, pairs, base, choices, settings)
+    blocks = list(_item_blocks(model, paired.with_columns(graded=pl.Series(graded.values)), pairs, base))
+    counts = _count(paired, pairs).join(graded.rows, on=_KEY, how="left", nulls_equal=True, validate="1:1")
     return ModelObservations(
         counts.with_columns(model=pl.lit(model)),
         tuple(block for block, _ in blocks),
@@ -83,9 +92,25 @@ def _observe_model(model: str, frame: pl.DataFrame, settings: AnalysisConfig) ->
     )
 
 
-def _check_metrics(model: str, frame: pl.DataFrame) -> None:
-    found = frame.select(*TARGET, "primary_metric").unique().filter(pl.col("primary_metric").is_not_null())
-    metrics = found.group_by(TARGET).agg(pl.col("primary_metric").sort())
+def _runs(runs: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Number targets and pairs; rows that follow each other with one key are a run, and there are few of them.
+
+    Returns:
+        The runs with ``target`` and ``pair`` (null: the baseline), and one row per pair, those of a target together.
+    """
+    order = (*TARGET, "seed", "source")
+    adapters = runs.filter(pl.col("source") != BASELINE_NAME)
+    pairs = adapters.group_by(order).agg(pl.col("primary_metric").min()).sort(order, nulls_last=True)
+    pairs = pairs.with_row_index("pair")
+    targets = runs.select(TARGET).unique().sort(TARGET).with_row_index("target")
+    numbered = runs.join(targets, on=TARGET, maintain_order="left", validate="m:1").join(
+        pairs.drop("primary_metric"), on=order, how="left", nulls_equal=True, maintain_order="left", validate="m:1"
+    )
+    return numbered, pairs
+
+
+def _check_metrics(model: str, runs: pl.DataFrame) -> None:
+    metrics = runs.group_by(TARGET).agg(pl.col("primary_metric").drop_nulls().unique().sort())
     for task, language, names in metrics.sort(TARGET).iter_rows():
         if len(names) > 1 or any(name not in METRICS for name in names):
             raise UserError(
@@ -94,60 +119,38 @@ def _check_metrics(model: str, frame: pl.DataFrame) -> None:
             )
 
 
-def _answers(frame: pl.DataFrame) -> pl.DataFrame:
-    scored = pl.col("value").is_not_null() & pl.col("unscored_reason").is_null()
-    lower = pl.col("primary_metric").is_in(lower_is_better())
-    answers = frame.select(
-        *_KEY,
+def _answers(frame: pl.DataFrame, keys: pl.DataFrame, choices: ItemChoices) -> pl.DataFrame:
+    """Return what is compared of every row, with ``target``, ``pair`` and ``metric`` from its run.
+
+    The store has lengths in characters only; `_count` leaves out the ties of metrics with other lengths.
+    """
+    norm = keys["primary_metric"].is_in([name for name, metric in METRICS.items() if metric.length is len])
+    lower = keys["primary_metric"].is_in(lower_is_better())
+    return frame.select(
+        keys["target"],
+        keys["pair"],
         "item_id",
         "gold",
-        metric="primary_metric",
-        scored=scored,
+        metric=keys["primary_metric"],
+        scored=pl.col("value").is_not_null() & pl.col("unscored_reason").is_null(),
         n_choices=pl.col("loglikelihoods_nats").list.len(),
         right_acc=pl.col("pred") == pl.col("gold"),
         right_norm=pl.col("pred_norm") == pl.col("gold"),
         gain=pl.when(lower).then(-pl.col("value")).otherwise("value"),
         reason="unscored_reason",
-    )
-    return answers.with_columns(tie=pl.Series(_ties(frame)))
+        tie=pl.Series(choices.ties(by_length=norm.fill_null(False).to_numpy())),
+    ).with_row_index("row")
 
 
-def _ties(frame: pl.DataFrame) -> npt.NDArray[np.bool_]:
-    """Return shape [rows]: whether two choices share the best value of the row's primary metric.
-
-    The store has lengths in characters only; `_count` leaves out the ties of metrics with other lengths.
-    """
-    lengths = frame["loglikelihoods_nats"].list.len().fill_null(0).cast(pl.Int64).to_numpy()
-    _check_lengths(frame, lengths)
-    ties = np.zeros(frame.height, dtype=np.bool_)
-    filled = np.flatnonzero(lengths > 0)
-    if not len(filled):
-        return ties
-    part = frame if len(filled) == frame.height else frame[filled]
-    values = part["loglikelihoods_nats"].explode().to_numpy()
-    norm = part["primary_metric"].is_in([name for name, metric in METRICS.items() if metric.length is len]).to_numpy()
-    repeats = lengths[filled]
-    if norm.any():
-        chars = part["choice_chars"].explode().cast(pl.Float64).to_numpy()
-        values = np.where(np.repeat(norm, repeats), values / chars, values)
-    if (repeats == repeats[0]).all():  # sums over the first axis are several times faster
-        by_choice = np.ascontiguousarray(values.reshape(-1, repeats[0]).T)
-        ties[filled] = (by_choice == by_choice.max(axis=0)).sum(axis=0) > 1
-        return ties
-    starts = np.concatenate([[0], np.cumsum(repeats)[:-1]])
-    best = np.maximum.reduceat(values, starts)
-    ties[filled] = np.add.reduceat((values == np.repeat(best, repeats)).astype(np.int32), starts) > 1
-    return ties
-
-
-def _check_lengths(frame: pl.DataFrame, lengths: npt.NDArray[np.int64]) -> None:
-    chars = frame["choice_chars"].list.len().fill_null(0).cast(pl.Int64).to_numpy()
-    wrong = np.flatnonzero((lengths > 0) & (lengths != chars))
-    if len(wrong):
-        row = frame.row(int(wrong[0]), named=True)
+def _check_lengths(frame: pl.DataFrame) -> None:
+    values, chars = (pl.col(name).list.len().fill_null(0) for name in ("loglikelihoods_nats", "choice_chars"))
+    wrong = frame.filter((values > 0) & (values != chars)).head(1)
+    if wrong.height:
+        row = wrong.row(0, named=True)
         raise UserError(
             f"model {row['model']!r}: item {row['item_id']!r} of '{row['target_task']}-{row['target_language']}' has "
-            f"{lengths[wrong[0]]} log-likelihoods and {chars[wrong[0]]} choice lengths; expected as many of each"
+            f"{len(row['loglikelihoods_nats'])} log-likelihoods and {len(row['choice_chars'] or ())} choice lengths; "
+            "expected as many of each"
         )
 
 
@@ -161,60 +164,61 @@ def _refuse_repeated_items(model: str, frame: pl.DataFrame, keys: tuple[str, ...
         )
 
 
-def _check_pairs(model: str, paired: pl.DataFrame) -> None:
-    changed = paired.filter(pl.col("gold") != pl.col("gold_base"))
-    if changed.height:
-        row = changed.sort("source", *TARGET, "item_id").row(0, named=True)
+def _check_pairs(model: str, paired: pl.DataFrame, pairs: pl.DataFrame) -> None:
+    def first(wrong: pl.Expr) -> dict[str, Any] | None:
+        found = paired.filter(wrong).join(pairs, on="pair").sort("source", *TARGET, "item_id")
+        return found.row(0, named=True) if found.height else None
+
+    def whose(row: dict[str, Any]) -> str:
+        return f"model {model!r}: item {row['item_id']!r} of '{row['target_task']}-{row['target_language']}' has"
+
+    if row := first(pl.col("gold") != pl.col("gold_base")):
         raise UserError(
-            f"model {model!r}: item {row['item_id']!r} of '{row['target_task']}-{row['target_language']}' has gold "
-            f"{row['gold']} for an adapter and {row['gold_base']} for the baseline; score both on the same items"
+            f"{whose(row)} gold {row['gold']} for an adapter and {row['gold_base']} for the baseline; score both on "
+            "the same items"
         )
-    other = paired.filter("paired", pl.col("n_choices") != pl.col("n_choices_base"))
-    if other.height:
-        row = other.sort("source", *TARGET, "item_id").row(0, named=True)
+    if row := first(pl.col("paired") & (pl.col("n_choices") != pl.col("n_choices_base"))):
         raise UserError(
-            f"model {model!r}: item {row['item_id']!r} of '{row['target_task']}-{row['target_language']}' has "
-            f"{row['n_choices']} choices for an adapter and {row['n_choices_base']} for the baseline; score both "
-            "on the same items"
+            f"{whose(row)} {row['n_choices']} choices for an adapter and {row['n_choices_base']} for the baseline; "
+            "score both on the same items"
         )
-    unpaired = paired.filter(pl.col("base_row").is_null())
-    _refuse_repeated_items(model, unpaired, (*_KEY, "item_id"), "an adapter")
-    codes = paired.filter(pl.col("base_row").is_not_null()).select(
-        "base_row", group=pl.struct("seed", "source").rank("dense").cast(pl.UInt64)
-    )
-    n_base = int(codes["base_row"].max() or 0) + 1  # type: ignore[arg-type]
-    flat = (codes["group"].to_numpy() * np.uint64(n_base)) + codes["base_row"].to_numpy()
-    if len(np.unique(flat)) < len(flat):
-        _refuse_repeated_items(model, paired, (*_KEY, "item_id"), "an adapter")
+    is_paired = paired["item"].is_not_null()
+    pair, item = (paired[name].filter(is_paired).to_numpy().astype(np.intp) for name in ("pair", "item"))
+    repeated = len(pair) and np.bincount(pair * (int(item.max()) + 1) + item).max() > 1
+    suspected = paired if repeated else paired.filter(~is_paired)
+    _refuse_repeated_items(model, suspected.join(pairs, on="pair"), (*_KEY, "item_id"), "an adapter")
 
 
-def _count(paired: pl.DataFrame) -> pl.DataFrame:
+def _count(paired: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
     """Return sums over the items that adapter and baseline were both scored on; a gain is a value, better if higher."""
     both = pl.col("paired")
+    compared = [f"{name}{end}" for name in ("gain", "right_acc", "right_norm", "tie") for end in ("", "_base")]
     gain, base = pl.col("gain"), pl.col("gain_base")
     right, base_right = gain.abs() == 1, base.abs() == 1
-    counts = paired.group_by(_KEY).agg(
-        primary_metric=pl.col("metric").drop_nulls().first(),
-        n_items=both.sum().cast(pl.Int64),
-        n_unscored=(~both).sum().cast(pl.Int64),
-        base_score=base.filter(both).mean().abs(),
-        adapter_score=gain.filter(both).mean().abs(),
-        change=(gain - base).filter(both).sum(),
-        squares=(gain - base).filter(both).pow(2).sum(),
-        n_both=(both & right & base_right).sum().cast(pl.Int64),
-        n_only_base=(both & ~right & base_right).sum().cast(pl.Int64),
-        n_only_adapter=(both & right & ~base_right).sum().cast(pl.Int64),
-        base_acc=pl.col("right_acc_base").filter(both).mean(),
-        adapter_acc=pl.col("right_acc").filter(both).mean(),
-        base_acc_norm=pl.col("right_norm_base").filter(both).mean(),
-        adapter_acc_norm=pl.col("right_norm").filter(both).mean(),
-        n_ties=(both & pl.col("tie")).sum().cast(pl.Int64),
-        n_ties_base=(both & pl.col("tie_base")).sum().cast(pl.Int64),
-        has_base=pl.col("base_row").is_not_null().any(),
-        unscored_reason=pl.coalesce(
-            pl.col("reason").drop_nulls().sort().first(), pl.col("reason_base").drop_nulls().sort().first()
-        ),
+    counts = (
+        paired.with_columns(pl.when(both).then(name).alias(name) for name in compared)
+        .group_by("pair")
+        .agg(
+            n_items=both.sum().cast(pl.Int64),
+            n_unscored=(~both).sum().cast(pl.Int64),
+            base_score=base.mean().abs(),
+            adapter_score=gain.mean().abs(),
+            change=(gain - base).sum(),
+            squares=(gain - base).pow(2).sum(),
+            n_both=(right & base_right).sum().cast(pl.Int64),
+            n_only_base=(~right & base_right).sum().cast(pl.Int64),
+            n_only_adapter=(right & ~base_right).sum().cast(pl.Int64),
+            base_acc=pl.col("right_acc_base").mean(),
+            adapter_acc=pl.col("right_acc").mean(),
+            base_acc_norm=pl.col("right_norm_base").mean(),
+            adapter_acc_norm=pl.col("right_norm").mean(),
+            n_ties=pl.col("tie").sum().cast(pl.Int64),
+            n_ties_base=pl.col("tie_base").sum().cast(pl.Int64),
+            has_base=pl.col("base_row").is_not_null().any(),
+            unscored_reason=pl.coalesce(pl.col("reason").min(), pl.col("reason_base").min()),
+        )
     )
+    counts = pairs.join(counts, on="pair", validate="1:1", maintain_order="left").drop("pair")
     graded = [name for name, metric in METRICS.items() if metric.is_graded]
     unknown_ties = [name for name, metric in METRICS.items() if metric.length not in (None, len)]
     return counts.with_columns(
@@ -228,36 +232,39 @@ def _null_for(metrics: list[str], *columns: str) -> Iterator[pl.Expr]:
     return (pl.when(without).then(None).otherwise(column).alias(column) for column in columns)
 
 
-def _by_task(paired: pl.DataFrame) -> Iterator[tuple[str, pl.DataFrame]]:
-    usable = paired.filter("paired").select("source", *TARGET, "item", "gain", "gain_base", "graded")
-    parts = usable.partition_by("target_task", as_dict=True)
-    for key in sorted(parts):
-        yield str(key[0]), parts[key]
+def _item_blocks(
+    model: str, paired: pl.DataFrame, pairs: pl.DataFrame, base: pl.DataFrame
+) -> Iterator[tuple[ItemBlock, ItemBlock]]:
+    """Yield the differences of scores and what items add to graded transfer, one task at a time."""
+    usable = paired.filter("paired")
+    pair, item = (usable[name].to_numpy().astype(np.intp) for name in ("pair", "item"))
+    values = (usable["gain"] - usable["gain_base"]).to_numpy(), usable["graded"].to_numpy()
+    there = pairs.filter(pl.Series(np.bincount(pair, minlength=pairs.height) > 0))
+    for task in there["target_task"].unique().sort():
+        of_task = there.filter(target_task=task).with_columns(row=pl.struct("source", *TARGET).rank("dense") - 1)
+        keys = of_task.select("row", pl.lit(model).alias("model"), "source", *TARGET).unique().sort("row").drop("row")
+        item_ids = tuple(base.filter(target_task=task)["item_id"].unique().sort())
+        rows = np.full(pairs.height, -1)
+        rows[of_task["pair"].to_numpy()] = of_task["row"].to_numpy()
+        chosen = np.flatnonzero(rows[pair] >= 0)
+        flat = rows[pair[chosen]] * len(item_ids) + item[chosen]
+        scores, graded = (_block(keys, item_ids, flat, each[chosen]) for each in values)
+        kept = np.flatnonzero(graded.scored.any(axis=1))
+        yield scores, ItemBlock(task, keys[kept], item_ids, graded.differences[kept], graded.scored[kept])
 
 
-def _item_blocks(model: str, task: str, part: pl.DataFrame, base: pl.DataFrame) -> tuple[ItemBlock, ItemBlock]:
-    """Return the differences of scores and what items add to graded transfer."""
-    key = ("source", *TARGET)
-    pairs = part.select(key).unique().sort(key).with_row_index("pair")
-    item_ids = base.filter(pl.col("target_task") == task)["item_id"].unique().sort().to_list()
-    codes = part.join(pairs, on=key, validate="m:1")
-    shape = (pairs.height, len(item_ids))
-    flat = codes["pair"].to_numpy().astype(np.int64) * shape[1] + codes["item"].to_numpy()
-    keys = pairs.select(pl.lit(model).alias("model"), *key)
-
-    def block(values: npt.NDArray[np.float64]) -> ItemBlock:
-        known = ~np.isnan(values)
-        total = np.bincount(flat, np.where(known, values, 0.0), minlength=shape[0] * shape[1]).reshape(shape)
-        n_seeds = np.bincount(flat, known, minlength=shape[0] * shape[1]).reshape(shape)
-        differences = (total / np.maximum(n_seeds, 1)).astype(np.float32)
-        return ItemBlock(task, keys, tuple(item_ids), differences, n_seeds > 0)
-
-    graded = block(codes["graded"].to_numpy())
-    there = np.flatnonzero(graded.scored.any(axis=1))
-    return (
-        block(codes["gain"].to_numpy() - codes["gain_base"].to_numpy()),
-        ItemBlock(task, keys[there], graded.item_ids, graded.differences[there], graded.scored[there]),
+def _block(
+    keys: pl.DataFrame, item_ids: tuple[str, ...], flat: npt.NDArray[np.intp], values: npt.NDArray[np.float64]
+) -> ItemBlock:
+    """Return means over seeds, from values and their places in a flat block; NaN: left out."""
+    shape = (keys.height, len(item_ids))
+    known = ~np.isnan(values)
+    total, n_seeds = (
+        np.bincount(flat, each, minlength=shape[0] * shape[1]).reshape(shape)
+        for each in (np.where(known, values, 0.0), known)
     )
+    differences = (total / np.maximum(n_seeds, 1)).astype(np.float32)
+    return ItemBlock(keys["target_task"][0], keys, item_ids, differences, n_seeds > 0)
 
 
 def merge_blocks(blocks: list[ItemBlock]) -> tuple[ItemBlock, ...]:

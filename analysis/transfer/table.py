@@ -19,7 +19,7 @@ from transfergrid.analysis.statistics.significance import (
     crossed_standard_error,
     t_test_p,
 )
-from transfergrid.analysis.transfer.adaptive import DECISION_SCHEMA, read_cells, read_stopping, with_decisions
+from transfergrid.analysis.transfer.adaptive import DECISION_SCHEMA, Stopping, read_cells, read_stopping, with_decisions
 from transfergrid.analysis.transfer.by_seed import no_counts, transfer_by_seed, with_q
 from transfergrid.analysis.transfer.construction import construction_expr
 from transfergrid.analysis.transfer.imported import transfer_from_imported
@@ -87,10 +87,10 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     with_both = with_graded(averaged, by_seed, graded_blocks, settings.confidence)
     averaged = with_both.join(sources, on="source", how="left", validate="m:1")
     rows = pl.concat([averaged, transfer_from_imported(imported)], how="diagonal")
-    rows = _finish(rows, imported, run, config)
+    rows = _finish(rows, imported, run, config, stopping)
     by_seed = add_remarks(by_seed, run)
     return Transfer(
-        with_decisions(by_seed.drop("squares", *OF_SEEDS)),
+        with_decisions(by_seed.drop("squares", *OF_SEEDS), stopping),
         rows.filter(IS_SINGLE),
         single_blocks(blocks, sources),
         _unscored_models(by_seed.filter(IS_SINGLE), config),
@@ -227,6 +227,7 @@ GRADED = (
     "graded_p_method",
     "temperature_ratio",
     "register_nats_per_char",
+    "others_nats_per_char",
     "graded_reason",
 )
 _COLUMNS = (
@@ -263,11 +264,13 @@ _COLUMNS = (
 )
 
 
-def _finish(rows: pl.DataFrame, imported: pl.DataFrame, run: RunFolder, config: GridConfig | None) -> pl.DataFrame:
+def _finish(
+    rows: pl.DataFrame, imported: pl.DataFrame, run: RunFolder, config: GridConfig | None, stopping: Stopping
+) -> pl.DataFrame:
     traits = _traits(rows, imported, config)
     languages = sorted({*rows["source_language"].drop_nulls(), *rows["target_language"]})
     families = {language: language_family(language) for language in languages}
-    frame = with_decisions(add_remarks(rows, run))
+    frame = with_decisions(add_remarks(rows, run), stopping)
     frame = with_regime(frame.join(traits, on="model", how="left", validate="m:1")).with_columns(
         construction=construction_expr(rows, run, config),
         source_language_family=pl.col("source_language").replace_strict(families, return_dtype=pl.String),

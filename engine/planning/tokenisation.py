@@ -66,7 +66,8 @@ def tokenise_items(tokenizer: Any, items: Sequence[Item], settings: Tokenisation
         UserError: If a chat template is asked for and the tokenizer has none.
     """
     contexts = _contexts(tokenizer, items, settings)
-    cuts = list(encode_items(tokenizer, contexts, [_continuations(item, settings) for item in items]))
+    texts = [item.scored_texts(chat_template=settings.chat_template) for item in items]
+    cuts = list(encode_items(tokenizer, contexts, texts))
     bos = tokenizer.bos_token_id
     results = tuple(_fit(item.item_id, cut, settings, bos) for item, cut in zip(items, cuts, strict=True))
     truncated = [
@@ -101,11 +102,6 @@ def _contexts(tokenizer: Any, items: Sequence[Item], settings: TokenisationSetti
         ]
     turned = settings.chat_template and settings.shots_as_turns
     return render_contexts(tokenizer, [item.turns if turned else item.prompt for item in items], settings)
-
-
-def _continuations(item: Item, settings: TokenisationSettings) -> tuple[str, ...]:
-    """Return the texts to score: under a chat template without our delimiter; the harness says its own."""
-    return item.choices if settings.chat_template and not item.messages else item.continuations
 
 
 def _fit(item_id: str, cut: EncodedItem, settings: TokenisationSettings, bos: int | None) -> TokenisedItem | Unscorable:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transfergrid.benchmarks.cells import load_items, with_shots
 from transfergrid.benchmarks.items import Item
-from transfergrid.benchmarks.spec import CHOICE_MODE
+from transfergrid.benchmarks.spec import CHOICE_MODE, HARNESS_MODE
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.interfaces import TokenisedItem
@@ -107,6 +107,7 @@ def load_cell(config: GridConfig, data_folder: Path, cell: Cell) -> CellItems:
     metric, mode = task.formats[name].primary_metric, task.formats[name].mode
     if is_asked_by_harness and (manifest := read_manifest(data_folder)) is not None:
         metric = manifest.metrics.get(cell.task, metric)
+        mode = HARNESS_MODE if metric == HARNESS_MODE else mode
 
     def asked(chosen: Sequence[Item]) -> CellItems:
         content = list(map(_content, chosen))
@@ -123,7 +124,7 @@ def load_cell(config: GridConfig, data_folder: Path, cell: Cell) -> CellItems:
 
 def _content(item: Item) -> list[Any]:
     """Return what identifies an item; shots and messages only where there are any, as keys without them mean none."""
-    more = [each for each in (item.shots, item.messages) if each]
+    more = [each for each in (item.shots, item.messages, item.counted) if each]
     return [item.item_id, item.context, item.choices, item.gold, item.delimiter, *more]
 
 

@@ -10,17 +10,23 @@ import numpy.typing as npt
 import polars as pl
 from scipy import special, stats
 
-from transfergrid.analysis.records import ALL_TRANSFER, KEY, PAIR, TARGET, in_regime
+from transfergrid.analysis.records import ALL_TRANSFER, EVERY_REGIME, PAIR, TARGET, ItemBlock, in_regime
 from transfergrid.analysis.statistics.bootstrap import resample_deltas
-from transfergrid.analysis.statistics.true_rates import draw_true_deltas
+from transfergrid.analysis.statistics.group_draws import Group
+from transfergrid.analysis.statistics.group_intervals import estimate, intervals
+from transfergrid.analysis.statistics.multiway import item_influences
+from transfergrid.analysis.statistics.true_rates import draw_true_deltas, true_rates
+from transfergrid.analysis.tables.ranking import Kind
 from transfergrid.analysis.tables.recommendation import estimate_pairs, noisy_pairs
-from transfergrid.analysis.tables.regimes import regime_table
-from transfergrid.analysis.tables.roles import role_table
-from transfergrid.analysis.tables.variance import variance_table
+from transfergrid.analysis.tables.regimes import harm_by_chance_of_rows
+from transfergrid.analysis.tables.roles import rank_all_models, unit_expr
+from transfergrid.analysis.tables.variance import CROSSED, variance_rows
 from transfergrid.config.settings import AnalysisConfig
-from transfergrid.perf.coverage.world import Drawn, World
+from transfergrid.grid import Regime
+from transfergrid.perf.coverage.world import Drawn, Truth, World
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.intp]
 
 
 class Found(NamedTuple):
@@ -42,17 +48,29 @@ def said_false(what: str, value: float) -> Found:
 
 def measure(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Found]:
     """Yield every statement of the tables that has a truth."""
-    rows = drawn.transfer.rows
-    draws = resample_deltas(rows, drawn.transfer.items, settings)
-    drawn_truth = draw_true_deltas(rows, drawn.transfer.items, settings)
-    truth = rows.select(KEY).with_columns(truth=pl.Series(drawn.truth.pairs.ravel()), regime=rows["regime"])
-    yield from _pairs(rows, truth["truth"].to_numpy(), settings)
-    yield from _regimes(
-        world, regime_table(rows, draws, settings, drawn_truth, items=drawn.transfer.items), truth, settings
-    )
-    yield from _roles(world, role_table(rows, draws, settings, drawn_truth), drawn)
-    yield from _variance(world, variance_table(rows, settings, items=drawn.transfer.items))
+    rows, items = drawn.transfer.rows.with_row_index("row"), drawn.transfer.items
+    draws, drawn_truth = (each(drawn.transfer.rows, items, settings) for each in (resample_deltas, draw_true_deltas))
+    truth = drawn.truth.pairs.ravel()
+    yield from _pairs(rows, truth, settings)
+    groups = {
+        regime: rows.filter(in_regime(regime))["row"].to_numpy().astype(np.intp)
+        for regime in EVERY_REGIME
+        if regime != Regime.MT_ML.value
+    }
+    inputs = _Inputs(rows, items, draws, drawn_truth, truth)
+    yield from _regimes(world, inputs, groups, settings)
+    yield from _roles(world, inputs, drawn.truth, settings)
+    yield from _variance(world, inputs, settings)
     yield from recommendations(world, drawn, settings)
+
+
+class _Inputs(NamedTuple):
+    rows: pl.DataFrame
+    items: Sequence[ItemBlock]
+    draws: npt.NDArray[np.float32]
+    drawn_truth: npt.NDArray[np.float32]
+    truth: FloatArray
+    """Shape [rows]."""
 
 
 def _pairs(rows: pl.DataFrame, truth: FloatArray, settings: AnalysisConfig) -> Iterator[Found]:
@@ -66,43 +84,67 @@ def _pairs(rows: pl.DataFrame, truth: FloatArray, settings: AnalysisConfig) -> I
         yield said_false("wrong sign or no effect, of q <= .05", (np.sign(delta) != np.sign(truth))[found].mean())
 
 
-def _regimes(world: World, table: pl.DataFrame, truth: pl.DataFrame, settings: AnalysisConfig) -> Iterator[Found]:
-    for row in table.filter(by="all").drop_nulls("mean_pp").iter_rows(named=True):
-        if row["regime"] == "MT-ML":
-            continue
-        part = truth.filter(in_regime(row["regime"]))["truth"]
-        rates = {"win_rate": (part > 0).mean(), "harm_rate": (part <= settings.harm_threshold_pp).mean()}
-        known = {"mean_pp": world.mean_pp, "median_pp": world.mean_pp}
-        for name, value in {**known, **{f"{rate}_true": held for rate, held in rates.items()}}.items():
-            if name in row:
-                yield _interval(f"{name}, {row['regime']}", row, name, value)
-        for name in rates:
-            yield _interval(f"{name} (nominal), {row['regime']}", row, name, float("nan"))
-            yield _interval(f"{name} as if it were the true one, {row['regime']}", row, name, rates[name])
-        if world.is_null:
-            yield said_false(
-                f"harm by chance - observed, {row['regime']}", row["harm_rate_by_chance"] - row["harm_rate"]
+def _regimes(
+    world: World, inputs: _Inputs, by_regime: dict[str, IntArray], settings: AnalysisConfig
+) -> Iterator[Found]:
+    groups = [Group(regime, "all", "all", index) for regime, index in by_regime.items()]
+    cut = settings.harm_threshold_pp
+    estimates = estimate(inputs.rows["delta_pp"].to_numpy(), groups, cut)
+    ends = intervals(inputs.rows, inputs.draws, groups, settings, items=inputs.items)
+    for name in ("mean_pp", "median_pp", "win_rate", "harm_rate"):
+        interval, values = getattr(ends, name), getattr(estimates, name)
+        # a nominal rate is of deltas with their noise: its truth is what many runs say on average
+        truth = world.mean_pp if name.endswith("_pp") else np.nan
+        for place, group in enumerate(groups):
+            yield _one(f"{name}, {group.regime}", interval.low[place], interval.high[place], truth, values[place])
+    yield from _true_rates("", [group.regime for group in groups], list(by_regime.values()), inputs, settings)
+    if world.is_null:
+        by_chance = harm_by_chance_of_rows(inputs.rows, cut)
+        for place, group in enumerate(groups):
+            said = by_chance[group.index].mean() - estimates.harm_rate[place]
+            yield said_false(f"harm by chance - observed, {group.regime}", said)
+
+
+def _true_rates(
+    what: str, names: Sequence[str], groups: Sequence[IntArray], inputs: _Inputs, settings: AnalysisConfig
+) -> Iterator[Found]:
+    cut = settings.harm_threshold_pp
+    rates = true_rates(inputs.drawn_truth, groups, harm_pp=cut, confidence=settings.confidence)
+    for rate, event in (("win_rate_true", inputs.truth > 0), ("harm_rate_true", inputs.truth <= cut)):
+        for place, name in enumerate(names):
+            found = (
+                rates[rate].low[place],
+                rates[rate].high[place],
+                event[groups[place]].mean(),
+                rates[rate].rate[place],
             )
+            yield _one(f"{rate}{what}, {name}", *found)
 
 
-def _interval(what: str, row: dict, name: str, truth: float) -> Found:
-    ends = (row[f"{name}_low"], row[f"{name}_high"], truth, row[name])
-    return Found(what, *(np.array([np.nan if end is None else end], dtype=float) for end in ends))
+def _one(what: str, *values: float) -> Found:
+    return Found(what, *(np.array([value], dtype=float) for value in values))
 
 
-def _roles(world: World, table: pl.DataFrame, drawn: Drawn) -> Iterator[Found]:
+def _roles(world: World, inputs: _Inputs, drawn: Truth, settings: AnalysisConfig) -> Iterator[Found]:
     names = [cell.name for cell in world.cells]
-    sides = {"donor": drawn.truth.sources, "recipient": drawn.truth.targets}
-    for role, values in sides.items():
+    transfer = inputs.rows.filter(in_regime(ALL_TRANSFER))
+    for role, values in {"donor": drawn.sources, "recipient": drawn.targets}.items():
+        part = transfer.with_columns(name=unit_expr(role, "cell"))
+        table = rank_all_models(part, Kind(role, "cell", ALL_TRANSFER), inputs.draws, settings).sort("name")
+        members = part.group_by("name").agg("row").sort("name")["row"].to_list()
+        groups = [np.array(index, dtype=np.intp) for index in members]
+        yield from _true_rates(f" of a {role}", ["cell"] * len(groups), groups, inputs, settings)
+        if world.is_null:  # all units are alike, so that their nominal rate is one number
+            low, high, rate = (table[f"harm_rate{end}"].fill_null(np.nan).to_numpy() for end in ("_low", "_high", ""))
+            yield Found(f"harm_rate of a {role}", low, high, np.full(len(low), np.nan), rate)
         if world.model_target_sd and role == "recipient":
-            values = drawn.truth.pairs.mean(axis=(0, 1)) * np.nan  # the models' mean: not one number
+            continue  # the models' mean: not one number
         truth = dict(zip(names, values, strict=True))
-        part = table.filter(role=role, unit="cell", regime=ALL_TRANSFER, models_by="all")
-        true = np.array([truth[name] for name in part["name"]])
-        scores = [part[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in _ends("score_pp")]
-        yield Found(f"score of a {role}", scores[1], scores[2], true, scores[0])
-        yield from _ranks(role, part, true)
-        label = part["label"].is_not_null().to_numpy()
+        true = np.array([truth[name] for name in table["name"]])
+        scores = [table[f"score_pp{end}"].fill_null(np.nan).to_numpy() for end in ("_low", "_high", "")]
+        yield Found(f"score of a {role}", scores[0], scores[1], true, scores[2])
+        yield from _ranks(role, table, true)
+        label = table["label"].is_not_null().to_numpy()
         wrong = true <= true.mean() if role == "donor" else true >= true.mean()
         yield said_false(f"some false label of a {role}", (label & wrong).any())
         yield said_false(f"labels of {role}s", label.sum())
@@ -117,11 +159,7 @@ def _ranks(role: str, part: pl.DataFrame, truth: FloatArray) -> Iterator[Found]:
     yield said_false(f"all ranks of {role}s held", held.all())
 
 
-def _ends(name: str) -> tuple[str, str, str]:
-    return name, f"{name}_low", f"{name}_high"
-
-
-def _variance(world: World, table: pl.DataFrame) -> Iterator[Found]:
+def _variance(world: World, inputs: _Inputs, settings: AnalysisConfig) -> Iterator[Found]:
     parts = {
         "source": world.source_sd**2,
         "target": world.target_sd**2,
@@ -132,15 +170,16 @@ def _variance(world: World, table: pl.DataFrame) -> Iterator[Found]:
         + world.seed_sd**2 / world.n_seeds,
     }
     total = sum(parts.values())
-    for row in table.filter(fit="crossed", regime=ALL_TRANSFER).iter_rows(named=True):
-        value = parts.get(row["component"])
-        if value is None:
-            continue
-        for name in ("share", "share_true"):
-            if total and row[name] is not None:
-                yield _interval(f"{name} of {row['component']}", row, name, value / total)
-        for name in ("variance_pp2", "variance_true_pp2"):
-            yield _interval(f"{name} of {row['component']}", row, name, value)
+    part = inputs.rows.filter(in_regime(ALL_TRANSFER))
+    influences = [(each.rows, each.values) for each in item_influences(part, inputs.items)]
+    table = variance_rows(CROSSED, ALL_TRANSFER, part, settings, influences)
+    for row in table.filter(pl.col("component").is_in(list(parts))).iter_rows(named=True):
+        value = parts[row["component"]]
+        truths = {"share": np.nan, "variance_pp2": np.nan, "variance_true_pp2": value}
+        truths |= {"share_true": value / total} if total and row["share_true"] is not None else {}
+        for name, truth in truths.items():
+            ends = (np.nan if row[each] is None else row[each] for each in (f"{name}_low", f"{name}_high"))
+            yield _one(f"{name} of {row['component']}", *ends, truth, row[name])
 
 
 def recommendations(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Found]:
@@ -177,6 +216,8 @@ class Line(NamedTuple):
     n: int
     held: float | None
     """Share of the intervals that hold the truth; None: no interval."""
+    held_se: float
+    """Its standard error over runs; intervals of one run share its luck."""
     mean: float
     """Mean estimate."""
     truth: float
@@ -188,10 +229,25 @@ def summarise(found: Sequence[Found]) -> list[Line]:
     lines = []
     for what in dict.fromkeys(each.what for each in found):
         parts = [each for each in found if each.what == what]
-        low, high, truth, estimate = (np.concatenate([part[field] for part in parts]) for field in range(1, 5))
-        truth = np.where(np.isnan(truth), estimate.mean(), truth)
-        there = np.isfinite(low)
-        held = ((low <= truth) & (truth <= high))[there].mean() if there.any() else None
-        width = float((high - low)[there].mean()) if there.any() else float("nan")
-        lines.append(Line(what, len(parts), held, float(np.nanmean(estimate)), float(truth.mean()), width))
+        estimate = np.concatenate([part.estimate for part in parts])
+        truths = [np.where(np.isnan(part.truth), estimate.mean(), part.truth) for part in parts]
+        known = [np.isfinite(part.low) for part in parts]
+        held = [
+            ((part.low <= truth) & (truth <= part.high))[there]
+            for part, truth, there in zip(parts, truths, known, strict=True)
+            if there.any()
+        ]
+        shares = np.array([each.mean() for each in held])
+        widths = np.concatenate([(part.high - part.low)[there] for part, there in zip(parts, known, strict=True)])
+        lines.append(
+            Line(
+                what,
+                len(parts),
+                float(np.concatenate(held).mean()) if held else None,
+                float(shares.std(ddof=1) / len(shares) ** 0.5) if len(shares) > 1 else float("nan"),
+                float(np.nanmean(estimate)),
+                float(np.concatenate(truths).mean()),
+                float(widths.mean()) if len(widths) else float("nan"),
+            )
+        )
     return lines

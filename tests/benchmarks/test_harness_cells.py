@@ -74,7 +74,9 @@ def test_a_language_with_items_of_its_own_stands_alone_and_the_data_say_so(tmp_p
     assert ids(config, tmp_path / "data", "de")[0] == "de/test-0"
     assert ids(config, tmp_path / "data", "en", "train")[0] == "en/train-0"
     (remark,) = manifest.remarks
-    assert remark.startswith("mine: de, en have items of their own by id or right answer; only sw, hi share theirs")
+    assert remark.startswith(
+        "mine: the items of de, en differ from those of other languages by id or right answer; only sw, hi"
+    )
 
 
 def test_align_intersect_keeps_the_ids_that_languages_share(tmp_path: Path) -> None:

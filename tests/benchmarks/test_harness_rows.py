@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.benchmarks.harness_folder import documents, write_languages, write_task
-from transfergrid.benchmarks.harness import TaskIndex
+from transfergrid.benchmarks.harness import TaskFinder, TaskIndex
 from transfergrid.benchmarks.harness_rows import CellRows, HarnessReader
 from transfergrid.config.harness import HarnessTask
 from transfergrid.config.settings import GridConfig
@@ -18,8 +18,7 @@ from transfergrid.grid import UserError
 
 def read(folder: Path, name: str, **settings: Any) -> CellRows:
     asked = HarnessTask(lm_eval=name, languages={"sw": "sw"}, include_path=folder)
-    reader = HarnessReader(GridConfig(**settings))
-    return reader.read(reader.find(asked)["sw"], "sw", train=True)
+    return HarnessReader(GridConfig(**settings)).read(TaskFinder().find(asked)["sw"], "sw", train=True)
 
 
 @pytest.fixture
@@ -95,11 +94,13 @@ def test_of_a_large_training_split_only_what_is_asked_for_is_read(tmp_path: Path
     [
         ({"output_type": "generate_until"}, "'mine_sw' of lm-evaluation-harness generates text"),
         ({"output_type": "loglikelihood_rolling"}, "has output_type 'loglikelihood_rolling', and a cell takes"),
-        ({"doc_to_target": "{{[gold, 1]}}"}, "has several right answers to a document, which no cell takes"),
+        ({"doc_to_target": "{{[gold, 7]}}"}, r"document 'train-0' of task 'mine_sw' has the target \[0, 7\]; expected"),
         ({"doc_to_text": "{{gold}}", "doc_to_target": "{{question}}"}, "asks every document with several contexts"),
-        ({"metric_list": [{"metric": "f1"}]}, r"is measured by \['f1'\], and a cell takes one of"),
+        ({"metric_list": [{"metric": "f1"}]}, r"is measured by \['f1'\], and a cell takes 'acc_norm'"),
         ({"doc_to_target": "{{question}}"}, "document 'train-0' of task 'mine_sw' has the target 'sw train 0"),
-        ({"doc_to_text": "{{question.nothing()}}"}, "fails on task 'mine_sw' with UndefinedError|cannot be read"),
+        ({"doc_to_text": "{{question.nothing()}}"}, "task 'mine_sw' cannot be read: UndefinedError"),
+        ({"doc_to_text": "{{quest}}"}, "task 'mine_sw' cannot be read: UndefinedError: 'quest' is undefined"),
+        ({"doc_to_choice": "question"}, "document 'train-0' of task 'mine_sw' has the choices 'sw train 0"),
         ({"num_fewshot": 9}, "fails on task 'mine_sw' with ValueError: Sample larger than population"),
         ({"dataset_kwargs": {"data_files": "gone.jsonl"}}, "the data of task 'mine_sw' cannot be loaded"),
     ],
@@ -110,12 +111,10 @@ def test_what_cannot_be_a_cell_is_refused_in_words(settings: dict[str, Any], rea
         read(folder, "mine")
 
 
-def test_a_task_that_counts_in_a_way_of_its_own_is_refused(tmp_path: Path) -> None:
+def test_data_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     folder = write_languages(tmp_path / "tasks", "mine", ["sw"])
-    (folder / "utils.py").write_text("def count(doc, results):\n    return {'acc': 1.0}\n")
-    with (folder / "mine_sw.yaml").open("a") as file:
-        file.write("process_results: !function utils.count\n")
-    with pytest.raises(UserError, match=r"counts its answers in a way of its own \(process_results\)"):
+    (folder / "mine_sw.test.jsonl").write_text('{"id": 1,\n')
+    with pytest.raises(UserError, match="the data of task 'mine_sw' cannot be loaded: DatasetGenerationError"):
         read(folder, "mine")
 
 

@@ -21,7 +21,6 @@ from transfergrid.engine.work.cells import load_cell
 from transfergrid.grid import Cell, UserError
 
 _REFUSED = {
-    "truthfulqa_de_mc2": "counts its answers in a way of its own",
     "lambada_openai": "has output_type 'loglikelihood'",
     "winogrande": "asks every document with several contexts",
     "wikitext": "has output_type 'loglikelihood_rolling'",

@@ -53,12 +53,12 @@ def test_where_few_answers_change_the_shared_noise_does_not_explain_the_targets_
 
 
 def test_true_rates_hold_the_truth_and_nominal_ones_do_not(effects: dict[str, Line], nothing: dict[str, Line]) -> None:
-    true, nominal = effects["harm_rate_true, all transfer"], effects["harm_rate (nominal), all transfer"]
+    true, nominal = effects["harm_rate_true, all transfer"], effects["harm_rate, all transfer"]
     assert (true.held or 0) >= 0.8
     assert abs(true.mean - true.truth) < 0.04 < nominal.mean - true.truth
     assert (effects["win_rate_true, all transfer"].held or 0) >= 0.8
     # without any effect no delta is harmful, and more than a quarter seem to be
-    assert nothing["harm_rate_true, all transfer"].mean < 0.1 < nothing["harm_rate (nominal), all transfer"].mean
+    assert nothing["harm_rate_true, all transfer"].mean < 0.1 < nothing["harm_rate, all transfer"].mean
     assert nothing["harm by chance - observed, all transfer"].mean == pytest.approx(0, abs=0.04)
 
 

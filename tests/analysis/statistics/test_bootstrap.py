@@ -81,7 +81,8 @@ def test_rows_without_items_keep_their_delta() -> None:
 def test_a_rows_weight_is_the_product_of_its_levels_counts() -> None:
     rows = transfer_rows(("m", "n"), cells())
     bootstrap = ClusterBootstrap(rows, resample_deltas(rows, (), SETTINGS), SETTINGS)
-    weights = np.concatenate([draws.weights for draws in bootstrap.draws(("sources", "targets"))], axis=1)
+    counts = {factor: bootstrap.counts(factor) for factor in ("sources", "targets")}
+    weights = np.concatenate([bootstrap.draw(part, counts).weights for part in bootstrap.parts()], axis=1)
     names = [cell.name for cell in sorted(cells())]
     sources = level_counts("sources", 6, n_resamples=300, seed=4)
     targets = level_counts("targets", 6, n_resamples=300, seed=4)

@@ -7,7 +7,7 @@ from tests.analysis.statistics.test_bootstrap import rows_with_items
 from tests.analysis.synthetic import cells, transfer_rows
 from transfergrid.analysis.records import SOURCE, TARGET, ItemBlock
 from transfergrid.analysis.statistics.levels import level_codes
-from transfergrid.analysis.statistics.multiway import mean_intervals
+from transfergrid.analysis.statistics.multiway import mean_intervals, task_interaction
 
 BOTH = ("sources", "targets")
 
@@ -78,3 +78,47 @@ def test_where_no_answer_changed_three_items_may() -> None:
     assert found[1, 0] == pytest.approx(stats.t.ppf(0.975, df) * (3 * (100 / 30) ** 2 / n) ** 0.5)
     flat = transfer_rows(("m",), cells(), np.zeros((6, 6)))
     assert np.isnan(mean_intervals(flat, (), [np.arange(flat.height)], factors=[BOTH], confidence=0.95)).all()
+
+
+def with_interaction(sd: float, n_tasks: int, generator: np.random.Generator) -> pl.DataFrame:
+    grid = cells(tuple(f"task{number}" for number in range(n_tasks)), ("de", "en", "es", "fr"))
+    by_task = np.kron(sd * generator.normal(size=(n_tasks, n_tasks)), np.ones((4, 4)))
+    n = len(grid)
+    single = generator.normal(size=(n, 1)) + 2 * generator.normal(size=(1, n)) + 0.5 * generator.normal(size=(n, n))
+    return transfer_rows(("m",), grid, (by_task + single)[None])
+
+
+@pytest.mark.parametrize(
+    ("sd", "n_tasks", "low", "high"), [(2.0, 4, 3.0, 5.0), (0.0, 4, 0.0, 0.02), (2.0, 2, 0.0, 0.0)]
+)
+def test_the_interaction_of_tasks_is_found_where_there_are_three_or_more(
+    sd: float, n_tasks: int, low: float, high: float
+) -> None:
+    generator = np.random.default_rng(0)
+    found = [task_interaction(with_interaction(sd, n_tasks, generator)) for _ in range(40)]
+    assert low <= np.mean([each.variance for each in found]) <= high
+    assert found[0].df == (n_tasks - 1) ** 2
+
+
+def test_tasks_that_interact_widen_the_interval_of_the_mean_over_several_pairs_of_tasks() -> None:
+    rows = with_interaction(2.0, 4, np.random.default_rng(1))
+    same_task = (rows["source_task"] == rows["target_task"]).to_numpy() & (rows["regime"] != "MT-ML").to_numpy()
+    one_pair = np.flatnonzero(same_task & (rows["target_task"] == "task1").to_numpy())
+    groups = [np.flatnonzero(same_task), one_pair]
+    wide, narrow = mean_intervals(rows, (), groups, factors=[BOTH, BOTH], confidence=0.95).T
+    alone = mean_intervals(
+        rows.with_columns(source_task=pl.lit("one"), source_language=pl.concat_str("source_task", "source_language")),
+        (),
+        groups,
+        factors=[BOTH, BOTH],
+        confidence=0.95,
+    ).T
+    assert narrow == pytest.approx(alone[1])  # which pair of tasks it is does not vary
+    df = len(rows.select(SOURCE).unique()) - 1
+    variance, extra = (
+        ((alone[0][1] - alone[0][0]) / 2 / stats.t.ppf(0.975, df)) ** 2,
+        task_interaction(rows).variance / 4,
+    )
+    total = variance + extra
+    both = total**2 / (variance**2 / df + extra**2 / 9)
+    assert (wide[1] - wide[0]) / 2 == pytest.approx(stats.t.ppf(0.975, both) * total**0.5)

@@ -13,6 +13,7 @@ from transfergrid.analysis.statistics.pair_noise import (
     posterior_rates,
     relative_loadings,
     shared_part,
+    source_share,
 )
 from transfergrid.analysis.transfer.table import read_transfer
 
@@ -50,6 +51,16 @@ def test_loadings_and_correlation_of_made_up_noise_are_found() -> None:
 def test_sources_without_common_noise_share_nothing() -> None:
     loading, _ = shared_part(made_up_covariance(np.zeros(60), np.eye(3), 4000), np.ones((60, 1)))
     assert loading.mean() < 0.1
+
+
+def test_what_a_source_shares_between_languages_of_a_task_is_its_correlation_beyond_that_of_two_sources() -> None:
+    sources, targets = (each.ravel() for each in np.indices((20, 3)))
+    same_source, same_target = (codes[:, None] == codes for codes in (sources, targets))
+    values = 4.0 * (0.05 + 0.4 * same_target + 0.15 * same_source)
+    covariance = Covariance(np.arange(60), values, sources, targets)
+    assert source_share([covariance], np.full(60, 4.0)) == pytest.approx(0.15)
+    assert source_share([covariance._replace(values=values * ~same_source)], np.full(60, 4.0)) == 0
+    assert source_share([], np.ones(0)) == 0
 
 
 def test_adapters_that_change_little_may_share_more_with_each_other_than_with_others() -> None:

@@ -31,6 +31,7 @@ def log_posterior(deviations: np.ndarray, frame: pl.DataFrame, observed: np.ndar
     parts = [source[:, None] == source, target[:, None] == target, np.eye(len(observed))]
     true = sum(deviation**2 * part for deviation, part in zip(deviations, parts, strict=True))
     shared = noise.loading @ noise.loading.T * noise.correlation[np.ix_(target, target)]
+    shared += np.outer(noise.of_source, noise.of_source) * (noise.source_task[:, None] == noise.source_task)
     covariance = true + shared + np.diag(noise.own)
     inverse = np.linalg.inv(covariance)
     inner = np.linalg.inv(x.T @ inverse @ x)
@@ -43,16 +44,18 @@ def log_posterior(deviations: np.ndarray, frame: pl.DataFrame, observed: np.ndar
     return prior - 0.5 * (dets + left @ inverse @ left), x @ beta + true @ inverse @ left, np.diag(spread)
 
 
-def made_up_noise(n: int) -> PairNoise:
+def made_up_noise(frame: pl.DataFrame) -> PairNoise:
+    n = frame.height
     generator = np.random.default_rng(5)
     correlation = np.full((12, 12), 0.4) + 0.6 * np.eye(12)
     own, loading = generator.uniform(0.1, 0.5, n), generator.uniform(0, 1, (n, 2))
-    return PairNoise(own, loading, correlation, np.ones(n, dtype=np.bool_))
+    of_source, codes = generator.uniform(0, 0.8, n), level_codes(frame, (*SOURCE, "target_task"))
+    return PairNoise(own, loading, correlation, np.ones(n, dtype=np.bool_), of_source, codes)
 
 
 def test_means_and_variances_equal_those_of_full_matrices_over_a_fine_grid_of_deviations() -> None:
     frame, observed = pairs()
-    noise = made_up_noise(len(observed))
+    noise = made_up_noise(frame)
     axes = [np.exp(np.linspace(np.log(mode) - 1.2, np.log(mode) + 1.2, 7)) for mode in (1.0, 2.0, 0.7)]
     with threadpool_limits(limits=1, user_api="blas"):
         grid = [log_posterior(np.array(point), frame, observed, noise) for point in product(*axes)]
@@ -72,7 +75,7 @@ def test_means_and_variances_equal_those_of_full_matrices_over_a_fine_grid_of_de
 
 def test_the_most_probable_deviations_are_at_the_top_of_the_posterior() -> None:
     frame, observed = pairs()
-    noise = made_up_noise(len(observed))
+    noise = made_up_noise(frame)
     found = shrink(frame, observed, noise)
     best = log_posterior(found.deviations, frame, observed, noise)[0]
     for place in range(3):

@@ -8,6 +8,7 @@ from transfergrid.analysis.tables.facts import (
     agreement,
     comparisons,
     distance_correlations,
+    graded_transfer,
     labelled,
     missing_reasons,
     noise_floor,
@@ -55,6 +56,16 @@ def test_significant_rates_are_counts_of_the_tested_pairs() -> None:
 def test_when_noise_or_chance_explains_most_of_it(changes: dict[str, float], noise: bool, chance: bool) -> None:
     fact = significance(regime(**changes))
     assert (fact.is_mostly_noise, fact.harm_is_mostly_chance) == (noise, chance)
+
+
+def test_graded_transfer_is_said_beside_accuracy_with_counts() -> None:
+    graded = {"n_graded": 30, "graded_mean_pp": 0.5, "graded_mean_pp_low": -0.25, "graded_mean_pp_high": 1.25}
+    rates = {"graded_win_rate_significant": 0.2, "graded_loss_rate_significant": 0.1, "loss_rate_significant": 0.0}
+    said = graded_transfer(regime(**graded, **rates))
+    assert said is not None
+    assert "+0.50 pp on average (-0.25 to +1.25) over 30 pairs; by it 6 pairs gain and 3 lose" in said
+    assert said.endswith("by right and wrong 5 and 0.")
+    assert graded_transfer(regime(n_graded=0)) is None
 
 
 def role(name: str, unit: str, label: str | None, *, of: str = "donor", reason: str | None = None) -> dict[str, Any]:

@@ -15,12 +15,19 @@ from transfergrid.analysis.records import ALL_TRANSFER, PAIR, in_regime
 from transfergrid.analysis.statistics import power
 from transfergrid.analysis.statistics.power import Noise
 from transfergrid.analysis.statistics.significance import benjamini_hochberg, mcnemar_exact_p
-from transfergrid.analysis.tables.power import measured_noise, plan_power
+from transfergrid.analysis.tables.power import (
+    CURVE_ITEMS,
+    CURVE_SEEDS,
+    measured_noise,
+    plan_power,
+    power_curves,
+    power_table,
+)
 from transfergrid.analysis.tables.recommendation import estimate_pairs, noisy_pairs
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.cli import main
 from transfergrid.config.settings import AnalysisConfig, DataConfig, GridConfig
-from transfergrid.grid import Cell, Regime, UserError, regime_of
+from transfergrid.grid import Cell, Grid, Regime, UserError, regime_of
 from transfergrid.perf.coverage.stopping import stopped_at
 from transfergrid.perf.coverage.world import World, draw_answers, draw_run
 from transfergrid.store.folder import RunFolder
@@ -158,3 +165,17 @@ def test_grid_plan_shows_the_table_and_its_assumptions(tmp_path: Path) -> None:
     assert "What 400 items and 1 seed(s) can show" in result.output
     assert "Noise: assumed, 12.0% of the answers change" in result.output
     assert len(CliRunner().invoke(main, [*command, "--json"]).output.split('"statement"')) == 7
+
+
+def test_the_curves_of_power_are_the_tables_numbers_at_other_items_and_seeds(tmp_path: Path) -> None:
+    transfer = read_transfer(write_run(tmp_path, item_rows()))
+    curves = power_curves(transfer.rows, transfer.by_seed, AnalysisConfig())
+    noise = measured_noise(transfer.by_seed)
+    assert noise is not None
+    grid = Grid(("arc_challenge", "global_mmlu"), ("de", "en", "fr"))
+    expected = power_table(noise._replace(n_items=200, n_seeds=3), grid, AnalysisConfig(), origin="measured")
+    found = curves.filter(n_items=200, n_seeds=3)
+    assert found["statement"].to_list() == expected["statement"].to_list()
+    assert found["delta_pp"].to_list() == pytest.approx(expected["smallest_delta_pp"].to_list())
+    assert curves.height == expected.height * len(CURVE_ITEMS) * len(CURVE_SEEDS)
+    assert power_curves(transfer.rows, transfer.by_seed.clear(), AnalysisConfig()).is_empty()
