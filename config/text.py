@@ -49,7 +49,20 @@ _LONG = {**TrainingConfig().max_length, "truthfulqa": 512}
 
 PRESETS = {
     "default": GridConfig(),
-    "quickstart": _QUICK.model_copy(update=_SMALL),
+    "quickstart": _QUICK.model_copy(
+        update={
+            **_SMALL,
+            "tasks": ("arc_challenge", "hellaswag"),
+            "training": _QUICK.training.model_copy(update={"epochs": 2}),
+            "variants": {
+                "matched": VariantConfig(
+                    prompts=VariantPrompts(train_format="eval", train_chat_template=True),
+                    training=TrainingConfig(epochs=4),
+                    of=("hellaswag-en",),
+                )
+            },
+        }
+    ),
     "mixtures": _QUICK.model_copy(
         update={
             **_SMALL,
@@ -78,7 +91,7 @@ PRESETS = {
 
 _HEADS = {
     "default": "The study's recipe on the model and items that are installed with transfergrid; needs no network.",
-    "quickstart": "A first run in minutes: two tasks, three languages, a higher rate and more epochs than the study's.",
+    "quickstart": "Two tasks, three languages, a higher rate than the study's; one adapter is trained as it is scored.",
     "mixtures": "Two tasks, three languages; pairs of languages, trained together and merged in two ways; ranks; full.",
     "quickstart-full": "All 44 cells of the bundled items, a higher rate and more epochs than the study's.",
     "paper": "The study of arXiv 2511.13368: nine models, four data sets of the hub; needs a GPU and hub access.",
