@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 TASKS = ("arc_challenge", "global_mmlu", "hellaswag", "truthfulqa")
@@ -26,8 +26,12 @@ MIXTURE_KIND = "mixture"
 """Kind of the adapters that were trained on several cells together."""
 MERGE_KIND = "merge"
 """Kind of the adapters that were made of others, without training."""
+VARIANT_KIND = "variant"
+"""Kind of what was trained by another recipe than the run's main one, on one cell or several."""
+VARIANT_MARK = "@"
+"""Between the name of a source and that of its variant: ``arc_challenge-de@r8``."""
 
-_SOURCE_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")
+_SOURCE_PATTERN = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}(@[a-z0-9][a-z0-9_-]{0,19})?")
 _TASK_PATTERN = re.compile(r"[a-z][a-z0-9_]*")
 _LANGUAGE_PATTERN = re.compile(r"[a-z]{2,3}(_[a-z0-9]{2,8})?")
 
@@ -111,10 +115,6 @@ def regime_of(source: Cell, target: Cell) -> Regime:
     return Regime.CT_ML if source.language == target.language else Regime.CT_CL
 
 
-def no_regime(cells: Sequence[Cell], target: Cell) -> None:
-    """Return None: the base model was trained on no cell."""
-
-
 def regime_of_one(cells: Sequence[Cell], target: Cell) -> str:
     """Return the regime of a source of one cell."""
     return regime_of(cells[0], target)
@@ -129,10 +129,11 @@ def regime_of_several(cells: Sequence[Cell], target: Cell) -> str:
 
 
 KINDS: dict[str, Callable[[Sequence[Cell], Cell], str | None]] = {
-    BASE_KIND: no_regime,
+    BASE_KIND: lambda cells, target: None,  # it was trained on no cell
     CELL_KIND: regime_of_one,
     MIXTURE_KIND: regime_of_several,
     MERGE_KIND: regime_of_several,
+    VARIANT_KIND: lambda cells, target: (regime_of_one if len(cells) == 1 else regime_of_several)(cells, target),
 }
 """Kinds of sources, each with its rule for the regime of its cells and a target; None: no regime."""
 
@@ -165,7 +166,7 @@ class Source:
     seed: int | None = None
     """Training seed; None: the base, or a source that is not tied to one seed."""
     variant: str = ""
-    """Difference from another source of the same kind and cells, such as the rank; empty: the usual one."""
+    """The recipe's name where it is not the main one, such as ``r8``; empty: the main one."""
 
     def __post_init__(self) -> None:
         """Refuse names that would not survive file systems, and cells' names for anything but their adapters."""
@@ -184,7 +185,7 @@ class Source:
         if self._has_ambiguous_name():
             raise UserError(
                 f"source name {self.name!r} is not usable for kind {self.kind!r}; {BASELINE_NAME!r} is the base model, "
-                "'task-lang' the usual adapter of that cell, and other sources have other names"
+                "'task-lang' the usual adapter of that cell, 'NAME@VARIANT' a variant; other sources have other names"
             )
 
     def _has_ambiguous_name(self) -> bool:
@@ -193,6 +194,8 @@ class Source:
         ``romance-arc`` could be a cell by its form; of a mixture it is refused only where its task is known.
         """
         implied = _kind_and_cells(self.name)
+        if self.name != self.main_name + (f"{VARIANT_MARK}{self.variant}" if self.kind == VARIANT_KIND else ""):
+            return True
         if self.kind in (BASE_KIND, CELL_KIND) and not self.variant:
             return implied != (self.kind, self.cells)
         tasks = {*TASKS, *(cell.task for cell in self.cells)}
@@ -212,6 +215,11 @@ class Source:
     def cell(self) -> Cell | None:
         """The cell of a usual single-cell adapter; None: the base, or a source that no single-source table takes."""
         return self.cells[0] if self.kind == CELL_KIND and not self.variant else None
+
+    @property
+    def main_name(self) -> str:
+        """The name of the source that differs from this one in the variant only."""
+        return self.name.partition(VARIANT_MARK)[0]
 
     @property
     def is_base(self) -> bool:
@@ -256,6 +264,10 @@ class Grid:
 
     tasks: tuple[str, ...] = TASKS
     languages: tuple[str, ...] = LANGUAGES
+    own_languages: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Languages of the tasks that have others than ``languages``."""
+    only_targets: frozenset[str] = frozenset()
+    """Tasks that no adapter is trained on."""
 
     def __post_init__(self) -> None:
         """Refuse empty or repeated names."""
@@ -268,24 +280,21 @@ class Grid:
     @property
     def cells(self) -> tuple[Cell, ...]:
         """All cells, tasks outer, languages inner."""
-        return tuple(Cell(task, language) for task in self.tasks for language in self.languages)
+        return tuple(
+            Cell(task, language) for task in self.tasks for language in self.own_languages.get(task, self.languages)
+        )
+
+    @property
+    def source_cells(self) -> tuple[Cell, ...]:
+        """The cells that adapters are trained on."""
+        return tuple(cell for cell in self.cells if cell.task not in self.only_targets)
+
+    @property
+    def every_language(self) -> tuple[str, ...]:
+        """The languages of all cells, each once."""
+        return tuple(dict.fromkeys(cell.language for cell in self.cells))
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The base model, then one adapter per cell."""
-        return (BASE, *map(Source.of, self.cells))
-
-    def entries(self) -> Iterator[tuple[Source, Cell]]:
-        """Every (source, target) pair, source by source."""
-        return ((source, target) for source in self.sources for target in self.cells)
-
-    def regime_counts(self) -> dict[Regime, int]:
-        """Number of (adapter, target) pairs per regime."""
-        tasks, languages = len(self.tasks), len(self.languages)
-        cells = tasks * languages
-        return {
-            Regime.MT_ML: cells,
-            Regime.MT_CL: cells * (languages - 1),
-            Regime.CT_ML: cells * (tasks - 1),
-            Regime.CT_CL: cells * (tasks - 1) * (languages - 1),
-        }
+        """The base model, then one adapter per cell that is trained on."""
+        return (BASE, *map(Source.of, self.source_cells))

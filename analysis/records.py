@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transfergrid.grid import TRANSFER_REGIMES, Regime
+from transfergrid.grid import TRANSFER_REGIMES, VARIANT_KIND, Regime
 
 SOURCE = ("source_task", "source_language")
 TARGET = ("target_task", "target_language")
@@ -65,8 +65,15 @@ class Transfer:
     """One row per other source: ``source``, ``source_kind``, ``source_cells``, ``method`` (of a merge)."""
     every_item: tuple[ItemBlock, ...] = ()
     """Item-wise differences of all kinds of sources, keyed by `EVERY_KEY`."""
+    trainings: pl.DataFrame = field(default_factory=pl.DataFrame)
+    """Of a run with variants one row per model and trained source: ``n_weights`` and ``train_s``."""
     graded_items: tuple[ItemBlock, ...] = ()
     """What items add to graded transfer, blocks as in ``items``; only of pairs that have it."""
+
+    @property
+    def has_variants(self) -> bool:
+        """Whether a source was trained by another recipe than the main one."""
+        return self.other_kinds.height > 0 and VARIANT_KIND in self.other_kinds["source_kind"]
 
     @property
     def every_row(self) -> pl.DataFrame:

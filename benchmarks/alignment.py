@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from transfergrid.benchmarks.rows import Split
 from transfergrid.benchmarks.tasks import Question, Task
@@ -19,6 +20,10 @@ Questions = Mapping[str, Mapping[str, Question]]
 """Questions of one task: language -> item id -> question."""
 
 
+Splits = dict[Split, dict[str, dict[str, Question]]]
+"""Split -> language -> item id -> question."""
+
+
 def name_ids(ids: Iterable[str]) -> str:
     """Return the first ids, sorted, and how many more there are."""
     return listed([repr(item_id) for item_id in sorted(ids)], SHOWN_IDS)
@@ -32,6 +37,20 @@ class TaskCheck:
     """Reasons to refuse the data, each naming task, language and ids."""
     remarks: list[str] = field(default_factory=list)
     """Things a reader should know that do not make scores wrong."""
+
+
+class ReadTask(NamedTuple):
+    """The questions of a task, as they were read."""
+
+    splits: Splits
+    found: TaskCheck
+    """Faults and remarks of single rows."""
+    together: Sequence[Sequence[str]]
+    """Languages that share their items, group by group."""
+    metric: str = ""
+    """Of a task of lm-evaluation-harness, which names it."""
+    origin: str = ""
+    """Of such a task: its version and the harness'."""
 
 
 def check_overlap(task: str, train: Questions, test: Questions) -> list[str]:
@@ -51,13 +70,14 @@ def check_copies(task: Task, train: Questions, test: Questions) -> TaskCheck:
     because then the split itself is wrong and the adapters would be asked what they learnt.
 
     Args:
-        task: The task; the prompt it evaluates with is compared, without case and blanks, and the set of choices.
+        task: The task; the prompt it evaluates with, without shots, is compared (without case and blanks), and the set
+            of choices.
         train: Its train questions.
         test: Its test questions.
     """
 
     def content(question: Question) -> tuple[object, ...]:
-        prompt = task.formats["eval"].build(question).context
+        prompt = task.formats["train" if task.is_harness else "eval"].build(question).context
         return _plain(prompt), tuple(sorted(map(_plain, question.choices)))
 
     found = TaskCheck()
@@ -144,8 +164,26 @@ def check_task(task: str, splits: Mapping[Split, Questions], *, strict: bool) ->
     for split, questions in splits.items():
         if strict:
             check.faults += check_missing(task, split, questions)
-        elif not common_ids(questions):
+        elif any(questions.values()) and not common_ids(questions):
             check.faults.append(f"{task} {split}: no id is in all of the languages {sorted(questions)}")
         check.faults += check_gold(task, split, questions)
         check.remarks += remark_choices(task, split, questions)
     return check
+
+
+def languages_together(splits: Mapping[Split, Questions], *, strict: bool) -> list[list[str]]:
+    """Return the languages that share their items, as many as do, then each other language alone.
+
+    Languages share items where their ids are the same (not ``strict``: some test ids are) and no gold differs, so that
+    documents which are numbered anew in every language do not pass for the same ones.
+    """
+    test = splits["test"]
+
+    def agree(one: str, other: str) -> bool:
+        same = all(each[one].keys() == each[other].keys() for each in splits.values())
+        common = test[one].keys() & test[other].keys()
+        golds_agree = not any(_gold_differs(test[one], test[other], item_id) for item_id in common)
+        return golds_agree and (same if strict else bool(common))
+
+    shared = max(([other for other in test if agree(one, other)] for one in test), key=len)
+    return [shared, *([language] for language in test if language not in shared)]

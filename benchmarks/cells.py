@@ -9,7 +9,7 @@ from pathlib import Path
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.rows import Split, read_jsonl
 from transfergrid.benchmarks.tasks import FormatName, Task
-from transfergrid.config.settings import PromptConfig
+from transfergrid.config.prompts import PromptConfig
 from transfergrid.grid import UserError
 from transfergrid.store.files import hash_text
 

@@ -28,6 +28,15 @@ class Item:
     shots: tuple[tuple[str, str], ...] = ()
     """Contexts and right choices of the solved items that stand before this one."""
 
+    messages: tuple[tuple[str, str], ...] = ()
+    """Role and text of every message of a chat that lm-evaluation-harness made, shots included; a last one of the
+    assistant is begun. ``context`` then has their texts, and ``delimiter`` is the one under the template."""
+
+    counted: str = ""
+    """How lm-evaluation-harness makes a value of its answer, as JSON; empty: by the gold."""
+    code: str = ""
+    """File of the function that ``counted`` names, which has its hash."""
+
     @property
     def prompt(self) -> str:
         """The context with its shots before it, as one text."""
@@ -43,6 +52,10 @@ class Item:
     def continuations(self) -> tuple[str, ...]:
         """Shape [C]: delimiter + choice."""
         return tuple(self.delimiter + choice for choice in self.choices)
+
+    def scored_texts(self, *, chat_template: bool) -> tuple[str, ...]:
+        """Return the choices as they follow the prompt: under a template of ours without the delimiter."""
+        return self.choices if chat_template and not self.messages else self.continuations
 
     @property
     def choice_chars(self) -> tuple[int, ...]:

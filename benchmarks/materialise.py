@@ -5,11 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from transfergrid.benchmarks.alignment import Questions, TaskCheck, check_copies, check_task, common_ids
+from transfergrid.benchmarks.alignment import (
+    Questions,
+    ReadTask,
+    Splits,
+    TaskCheck,
+    check_copies,
+    check_task,
+    common_ids,
+)
 from transfergrid.benchmarks.golds import settle_golds
-from transfergrid.benchmarks.rows import SPLITS, RowSource, Split
+from transfergrid.benchmarks.harness import TaskFinder
+from transfergrid.benchmarks.harness_cells import read_harness_task, request_parts
+from transfergrid.benchmarks.harness_rows import HarnessReader
+from transfergrid.benchmarks.rows import SPLITS, RowSource
 from transfergrid.benchmarks.tasks import Question, RowError, Task, get_task
 from transfergrid.benchmarks.values import remark_values, unusable_column
 from transfergrid.config.settings import GridConfig
@@ -19,13 +30,23 @@ from transfergrid.store.files import hash_files, hash_json, hash_text, telling_o
 
 SHOWN_FAULTS = 20
 
-Splits = dict[Split, dict[str, dict[str, Question]]]
-"""Split -> language -> item id -> question."""
+
+class _CheckedTask(NamedTuple):
+    """The questions of a task that are kept."""
+
+    read: ReadTask
+    splits: Splits
+    dropped: int
 
 
 def request_hash(config: GridConfig) -> str:
     """Return a hash of everything in a configuration that decides the materialised rows."""
-    specs = [get_task(name, config.custom_tasks).spec.model_dump(mode="json") for name in config.tasks]
+    specs = [
+        request_parts(config, name)
+        if name in config.harness_tasks
+        else get_task(name, config.own_tasks).spec.model_dump(mode="json")
+        for name in config.tasks
+    ]
     data = config.data.model_dump(mode="json", exclude={"test_items_per_seed"})
     return hash_json({"data": data, "tasks": specs, "languages": sorted(config.languages)})
 
@@ -44,29 +65,52 @@ def materialise(config: GridConfig, folder: Path, *, on_cell: Callable[[str, str
     """
     earlier = read_manifest(folder)
     source = RowSource(config.data, pinned=earlier.pins if earlier else None)
-    faults: list[str] = []
-    checked: dict[str, Splits] = {}
-    remarks: list[str] = []
-    dropped: dict[str, int] = {}
-    for name in config.tasks:
-        task = get_task(name, config.custom_tasks)
-        splits, found = _read_task(task, config.languages, source, on_cell)
-        check = check_task(name, {**splits}, strict=config.data.align == "strict")
-        copies = check_copies(task, splits["train"], splits["test"])
-        for part in (found, check, copies):
-            faults += part.faults
-            remarks += part.remarks
-        if not faults:
-            checked[name], dropped[name] = _select(splits, config)
-    if faults:
+    read = _read_tasks(config, source, on_cell)
+    checked = {name: _check(each, get_task(name, config.own_tasks), config) for name, each in read.items()}
+    if faults := [fault for each in read.values() for fault in each.found.faults]:
         raise UserError(_fault_message(faults))
     with telling_of_the_disk(folder):
-        return _write(config, folder, source, checked, remarks=remarks, dropped=dropped)
+        return _write(config, folder, source, checked)
+
+
+def _read_tasks(
+    config: GridConfig, source: RowSource, on_cell: Callable[[str, str], None] | None
+) -> dict[str, ReadTask]:
+    """Return the questions of every task; those of lm-evaluation-harness are all found before anything is read."""
+    finder, reader, strict = TaskFinder(), HarnessReader(config), config.data.align == "strict"
+    harness = {name: config.harness_tasks[name] for name in config.tasks if name in config.harness_tasks}
+    found = {name: finder.find(asked) for name, asked in harness.items()}
+    read = {}
+    for name in config.tasks:
+        task = get_task(name, config.own_tasks)
+        if name in harness:
+            read[name] = read_harness_task(task, harness[name], found[name], reader, on_cell=on_cell, strict=strict)
+        else:
+            read[name] = _read_task(task, config.languages, source, on_cell)
+    return read
+
+
+def _check(read: ReadTask, task: Task, config: GridConfig) -> _CheckedTask:
+    """Check a task over languages and splits, note what is found, and keep the items that are asked for."""
+    kept: Splits = {split: {} for split in SPLITS}
+    dropped = 0
+    for languages in read.together:
+        part: Splits = {split: {each: by_id[each] for each in languages} for split, by_id in read.splits.items()}
+        check = check_task(task.name, {**part}, strict=config.data.align == "strict")
+        copies = check_copies(task, part["train"], part["test"])
+        for each in (check, copies):
+            read.found.faults.extend(each.faults)
+            read.found.remarks.extend(each.remarks)
+        selected, n_dropped = _select(part, config)
+        dropped += n_dropped
+        for split, by_language in selected.items():
+            kept[split] |= by_language
+    return _CheckedTask(read, kept, dropped)
 
 
 def _read_task(
     task: Task, languages: tuple[str, ...], source: RowSource, on_cell: Callable[[str, str], None] | None
-) -> tuple[Splits, TaskCheck]:
+) -> ReadTask:
     """Return a task's questions, and the faults and remarks of single rows."""
     rows = {}
     for language in languages:
@@ -84,7 +128,7 @@ def _read_task(
         for split in SPLITS:
             name = f"{language} {split}"
             splits[split][language] = _questions(task, golds.rows[name], f"{task.name} {name}", found.faults)
-    return splits, found
+    return ReadTask(splits, found, [languages])
 
 
 def _questions(task: Task, rows: list[dict[str, Any]], where: str, faults: list[str]) -> dict[str, Question]:
@@ -136,35 +180,36 @@ def _fault_message(faults: list[str]) -> str:
     return f"the data has {len(faults)} fault(s), nothing was written:{shown}{more}"
 
 
-def _write(
-    config: GridConfig,
-    folder: Path,
-    source: RowSource,
-    tasks: Mapping[str, Splits],
-    *,
-    remarks: list[str],
-    dropped: dict[str, int],
-) -> DataManifest:
+def _write(config: GridConfig, folder: Path, source: RowSource, tasks: Mapping[str, _CheckedTask]) -> DataManifest:
     hashes = {}
     (folder / MANIFEST).unlink(missing_ok=True)
-    for task, splits in tasks.items():
-        for split, questions in splits.items():
+    for task, checked in tasks.items():
+        for split, questions in checked.splits.items():
             for language, by_id in questions.items():
                 lines = (json.dumps(dict(q.row), ensure_ascii=False, default=str) for q in by_id.values())
                 write_text(folder / task / language / f"{split}.jsonl", "".join(line + "\n" for line in lines))
-        for language in config.languages:
+        for language in checked.splits["test"]:
             cell = folder / task / language
             hashes[f"{task}-{language}"] = hash_files([cell / "train.jsonl", cell / "test.jsonl"])
+    harness = {task: each.read for task, each in tasks.items() if each.read.origin}
     manifest = DataManifest(
         request_hash=request_hash(config),
         source=config.data.source,
-        revisions={task: pin.revision for task, pin in source.pins.items()},
+        revisions={
+            **{task: pin.revision for task, pin in source.pins.items()},
+            **{task: each.origin for task, each in harness.items()},
+        },
         datasets={task: pin.dataset for task, pin in source.pins.items()},
-        counts={task: {split: len(_first(questions)) for split, questions in s.items()} for task, s in tasks.items()},
-        dropped=dropped,
-        remarks=remarks,
-        languages=list(config.languages),
+        counts={
+            task: {split: len(_first(questions)) for split, questions in each.splits.items()}
+            for task, each in tasks.items()
+        },
+        dropped={task: each.dropped for task, each in tasks.items()},
+        remarks=[remark for each in tasks.values() for remark in each.read.found.remarks],
+        languages=list(config.grid.every_language),
         hashes=hashes,
+        metrics={task: each.metric for task, each in harness.items()},
+        together={task: [list(each) for each in read.together] for task, read in harness.items()},
     )
     write_json(folder / MANIFEST, manifest.__dict__)
     return manifest

@@ -107,7 +107,15 @@ class Metric:
         return None if self.length is None else list(map(self.length, choices))
 
 
-METRICS: dict[str, Metric] = {"acc": Metric(), "acc_norm": Metric(length=len)}
+def _of_the_harness(compared: Sequence[float], gold: int) -> float:
+    raise ScoringError("the metric 'lm_eval' is of tasks of lm-evaluation-harness alone; expected 'acc' or 'acc_norm'")
+
+
+METRICS: dict[str, Metric] = {
+    "acc": Metric(),
+    "acc_norm": Metric(length=len),
+    "lm_eval": Metric(value=_of_the_harness, is_graded=True),
+}
 """Metrics by the name that a task's ``primary_metric`` gives."""
 
 

@@ -14,6 +14,8 @@ from transfergrid.grid import UserError
 
 CHOICE_MODE = "choice"
 """The mode in which every choice is scored by its log-likelihood."""
+HARNESS_MODE = "lm_eval"
+"""The same, but lm-evaluation-harness makes a value of the log-likelihoods; also the name of that metric."""
 
 
 class _Spec(BaseModel):
@@ -54,8 +56,16 @@ class FormatSpec(_Spec):
     @field_validator("primary_metric")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        if name not in METRICS:
-            raise ValueError(f"unknown metric {name!r}; expected one of {sorted(METRICS)}")
+        accepted = sorted(METRICS.keys() - {HARNESS_MODE})
+        if name not in accepted:
+            raise ValueError(f"unknown metric {name!r}; expected one of {accepted}")
+        return name
+
+    @field_validator("mode")
+    @classmethod
+    def _is_not_of_the_harness(cls, name: str) -> str:
+        if name == HARNESS_MODE:
+            raise ValueError(f"mode {name!r} is for tasks of lm-evaluation-harness alone; leave it out")
         return name
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +16,7 @@ from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.sandbox import BoundedEnvironment, TemplateLimitError, compile_template, render
 from transfergrid.benchmarks.spec import ChoicesSpec, FormatSpec, TaskSpec, read_task_spec
 from transfergrid.benchmarks.text import clean
+from transfergrid.config.harness import HarnessTask
 from transfergrid.grid import TASKS, UserError
 
 Row = Mapping[str, Any]
@@ -64,6 +65,8 @@ class Task:
     render_choices: Callable[[Row], list[str]]
     text_columns: tuple[str, ...]
     """Columns that become text of the prompts, sorted."""
+    is_harness: bool = False
+    """Whether lm-evaluation-harness makes the prompts of the format ``eval``, shots and chat included."""
 
     @property
     def name(self) -> str:
@@ -238,22 +241,55 @@ def _builtin_task(name: str) -> Task:
     return make_task(read_task_spec(Path(str(files("transfergrid.benchmarks").joinpath(f"{name}.yaml")))))
 
 
-def get_task(name: str, custom_tasks: Mapping[str, Path] | None = None) -> Task:
-    """Return a built-in or custom task.
+_LETTERED = """{{ context }}{% if choices != letters %}{% if context %}
+{% endif %}{% for choice in choices %}{{ letters[loop.index0] }}) {{ choice }}
+{% endfor %}Answer:{% endif %}"""
+"""The choices by letters after a prompt of the harness; a prompt that asks for letters already stays as it is."""
+
+
+@cache
+def _harness_task(name: str) -> Task:
+    """Return a task of lm-evaluation-harness; its rows hold finished prompts."""
+    lettered = FormatSpec(context=_LETTERED, continuations="letters")
+    formats: dict[FormatName, FormatSpec] = {"train": lettered, "eval": FormatSpec(context="{{ context }}")}
+    task = make_task(TaskSpec(name=name, id="id", gold="gold", choices=ChoicesSpec(column="choices"), formats=formats))
+    as_asked = replace(task.formats["eval"], build=_as_asked)
+    return replace(task, formats={**task.formats, "eval": as_asked}, is_harness=True)
+
+
+def _as_asked(question: Question) -> Item:
+    """Return an item as the harness asks it; train items are asked without shots and chat template."""
+    asked = {**question.row, **question.row.get("asked", {})}
+    return Item(
+        item_id=question.item_id,
+        context=asked["context"],
+        choices=question.choices,
+        gold=question.gold,
+        delimiter=asked["delimiter"],
+        messages=tuple((role, text) for role, text in asked.get("messages", ())),
+        counted=asked.get("counted", ""),
+        code=asked.get("code", ""),
+    )
+
+
+def get_task(name: str, own_tasks: Mapping[str, Path | HarnessTask] | None = None) -> Task:
+    """Return a built-in task, or one of the configuration's own.
 
     Args:
         name: The task's name.
-        custom_tasks: YAML files of custom tasks by name (``GridConfig.custom_tasks``).
+        own_tasks: Their descriptions by name (``GridConfig.own_tasks``); a path is that of a YAML file.
 
     Raises:
         UserError: If there is no such task, or its file has faults or another name.
     """
-    path = (custom_tasks or {}).get(name)
-    if path is not None:
-        spec = read_task_spec(path)
+    described = (own_tasks or {}).get(name)
+    if isinstance(described, HarnessTask):
+        return _harness_task(name)
+    if described is not None:
+        spec = read_task_spec(described)
         if spec.name != name:
-            raise UserError(f"task file {str(path)!r} describes {spec.name!r}, but is listed as {name!r}")
+            raise UserError(f"task file {str(described)!r} describes {spec.name!r}, but is listed as {name!r}")
         return make_task(spec)
     if name not in TASKS:
-        raise UserError(f"unknown task {name!r}; expected one of {sorted({*TASKS, *(custom_tasks or {})})}")
+        raise UserError(f"unknown task {name!r}; expected one of {sorted({*TASKS, *(own_tasks or {})})}")
     return _builtin_task(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import click
@@ -42,12 +43,17 @@ def make_console() -> Console:
 
 def say_next(console: Console, *commands: str) -> None:
     """Print what to type next, with this command's configuration and run; within ``grid quickstart`` nothing."""
-    context = click.get_current_context()
-    if context.find_root().invoked_subcommand == "quickstart":
+    if click.get_current_context().find_root().invoked_subcommand == "quickstart":
         return
-    options = context.params
-    where = f"--config {options['config_path']} --run {options['run_dir']}"
+    where = configuration_and_run()
     console.print(f"next: {', then '.join(f'grid {name} {where}' for name in commands)}", markup=False, soft_wrap=True)
+
+
+def configuration_and_run() -> str:
+    """Return the options with this command's configuration and run as a shell takes them; one not given is left out."""
+    given = click.get_current_context().params
+    options = {"--config": given.get("config_path"), "--run": given["run_dir"]}
+    return " ".join(f"{name} {shlex.quote(str(path))}" for name, path in options.items() if path is not None)
 
 
 def print_report(console: Console, report: Report, output: str | None = None, *, soft_wrap: bool = False) -> None:

@@ -27,7 +27,7 @@ STEPS: dict[str, tuple[str, ...]] = {
     type=click.Choice(("quickstart", "mixtures")),
     default="quickstart",
     show_default=True,
-    help="mixtures: pairs of languages, trained together and merged, beside the single cells.",
+    help="mixtures: pairs of languages, trained together and merged; a smaller rank; a full fine-tune.",
 )
 @click.pass_context
 def quickstart(context: click.Context, full: bool, preset: str) -> None:
@@ -55,3 +55,4 @@ def quickstart(context: click.Context, full: bool, preset: str) -> None:
         line = " ".join([*words, "--config", str(config_path), "--run", str(run_dir)])
         click.secho(f"[{number}/{len(STEPS)}] {line}", bold=True)
         context.invoke(commands[name], config_path=config_path, run_dir=run_dir, **dict.fromkeys(switches, True))
+    click.echo(f"next: grid view --config {config_path} --run {run_dir}, the questions behind every number")

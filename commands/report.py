@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from transfergrid.commands.options import with_optional_config
-from transfergrid.commands.output import make_console, print_report
+from transfergrid.commands.output import make_console, print_report, say_next
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 
@@ -36,4 +36,6 @@ def report(config: GridConfig | None, run: RunFolder, out: Path | None, **folder
     chosen = {form: folder for form, folder in folders.items() if folder is not None}
     with Console(stderr=True).status("analysing") as status:
         written = write_report(run, config, out=out, figure_folders=chosen, on_progress=status.update)
-    print_report(make_console(), written, soft_wrap=True)
+    console = make_console()
+    print_report(console, written, soft_wrap=True)
+    say_next(console, "view")

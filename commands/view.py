@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from transfergrid.commands.options import with_optional_config
-from transfergrid.commands.output import make_console, print_report
+from transfergrid.commands.output import configuration_and_run, make_console, print_report
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 
@@ -22,7 +22,8 @@ def status(config: GridConfig | None, run: RunFolder, as_json: bool) -> None:
     """
     from transfergrid.view.status import read_status
 
-    print_report(make_console(), read_status(run, config), "json" if as_json else None)
+    found = read_status(run, config, where=configuration_and_run())
+    print_report(make_console(), found, "json" if as_json else None)
 
 
 @click.command("view")
@@ -36,9 +37,10 @@ def view(config: GridConfig | None, run: RunFolder, port: int) -> None:
       grid view --run runs/main
       grid view --config grid.yaml --run runs/main --port 0
     """
+    from transfergrid.view.pages import View
     from transfergrid.view.serve import open_port, prepare
 
     with open_port(port) as listening:
-        page, server = prepare(run, config, listening)
+        page, server = prepare(View(run, config, where=configuration_and_run()), listening)
         print_report(make_console(), page, soft_wrap=True)
         server.run([listening])

@@ -40,10 +40,14 @@ def _resolve_paths(config: GridConfig, folder: Path) -> GridConfig:
     """Make the paths of a configuration absolute, starting from the folder of its file."""
     tasks = {name: folder / _expanded(path) for name, path in config.custom_tasks.items()}
     models = tuple(model.model_copy(update={"path": _model_path(model.path, folder)}) for model in config.models)
+    harness = dict(config.harness_tasks)
+    for name, task in harness.items():
+        if task.include_path is not None:
+            harness[name] = task.model_copy(update={"include_path": folder / _expanded(task.include_path)})
     data = config.data
     if data.path is not None:
         data = data.model_copy(update={"path": folder / _expanded(data.path)})
-    return config.model_copy(update={"custom_tasks": tasks, "models": models, "data": data})
+    return config.model_copy(update={"custom_tasks": tasks, "harness_tasks": harness, "models": models, "data": data})
 
 
 def _model_path(path: str, folder: Path) -> str:

@@ -59,11 +59,11 @@ def select(config: GridConfig, narrowing: Narrowing, *, sources: Sequence[Source
         UserError: If a name is not part of the configuration, or nothing is left.
     """
     tasks = _chosen("task", narrowing.tasks, config.tasks)
-    languages = _chosen("language", narrowing.languages, config.languages)
+    languages = _chosen("language", narrowing.languages, config.grid.every_language)
     names = _chosen("model", narrowing.models, [model.name for model in config.models])
     cells = config.grid.cells
     if sources is None:
-        sources = (*map(Source.of, cells), *(recipe.source for recipe in config.recipes))
+        sources = (*map(Source.of, config.grid.source_cells), *(recipe.source for recipe in config.recipes))
     offered = (BASE, *sources)
     targets = _chosen("target", narrowing.targets, [cell.name for cell in cells])
     chosen = _chosen("source", narrowing.sources, [source.name for source in offered])

@@ -6,18 +6,19 @@ project, so that the default configuration runs with no network; the preset ``pa
 
 from __future__ import annotations
 
-import datetime
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
+from transfergrid.config.harness import HarnessTask, check_names, make_grid, take_harness_tasks
 from transfergrid.config.languages import is_language_code
-from transfergrid.config.lora import LoraConfig
-from transfergrid.config.sources import Recipe, SourceConfig, read_recipes
+from transfergrid.config.prompts import PromptConfig
+from transfergrid.config.sources import Budget, Recipe, SourceConfig, read_recipes
+from transfergrid.config.training import LoraConfig, TrainingConfig, VariantConfig, read_variants
 from transfergrid.config.values import (
     NUMBER,
-    TEMPLATE_DATE,
-    AutoOrPositive,
     Dtype,
     Fraction,
     LocalPath,
@@ -29,7 +30,7 @@ from transfergrid.config.values import (
     UsablePath,
     refuse_repeated,
 )
-from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Grid
+from transfergrid.grid import LANGUAGES, SEEDS, TASKS, Grid, Source
 from transfergrid.wording import closest_hint
 
 BUNDLED_MODEL = "bundled:smollm2-135m-instruct"
@@ -88,79 +89,6 @@ class DataConfig(Section):
         return self
 
 
-class PromptConfig(Section):
-    """Which prompt format serves training and evaluation; the study's differ on purpose."""
-
-    train_format: Literal["train", "eval"] = "train"
-    """Format of training examples: ``train`` asks for the letter."""
-    eval_format: Literal["train", "eval"] = "eval"
-    """Format of scored items: ``eval`` scores full option texts."""
-    train_chat_template: bool = False
-    """Wrap training prompts in the model's chat template."""
-    eval_chat_template: bool = True
-    """Wrap scored prompts in the model's chat template."""
-    template_arguments: dict[str, str | bool | int] = {"date_string": "26 Jul 2024"}
-    """Variables of the chat template; a fixed date keeps Llama 3 prompts the same from day to day."""
-    date: datetime.date = TEMPLATE_DATE
-    """The day that a chat template with a clock (``strftime_now``) sees, at midnight; never today's."""
-    shots: Annotated[int, Field(ge=0), NUMBER] = 0
-    """Solved train items before every scored item, the same ones in every language."""
-    shots_seed: Seed | None = None
-    """Seed of their choice; null takes the first ones of the train split."""
-    shots_as_turns: bool = False
-    """Under a chat template, every one as a turn of user and assistant; else all text is one user message."""
-    shots_held_out: bool = False
-    """Leave them out of training."""
-
-
-class TrainingConfig(Section):
-    """How one adapter is trained."""
-
-    learning_rate: PositiveFloat = 5e-5
-    """Highest learning rate of AdamW."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate falls after the warm-up."""
-    warmup_ratio: Annotated[float, Field(ge=0, lt=1), NUMBER] = 0.1
-    """Share of all steps over which the learning rate rises."""
-    weight_decay: Annotated[float, Field(ge=0), NUMBER] = 0.0
-    """Weight decay of AdamW."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients are scaled down to this norm."""
-    epochs: PositiveInt = 3
-    """Upper bound; the epoch with the lowest validation loss is kept."""
-    batch_size: PositiveInt = 8
-    """Examples per step; halved, with accumulation doubled, when memory runs out."""
-    gradient_accumulation: PositiveInt = 1
-    """Steps whose gradients are added before the weights move."""
-    validation_fraction: Fraction = 0.1
-    """Share of the train items held out for choosing the epoch."""
-    validation_seed: Seed = 42
-    """Seed of that split, whatever the training seed."""
-    early_stopping_patience: PositiveInt | None = None
-    """Stop after this many epochs without a lower validation loss; null trains all epochs."""
-    max_length: dict[str, PositiveInt] = {
-        "arc_challenge": 256,
-        "global_mmlu": 512,
-        "hellaswag": 512,
-        "truthfulqa": 128,
-    }
-    """Longest training example per task, in tokens; other tasks: 512."""
-    truncation: Literal["refuse", "left"] = "left"
-    """Example too long: refuse the adapter, or cut the prompt on the left and count it; never the answer."""
-    supervise_end_token: bool = False
-    """Train on the end-of-text token after the answer too."""
-    dtype: Dtype = "auto"
-    """Number format of the base; ``auto``: bfloat16 (the study's) where native, else float32."""
-    quantization: Literal["4bit", "8bit"] | None = None
-    """Load the base quantised by bitsandbytes (GPU only)."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
-    adapters_at_once: AutoOrPositive = "auto"
-    """Adapters trained in one pass over the base; ``auto``: as memory and measured speed allow, at most 16."""
-    report_to: tuple[str, ...] = ()
-    """Experiment trackers of transformers' Trainer, for example ``wandb`` or ``mlflow``."""
-
-
 class EngineConfig(Section):
     """How items are scored."""
 
@@ -210,8 +138,11 @@ class GridConfig(Section):
     """Base models: paths, or mappings with ``path`` and more."""
     custom_tasks: dict[str, LocalPath] = {}
     """Tasks described in YAML files: name to path, relative to this file."""
+    harness_tasks: dict[str, HarnessTask] = {}
+    """Tasks of lm-evaluation-harness by their names here; an entry of ``tasks`` can say the same in its place."""
     tasks: tuple[str, ...] = Field(default=TASKS, min_length=1)
-    """Built-in tasks and names of ``custom_tasks``."""
+    """Built-in tasks, names of ``custom_tasks``, and tasks of lm-evaluation-harness: ``{lm_eval: "xnli_{language}"}``,
+    with ``as`` for another name here, and the settings below."""
     languages: tuple[str, ...] = Field(default=LANGUAGES, min_length=1)
     """ISO 639 codes."""
     seeds: tuple[Seed, ...] = Field(default=SEEDS, min_length=1)
@@ -226,6 +157,8 @@ class GridConfig(Section):
     """Sources beyond one cell, by name: mixtures that are trained, merges of adapters."""
     training: TrainingConfig = TrainingConfig()
     """How one adapter is trained."""
+    variants: dict[str, VariantConfig] = {}
+    """Other recipes by name: what of ``lora``, ``training``, ``prompts`` differs, and ``of``: what each trains."""
     engine: EngineConfig = EngineConfig()
     """How items are scored."""
     analysis: AnalysisConfig = AnalysisConfig()
@@ -234,17 +167,41 @@ class GridConfig(Section):
     @property
     def grid(self) -> Grid:
         """Cells and sources of this configuration."""
-        return Grid(self.tasks, self.languages)
+        return make_grid(self.tasks, self.languages, self.harness_tasks)
+
+    @property
+    def own_tasks(self) -> dict[str, Path | HarnessTask]:
+        """Descriptions of the tasks that are not built in."""
+        return {**self.custom_tasks, **self.harness_tasks}
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
-        """The sources beyond one cell and how they are made."""
-        return read_recipes(self.sources, self.grid, rank=self.lora.r)
+        """The sources beyond the usual adapters of single cells, and how they are made."""
+        return _read_recipes(dict(self))
+
+    def of(self, variant: str) -> GridConfig:
+        """Return the configuration that a variant's adapters are trained by; empty: this one."""
+        if variant not in self.variants:
+            return self
+        return self.model_copy(update=self.variants[variant].changed(_main(dict(self))))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_harness_tasks(cls, raw: Any) -> Any:
+        return take_harness_tasks(raw)
+
+    @field_validator("harness_tasks")
+    @classmethod
+    def _harness_names(cls, tasks: dict[str, HarnessTask], info: ValidationInfo) -> dict[str, HarnessTask]:
+        check_names(tasks, info.data.get("custom_tasks", {}))
+        for task in tasks.values():
+            cls._known_languages(tuple(task.languages))
+        return tasks
 
     @field_validator("tasks")
     @classmethod
     def _known_tasks(cls, tasks: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        accepted = [*TASKS, *info.data.get("custom_tasks", {})]
+        accepted = _known_names(info.data)
         unknown = [task for task in tasks if task not in accepted]
         expected = f"expected some of {accepted} or a name in custom_tasks"
         faults = [f"unknown task {task!r}; {expected}{closest_hint(task, accepted)}" for task in unknown]
@@ -254,13 +211,23 @@ class GridConfig(Section):
     @classmethod
     def _settings_of_known_tasks(cls, section: Named, info: ValidationInfo) -> Named:
         key = "revisions" if info.field_name == "data" else "max_length"
-        accepted = [*TASKS, *info.data.get("custom_tasks", {})]
+        accepted = _known_names(info.data)
         if unknown := [task for task in getattr(section, key) if task not in accepted]:
             raise ValueError(
                 f"{key} names the unknown task {unknown[0]!r}; expected some of {accepted} or a name in custom_tasks"
                 f"{closest_hint(unknown[0], accepted)}"
             )
         return section
+
+    @field_validator("training")
+    @classmethod
+    def _merges_are_of_adapters(cls, training: TrainingConfig, info: ValidationInfo) -> TrainingConfig:
+        given = info.data.get("sources", {}).values()
+        if training.method == "full" and any(each.merge_of is not None or each.method is not None for each in given):
+            raise ValueError(
+                "method 'full' makes no adapters, and 'sources' merges some; drop the merges or the method"
+            )
+        return training
 
     @field_validator("languages")
     @classmethod
@@ -275,13 +242,12 @@ class GridConfig(Section):
     def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
         return refuse_repeated(seeds, [])
 
-    @field_validator("sources")
+    @field_validator("sources", "variants")
     @classmethod
-    def _can_be_made(cls, sources: dict[str, SourceConfig], info: ValidationInfo) -> dict[str, SourceConfig]:
-        if {"tasks", "languages", "lora"} <= info.data.keys():
-            grid = Grid(info.data["tasks"], info.data["languages"])
-            read_recipes(sources, grid, rank=info.data["lora"].r)
-        return sources
+    def _can_be_made(cls, added: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if {*_NEEDED[str(info.field_name)]} <= info.data.keys():
+            _read_recipes({**info.data, str(info.field_name): added})
+        return added
 
     @field_validator("models")
     @classmethod
@@ -290,3 +256,33 @@ class GridConfig(Section):
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"two models are named {repeated[0]!r}; give one of them another 'name'")
         return models
+
+
+_NEEDED = {
+    "sources": ("tasks", "languages", "lora", "harness_tasks"),
+    "variants": ("custom_tasks", "harness_tasks", "tasks", "languages", "lora", "sources", "prompts", "training"),
+}
+"""Settings that must be right before those that build on them can be read."""
+
+
+def _main(settings: Mapping[str, Any]) -> dict[str, Section]:
+    """Return the sections of the main recipe that a variant may change."""
+    return {name: settings[name] for name in ("lora", "training", "prompts")}
+
+
+def _read_recipes(settings: Mapping[str, Any]) -> tuple[Recipe, ...]:
+    """Return the mixtures and merges of some settings and, where they have any, the sources of variants."""
+    grid = make_grid(settings["tasks"], settings["languages"], settings["harness_tasks"])
+    recipes = read_recipes(settings["sources"], grid, rank=settings["lora"].r)
+    if not settings.get("variants"):
+        return recipes
+    budgets: dict[Source, Budget] = {
+        **dict.fromkeys(map(Source.of, grid.source_cells), "same"),
+        **{each.source: each.budget for each in recipes if not each.merge},
+    }
+    found = read_variants(settings["variants"], _main(settings), tuple(budgets), _known_names(settings))
+    return (*recipes, *(Recipe(source, budgets[main]) for source, main in found.items()))
+
+
+def _known_names(settings: Mapping[str, Any]) -> list[str]:
+    return [*TASKS, *settings.get("custom_tasks", {}), *settings.get("harness_tasks", {})]

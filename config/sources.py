@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from transfergrid.config.values import MAX_LORA_RANK, NUMBER, Section
+from transfergrid.config.values import MAX_LORA_RANK, NUMBER, AsGiven
 from transfergrid.grid import MERGE_KIND, MIXTURE_KIND, Cell, Grid, Source, UserError
 from transfergrid.wording import closest_hint
 
@@ -24,7 +24,7 @@ DEFAULT_DENSITY = 0.5
 _WAYS = ("train_on", "merge_of", "pairs_of", "leave_one_out", "all_languages_of", "all_tasks_of")
 
 
-class SourceConfig(Section):
+class SourceConfig(AsGiven):
     """A mixture or merge, or a rule that makes several; exactly one of the first six keys."""
 
     train_on: tuple[str, ...] | None = None
@@ -88,7 +88,7 @@ def read_recipes(sources: Mapping[str, SourceConfig], grid: Grid, *, rank: int) 
         ValueError: If one cannot be made; names all that cannot.
     """
     faults: list[str] = []
-    known = {cell.name: Source.of(cell) for cell in grid.cells}
+    known = {cell.name: Source.of(cell) for cell in grid.source_cells}
     recipes: list[Recipe] = []
     for is_merge in (False, True):  # merges may name any mixture
         for name, given in sources.items():
@@ -191,14 +191,14 @@ def _groups(name: str, given: SourceConfig, way: str, grid: Grid) -> dict[str, t
 
 
 def _cells_along(axis: str, value: str, grid: Grid) -> tuple[Cell, ...]:
-    _refuse_unknown(axis, [value], list(grid.tasks if axis == "task" else grid.languages))
-    return tuple(cell for cell in grid.cells if getattr(cell, axis) == value)
+    _refuse_unknown(axis, [value], list(grid.tasks if axis == "task" else grid.every_language))
+    return tuple(cell for cell in grid.source_cells if getattr(cell, axis) == value)
 
 
 def _listed_cells(names: Sequence[str], grid: Grid) -> tuple[Cell, ...]:
     if not names:
         raise ValueError("'train_on' is empty; name at least one cell")
-    _refuse_unknown("cell", names, [cell.name for cell in grid.cells])
+    _refuse_unknown("cell", names, [cell.name for cell in grid.source_cells])
     return tuple(map(Cell.parse, names))
 
 

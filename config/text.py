@@ -9,15 +9,16 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from transfergrid.config.harness import HarnessTask
 from transfergrid.config.settings import (
     BUNDLED_MODEL,
     DataConfig,
     EngineConfig,
     GridConfig,
     ModelConfig,
-    TrainingConfig,
 )
 from transfergrid.config.sources import Axis, SourceConfig
+from transfergrid.config.training import LoraConfig, TrainingConfig, VariantConfig, VariantPrompts
 from transfergrid.grid import UserError
 from transfergrid.store.files import write_text
 
@@ -48,7 +49,20 @@ _LONG = {**TrainingConfig().max_length, "truthfulqa": 512}
 
 PRESETS = {
     "default": GridConfig(),
-    "quickstart": _QUICK.model_copy(update=_SMALL),
+    "quickstart": _QUICK.model_copy(
+        update={
+            **_SMALL,
+            "tasks": ("arc_challenge", "hellaswag"),
+            "training": _QUICK.training.model_copy(update={"epochs": 2}),
+            "variants": {
+                "matched": VariantConfig(
+                    prompts=VariantPrompts(train_format="eval", train_chat_template=True),
+                    training=TrainingConfig(epochs=4),
+                    of=("hellaswag-en",),
+                )
+            },
+        }
+    ),
     "mixtures": _QUICK.model_copy(
         update={
             **_SMALL,
@@ -56,6 +70,12 @@ PRESETS = {
                 "pair": SourceConfig(pairs_of=_PAIRS),
                 "cat": SourceConfig(pairs_of=_PAIRS, method="cat"),
                 "ties": SourceConfig(pairs_of=_PAIRS, method="ties"),
+            },
+            "variants": {
+                "r8": VariantConfig(lora=LoraConfig(r=8, alpha=16)),
+                "full": VariantConfig(
+                    training=TrainingConfig(method="full", learning_rate=2e-5), of=("arc_challenge-en",)
+                ),
             },
         }
     ),
@@ -71,8 +91,8 @@ PRESETS = {
 
 _HEADS = {
     "default": "The study's recipe on the model and items that are installed with transfergrid; needs no network.",
-    "quickstart": "A first run in minutes: two tasks, three languages, a higher rate and more epochs than the study's.",
-    "mixtures": "Two tasks, three languages; pairs of languages, trained together and merged in two ways.",
+    "quickstart": "Two tasks, three languages, a higher rate than the study's; one adapter is trained as it is scored.",
+    "mixtures": "Two tasks, three languages; pairs of languages, trained together and merged in two ways; ranks; full.",
     "quickstart-full": "All 44 cells of the bundled items, a higher rate and more epochs than the study's.",
     "paper": "The study of arXiv 2511.13368: nine models, four data sets of the hub; needs a GPU and hub access.",
 }
@@ -88,7 +108,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json", exclude_defaults=True)
+        return value.model_dump(mode="json", exclude_unset=True)
     return str(value) if isinstance(value, Path) else value
 
 
@@ -194,6 +214,16 @@ def render_reference() -> str:
     parts += _reference_rows(ModelConfig, "")
     parts += ["", "## A source", "", "In `sources`, by its name; exactly one of the first six keys.", "", *header]
     parts += _reference_rows(SourceConfig, "")
+    parts += [
+        "",
+        "## A variant",
+        "",
+        "In `variants`, by its name: the keys of `lora` and `training` that differ, and",
+        "",
+    ]
+    parts += [*header, *_reference_rows(VariantPrompts, "prompts."), *_reference_rows(VariantConfig, "")]
+    parts += ["", "## A task of lm-evaluation-harness", "", "In `tasks` or `harness_tasks`; see [lm-eval](lm-eval.md)."]
+    parts += ["", *header, *_reference_rows(HarnessTask, "")]
     for name, field in GridConfig.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             doc = field.description or ""

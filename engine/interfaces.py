@@ -33,7 +33,7 @@ class TokenisedItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """LoRA weights in peft's folder format, checked."""
+    """LoRA weights in peft's folder format, or a full fine-tune in such a folder; checked."""
 
     name: str
     """Unique per set of weights: a readable name and the start of the content hash."""
@@ -45,6 +45,8 @@ class Adapter:
     """Linear layers whose A is not zero, named from ``layers.`` on; empty where nothing of it is served."""
     strength: float = 0.0
     """Largest scale x |A| x |B| of a layer, by the largest values of A and B; 0: scores as the base."""
+    is_full: bool = False
+    """Whether its weights take the place of the base's; it has no rank then, no layers and no strength."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from transfergrid.config.settings import BUNDLED_MODEL, TrainingConfig
+from transfergrid.config.settings import BUNDLED_MODEL
+from transfergrid.config.training import TrainingConfig
 from transfergrid.config.values import Dtype
 from transfergrid.engine.models.device import resolve_dtype
 from transfergrid.engine.models.facts import read_model_facts

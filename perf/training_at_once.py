@@ -24,7 +24,8 @@ from rich.table import Table
 
 from transfergrid.benchmarks.materialise import ensure_data
 from transfergrid.config.selection import Narrowing, select
-from transfergrid.config.settings import GridConfig, LoraConfig, TrainingConfig
+from transfergrid.config.settings import GridConfig
+from transfergrid.config.training import LoraConfig, TrainingConfig
 from transfergrid.config.values import Dtype
 from transfergrid.engine.models.device import resolve_dtype
 from transfergrid.engine.models.facts import read_model_facts

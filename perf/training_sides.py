@@ -21,8 +21,8 @@ from transformers import TrainerCallback
 
 from transfergrid.benchmarks.rows import read_jsonl
 from transfergrid.benchmarks.tasks import get_task
-from transfergrid.config.lora import LoraConfig
-from transfergrid.config.settings import ModelConfig, TrainingConfig
+from transfergrid.config.settings import ModelConfig
+from transfergrid.config.training import LoraConfig, TrainingConfig
 from transfergrid.config.values import Dtype
 from transfergrid.engine.models.device import device_type
 from transfergrid.engine.models.tokenizer import load_tokenizer

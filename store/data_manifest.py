@@ -26,9 +26,9 @@ class DataManifest:
     """Hash of what was asked for: data section, tasks with their descriptions, languages."""
     source: str
     revisions: dict[str, str]
-    """Hub commits that were read, by task."""
+    """Hub commits that were read, by task; of tasks of lm-evaluation-harness its version and theirs."""
     counts: dict[str, dict[str, int]]
-    """Items per task and split; every language has the same."""
+    """Items per task and split, in its first language; all languages that share their items have the same."""
     dropped: dict[str, int]
     """Ids left out by ``align: intersect``, per task."""
     remarks: list[str]
@@ -38,6 +38,10 @@ class DataManifest:
     """SHA-256 of every cell's files."""
     datasets: dict[str, str] = field(default_factory=dict)
     """Hub data sets that were read, by task."""
+    metrics: dict[str, str] = field(default_factory=dict)
+    """Metric of every task of lm-evaluation-harness."""
+    together: dict[str, list[list[str]]] = field(default_factory=dict)
+    """Languages of such a task that share their items, group by group."""
 
     @property
     def pins(self) -> dict[str, HubPin]:
@@ -46,7 +50,9 @@ class DataManifest:
 
     def __rich__(self) -> Table:
         """Render as a table, one row per task."""
-        title = f"Data ({self.source}), {len(self.languages)} languages: {' '.join(self.languages)}"
+        own = [self.source] if self.counts.keys() - self.metrics.keys() else []
+        sources = ", ".join([*own, *(["lm-evaluation-harness"] if self.metrics else [])])
+        title = f"Data ({sources}), {len(self.languages)} languages: {' '.join(self.languages)}"
         table = Table(title=escape(title))
         for name in ("task", "train items", "test items", "left out"):
             table.add_column(name, justify="left" if name == "task" else "right")

@@ -146,3 +146,25 @@ def _check_text(text: str) -> None:
 
 def _shown(text: str) -> str:
     return ascii(text if len(text) <= 60 else f"{text[:60]}...")
+
+
+def header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes in a safetensors file's header.
+
+    Raises:
+        ValueError: If the header is no JSON, or the file ends before the weights that it names.
+    """
+    n_bytes = file.stat().st_size
+    with file.open("rb") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        if size > n_bytes:
+            raise ValueError(f"header of {size} bytes in a file of {n_bytes}")
+        try:
+            header = parse_json(handle.read(size), "the header")
+        except JsonError as error:
+            raise ValueError(error.reason) from error
+    tensors = {key: entry for key, entry in header.items() if key != "__metadata__"}
+    end = 8 + size + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    if end > n_bytes:
+        raise ValueError(f"weights up to byte {end} in a file of {n_bytes}")
+    return {key: tuple(entry["shape"]) for key, entry in tensors.items()}

@@ -252,6 +252,8 @@ def read_footers(folder: Path) -> tuple[list[Part], list[str]]:
     for path in sorted(folder.glob("*.parquet")):
         try:
             parts.append(describe_part(path))
+        except FileNotFoundError:  # a sweep moved it aside meanwhile
+            continue
         except (*UNREADABLE, ValueError, KeyError, StoreError):
             broken.append(path.name)
     return parts, broken

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import polars as pl
 
-from transfergrid.grid import BASE_KIND, BASELINE_NAME, CELL_KIND, Cell, Source, UserError, regime_by_kind
+from transfergrid.grid import BASE_KIND, BASELINE_NAME, CELL_KIND, VARIANT_MARK, Cell, Source, UserError, regime_by_kind
 from transfergrid.store.files import write_atomically
 from transfergrid.store.folder import RunFolder
 from transfergrid.wording import one_line
@@ -52,6 +52,8 @@ SCORE_SCHEMA = pl.Schema(
 )
 """Columns of the results store, one row per (model, seed, source, target, item)."""
 
+VARIANT = pl.col("source").str.extract(f"{VARIANT_MARK}(.+)$")
+"""Variant of a row's source; null: the main recipe."""
 SOURCE_COLUMNS = ("source", "source_kind", "source_cells")
 """Columns that say which source a row is of."""
 

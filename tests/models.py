@@ -179,3 +179,20 @@ def edit_json(path: Path, **changes: Any) -> None:
     content = json.loads(path.read_text(encoding="utf-8")) | changes
     kept = {key: value for key, value in content.items() if value is not None}
     path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def make_full_fine_tune(model: Path, folder: Path, *, step: float) -> Path:
+    """Move every weight at random; ``folder/full`` is the full fine-tune, ``folder`` the same for transformers."""
+    from transformers import AutoModelForCausalLM
+
+    from transfergrid.trainers.full_model import write_full
+
+    torch.manual_seed(1)
+    moved = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.no_grad():
+        for weight in moved.parameters():
+            weight.add_(step * torch.randn_like(weight))
+    moved.save_pretrained(folder)
+    (folder / "full").mkdir()
+    write_full(moved, folder / "full", "float32")
+    return folder / "full"

@@ -11,7 +11,7 @@ import pytest
 import transfergrid.analysis
 import transfergrid.engine
 from tests.analysis.synthetic import LANGUAGES, MODELS, TASKS, item_rows, write_run
-from transfergrid.analysis.tables.reference import render_tables
+from transfergrid.analysis.tables.registry import render_tables
 from transfergrid.cli import main
 from transfergrid.config.text import render_reference
 

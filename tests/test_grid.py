@@ -28,12 +28,13 @@ from transfergrid.store.folder import RunFolder
 
 
 def test_the_full_grid_has_the_regime_counts_of_the_study() -> None:
-    assert Grid().regime_counts() == {Regime.MT_ML: 44, Regime.MT_CL: 440, Regime.CT_ML: 132, Regime.CT_CL: 1320}
+    counted = Counter(regime_of(source, target) for source in Grid().cells for target in Grid().cells)
+    assert counted == {Regime.MT_ML: 44, Regime.MT_CL: 440, Regime.CT_ML: 132, Regime.CT_CL: 1320}
 
 
 def test_the_full_grid_has_forty_five_sources_and_forty_four_targets() -> None:
     grid = Grid()
-    assert (len(grid.sources), len(grid.cells), sum(1 for _ in grid.entries())) == (45, 44, 45 * 44)
+    assert (len(grid.sources), len(grid.cells), grid.every_language) == (45, 44, LANGUAGES)
     assert grid.sources[0] is BASE
 
 
@@ -41,11 +42,10 @@ def test_the_full_grid_has_forty_five_sources_and_forty_four_targets() -> None:
     tasks=st.lists(st.sampled_from(TASKS), min_size=1, unique=True),
     languages=st.lists(st.sampled_from(LANGUAGES), min_size=1, unique=True),
 )
-def test_any_subset_of_tasks_and_languages_counts_its_regimes_right(tasks: list[str], languages: list[str]) -> None:
+def test_any_subset_of_tasks_and_languages_has_its_cells_and_sources(tasks: list[str], languages: list[str]) -> None:
     grid = Grid(tuple(tasks), tuple(languages))
-    counted = Counter(regime_of(s.cell, t) for s, t in grid.entries() if s.cell is not None)
-    assert {regime: counted[regime] for regime in Regime} == grid.regime_counts()
-    assert len({cell.name for cell in grid.cells}) == len(grid.cells)
+    assert len({cell.name for cell in grid.cells}) == len(tasks) * len(languages)
+    assert [source.cell for source in grid.sources[1:]] == list(grid.cells)
     assert all(Source.parse(source.name) == source for source in grid.sources)
 
 
@@ -108,7 +108,7 @@ def test_several_cells_have_the_nearest_relation_of_any(cells: str, target: str,
     [
         (
             ("blend", "a-de", (Cell("a", "de"),)),
-            r"unknown kind 'blend'; expected one of \['base', 'cell', 'merge', 'mixture'\]",
+            r"unknown kind 'blend'; expected one of \['base', 'cell', 'merge', 'mixture', 'variant'\]",
         ),
         (("mixture", "mine", ()), r"source 'mine' has 0 cells; kind 'mixture' has at least one"),
         (
@@ -124,6 +124,12 @@ def test_several_cells_have_the_nearest_relation_of_any(cells: str, target: str,
         (("cell", "mine", (Cell("a", "de"),)), r"source name 'mine' is not usable for kind 'cell'"),
         (("cell", "a-de", (Cell("a", "de"),), 1, "r8"), r"source name 'a-de' is not usable for kind 'cell'"),
         (("base", "mine"), r"source name 'mine' is not usable for kind 'base'"),
+        (("cell", "a-de@r8", (Cell("a", "de"),), 1, "r8"), r"source name 'a-de@r8' is not usable for kind 'cell'"),
+        (("variant", "a-de", (Cell("a", "de"),)), r"'a-de' is not usable .* 'NAME@VARIANT' a variant"),
+        (
+            ("variant", "a-de@r8", (Cell("a", "de"),), 1, "r4"),
+            r"source name 'a-de@r8' is not usable for kind 'variant'",
+        ),
     ],
 )
 def test_a_source_whose_name_could_be_mistaken_is_refused(source: tuple[Any, ...], message: str) -> None:
@@ -145,6 +151,11 @@ def test_a_mixture_may_be_named_like_a_cell_of_an_unknown_task() -> None:
 def test_a_variant_is_in_no_single_source_table() -> None:
     variant = Source("cell", "a-de-r8", (Cell("a", "de"),), 17, "r8")
     assert (variant.cell, variant.regime(Cell("a", "en"))) == (None, "MT-CL")
+    own = Source("variant", "a-de@r8", (Cell("a", "de"),), 17, "r8")
+    assert (own.cell, own.main_name, own.regime(Cell("a", "de"))) == (None, "a-de", "MT-ML")
+    assert (
+        Source("variant", "both@r8", (Cell("a", "de"), Cell("a", "en")), 17, "r8").regime(Cell("a", "de")) == "IN-MIX"
+    )
 
 
 def test_an_adapter_has_a_folder_per_model_seed_and_cell() -> None:

@@ -26,7 +26,7 @@ WORK = {*PLANNED, "engine/adapters", "engine/work"}
 CLUSTER = {*GROUND, "store", "config", "engine.interfaces", "engine/cluster"}
 ENGINE = {*SCORERS, *WORK, *CLUSTER, "engine/server", "engine/evaluation"}
 TRAINERS = {*ADAPTERS, *CLUSTER, "engine/planning", "interrupts"}
-RECORDS = {*ASKED, "analysis.records"}
+RECORDS = {*ASKED, "analysis.records", "analysis.threads"}
 STATISTICS = {*RECORDS, "analysis/statistics", "analysis/mixing"}
 GRADED = {*STATISTICS, "analysis/graded"}
 TRANSFER = {*GRADED, "analysis/transfer"}
@@ -57,6 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "trainers/sources": {*TRAINERS, "trainers"},
     "trainers": {*TRAINERS, "trainers", "trainers/sft", "trainers/sources"},
     "analysis.records": ASKED,
+    "analysis.threads": ASKED,
     "analysis/statistics": RECORDS,
     "analysis/mixing": RECORDS,
     "analysis/graded": STATISTICS,

@@ -139,12 +139,17 @@ def test_a_value_that_is_no_share_is_refused() -> None:
 
 
 def test_an_unknown_metric_is_refused() -> None:
-    with pytest.raises(UserError, match=r"unknown metric 'f1'; expected one of \['acc', 'acc_norm'\]"):
+    with pytest.raises(UserError, match=r"unknown metric 'f1'; expected one of \['acc', 'acc_norm', 'lm_eval'\]"):
         get_metric("f1")
+    with pytest.raises(ScoringError, match="the metric 'lm_eval' is of tasks of lm-evaluation-harness alone"):
+        get_metric("lm_eval").of_item([-1.0, -2.0], ["a", "b"], 0)
 
 
-def test_a_task_with_an_unknown_metric_is_refused(tmp_path: Path) -> None:
+def test_a_task_with_an_unknown_metric_or_the_mode_of_the_harness_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "task.yaml"
+    path.write_text(TASK.replace("primary_metric: METRIC", "mode: lm_eval"), encoding="utf-8")
+    with pytest.raises(UserError, match="mode 'lm_eval' is for tasks of lm-evaluation-harness alone; leave it out"):
+        read_task_spec(path)
     path.write_text(TASK.replace("METRIC", "f1"), encoding="utf-8")
     with pytest.raises(
         UserError, match=r"primary_metric: .*unknown metric 'f1'; expected one of \['acc', 'acc_norm'\]"

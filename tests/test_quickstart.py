@@ -29,7 +29,7 @@ analysis: {{bootstrap_resamples: 100, permutations: 99}}
 def test_the_presets_are_two_by_three_cells_and_all_of_them() -> None:
     assert (len(PRESETS["quickstart"].grid.cells), len(PRESETS["quickstart-full"].grid.cells)) == (6, 44)
     kinds = [recipe.source.kind for recipe in PRESETS["mixtures"].recipes]
-    assert (kinds.count("mixture"), kinds.count("merge")) == (3, 6)
+    assert (kinds.count("mixture"), kinds.count("merge"), kinds.count("variant")) == (3, 6, 7)
     for name in ("quickstart", "quickstart-full"):
         assert PRESETS[name].data.source == "bundled"
         assert len(PRESETS[name].seeds) == 1

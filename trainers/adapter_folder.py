@@ -20,6 +20,7 @@ from transfergrid.grid import UserError
 from transfergrid.store.files import hash_files, move_into_place, write_json
 from transfergrid.store.folder import FAILURE_SUFFIX, RunFolder
 from transfergrid.store.key import changed_parts
+from transfergrid.trainers.full_model import write_full
 from transfergrid.trainers.jobs import AdapterJob, ResolvedModel
 from transfergrid.trainers.record import read_record, settings_of
 
@@ -77,15 +78,17 @@ def _way_to_its_dtype(stored: Mapping[str, Any], wanted: Mapping[str, Any], conf
     return f"training.dtype auto means {here!r} on this machine, set it to {there!r} to go on, or "
 
 
-def save_adapter(model: Any, folder: Path, job: AdapterJob, *, record: Mapping[str, Any], expected: set[str]) -> None:
+def save_adapter(
+    model: Any, folder: Path, job: AdapterJob, *, record: Mapping[str, Any], expected: set[str] | None
+) -> None:
     """Write an adapter and its record, compare its keys, and move the folder into place in one step.
 
     Args:
-        model: The peft model.
+        model: The peft model, or the model of a full fine-tune.
         folder: Empty scratch folder on the run folder's disk.
         job: Names the final folder.
         record: What ``training.json`` says besides the hash.
-        expected: Keys the saved weights must have.
+        expected: Keys the saved weights must have; None: it is a full fine-tune.
 
     Raises:
         AdapterError: If keys are missing or unexpected.
@@ -93,8 +96,11 @@ def save_adapter(model: Any, folder: Path, job: AdapterJob, *, record: Mapping[s
     """
     with _telling_of_the_disk(job):
         shutil.rmtree(folder)
-        model.save_pretrained(str(folder), save_embedding_layers=False)
-        _compare_keys(folder / WEIGHTS_FILE, expected, job.name)
+        if expected is None:
+            write_full(model, folder, record["resolved"]["dtype"])
+        else:
+            model.save_pretrained(str(folder), save_embedding_layers=False)
+            _compare_keys(folder / WEIGHTS_FILE, expected, job.name)
         _add_origin(folder / WEIGHTS_FILE, job, record)
         adapter_config = _make_comparable(folder / CONFIG_FILE, job.model)
         whole = {**record, "content_hash": hash_files([folder / CONFIG_FILE, folder / WEIGHTS_FILE])}
@@ -183,11 +189,14 @@ def _add_origin(weights: Path, job: AdapterJob, record: Mapping[str, Any]) -> No
     """
     data = {"data_hash": record["data"]["hash"]} if "data" in record else {}
     origin = {"base_model": job.model.public_name, "base_revision": job.model.revision, **data, "format": "pt"}
-    content = weights.read_bytes()
-    start = 8 + int.from_bytes(content[:8], "little")
-    head = json.dumps({**json.loads(content[8:start]), "__metadata__": origin}, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)  # tensors begin at a multiple of 8 bytes
-    weights.write_bytes(len(head).to_bytes(8, "little") + head + content[start:])
+    changed = weights.with_name("changed")
+    with weights.open("rb") as old, changed.open("wb") as new:
+        entries = json.loads(old.read(int.from_bytes(old.read(8), "little")))
+        head = json.dumps({**entries, "__metadata__": origin}, separators=(",", ":")).encode()
+        head += b" " * (-len(head) % 8)  # tensors begin at a multiple of 8 bytes
+        new.write(len(head).to_bytes(8, "little") + head)
+        shutil.copyfileobj(old, new, 2**20)
+    changed.replace(weights)
 
 
 def _make_comparable(path: Path, model: ResolvedModel) -> dict[str, Any]:
@@ -197,7 +206,8 @@ def _make_comparable(path: Path, model: ResolvedModel) -> dict[str, Any]:
     from; here the base is its hub id and commit, its bundled name, or the configuration's name of a local folder.
     """
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    config["target_modules"] = sorted(config["target_modules"])
+    if "target_modules" in config:
+        config["target_modules"] = sorted(config["target_modules"])
     config["base_model_name_or_path"] = model.public_name
     config["revision"] = model.revision if model.is_from_hub else None
     write_json(path, config)

@@ -9,8 +9,9 @@ from typing import Any
 
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
-from transfergrid.trainers.base_model import LoadedBase, attached_adapter
+from transfergrid.trainers.base_model import LoadedBase
 from transfergrid.trainers.events import AdapterStarted, BatchHalved, TrainingEvents
+from transfergrid.trainers.full_model import trained_model
 from transfergrid.trainers.jobs import BatchShape, TrainingJob
 from transfergrid.trainers.recipe import make_trainer
 from transfergrid.trainers.record import TrainedAdapter
@@ -18,7 +19,7 @@ from transfergrid.trainers.sft.memory import free_memory, is_out_of_memory, peak
 from transfergrid.trainers.trackers import end_tracker_runs
 
 SaveAdapter = Callable[[Any, TrainedAdapter], None]
-"""Called with the peft model, its best weights in place, and the record of the training."""
+"""Called with the trained model, its best weights in place, and the record of the training."""
 
 
 def train_adapter(
@@ -73,7 +74,7 @@ def _train_once(  # noqa: PLR0913 - everything an attempt needs
 ) -> TrainedAdapter:
     """Train with one batch shape."""
     reset_peak_memory(base.device)
-    with attached_adapter(base, config.lora, job.seed) as model:
+    with trained_model(base, config, job.seed) as model:
         prepared = PreparedAdapter(model, job, base, config, shape=shape, scratch=scratch, events=events)
         prepared.trainer.train()
         trained = prepared.result()

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transfergrid.config.lora import LoraConfig
-from transfergrid.config.settings import TrainingConfig
+from transfergrid.config.training import LoraConfig, TrainingConfig
 from transfergrid.engine.models.device import device_type, resolve_dtype
 from transfergrid.grid import UserError
 from transfergrid.trainers.sft.fused_lora import fuse_lora_layers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,11 +12,12 @@ from transfergrid.benchmarks.cells import load_items, shot_ids
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig, ModelConfig
+from transfergrid.config.training import UNDECISIVE
 from transfergrid.engine.models.device import resolve_dtype
 from transfergrid.engine.models.resolve import model_revision, resolve_model
 from transfergrid.engine.models.shapes import plan_linear_shapes, read_linear_shapes
 from transfergrid.engine.models.tokenizer import load_tokenizer
-from transfergrid.grid import CELL_KIND, MIXTURE_KIND, Cell, Source, UserError
+from transfergrid.grid import CELL_KIND, MIXTURE_KIND, VARIANT_KIND, Cell, Source, UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.trainers.examples import (
     CellData,
@@ -88,7 +89,7 @@ class TrainingJob:
     model: ResolvedModel
     seed: int
     source: Source
-    """A cell's usual adapter, or a mixture."""
+    """A cell's usual adapter, a mixture, or a variant of one of them."""
     data: CellData
     folder: Path
     """Where the adapter goes."""
@@ -110,19 +111,20 @@ class TrainingJob:
     def key_parts(self, config: GridConfig) -> dict[str, Any]:
         """Return what decides the adapter's weights, as JSON.
 
-        Where the numbers are logged does not decide them, nor do gradient checkpointing and the number of adapters in
-        one pass. The number format is the one that this machine computes in.
+        What is decided by ``training.UNDECISIVE`` is left out. The number format is the one that this machine computes
+        in.
         """
-        beside = {"report_to", "gradient_checkpointing", "adapters_at_once"}
-        training = config.training.model_dump(mode="json", exclude=beside)
+        config = config.of(self.source.variant)
+        training = config.training.model_dump(mode="json", exclude=set(UNDECISIVE))
         training["dtype"] = resolve_dtype(config.training.dtype)
         lengths = {cell.task: max_length(config, cell.task) for cell in self.source.cells}
         training["max_length"] = lengths if len(lengths) > 1 else lengths[self.source.cells[0].task]
+        is_full = training.pop("method") == "full"  # keys from before there was a choice have no method
         return {
             "base_revision": self.model.revision,
             "seed": self.seed,
             "data_hash": self.data.data_hash,
-            "lora": config.lora.model_dump(mode="json"),
+            **({"method": "full"} if is_full else {"lora": config.lora.model_dump(mode="json")}),
             "training": training,
         }
 
@@ -170,24 +172,27 @@ def prepare_jobs(
         UserError: If a model or any cell cannot be trained, or a tracker is not there; lists every fault.
     """
     faults: list[str] = []
+    recipes = [config.of(variant) for variant in dict.fromkeys(source.variant for source in selection.sources)]
     try:
-        check_trackers(config.training.report_to)
+        for each in recipes:
+            check_trackers(each.training.report_to)
     except UserError as error:
         faults.append(str(error))
+    modules = dict.fromkeys(name for each in recipes for name in each.lora.target_modules)
     jobs: list[TrainingJob] = []
     for model_config in selection.models:
         try:
-            model = find_model(model_config, config.lora.target_modules, with_weights=with_weights)
+            model = find_model(model_config, modules, with_weights=with_weights)
         except UserError as error:
             faults.append(str(error))
             continue
         jobs += _model_jobs(config, run, model, selection, faults=faults)
-    if faults:
+    if faults := list(dict.fromkeys(faults)):  # variants may share one
         raise UserError(f"{len(faults)} fault(s), nothing was trained:" + "".join(f"\n  - {fault}" for fault in faults))
     return jobs
 
 
-def find_model(config: ModelConfig, target_modules: Sequence[str], *, with_weights: bool = True) -> ResolvedModel:
+def find_model(config: ModelConfig, target_modules: Iterable[str], *, with_weights: bool = True) -> ResolvedModel:
     """Find a model and check that it has the layers that get LoRA.
 
     Raises:
@@ -208,22 +213,25 @@ def _model_jobs(
     config: GridConfig, run: RunFolder, model: ResolvedModel, selection: Selection, *, faults: list[str]
 ) -> list[TrainingJob]:
     """Return the jobs of one model; add the faults of what cannot be trained."""
-    trained = [source for source in selection.sources if source.kind in (CELL_KIND, MIXTURE_KIND)]
-    cells = dict.fromkeys(cell for source in trained for cell in source.cells)
-    tokenised = _tokenise_cells(config, run, model, tuple(cells), faults=faults)
+    trained = [source for source in selection.sources if source.kind in (CELL_KIND, MIXTURE_KIND, VARIANT_KIND)]
+    tokenised: dict[str, Mapping[Cell, CellData]] = {}
+    for variant in dict.fromkeys(source.variant for source in trained):
+        cells = dict.fromkeys(cell for source in trained if source.variant == variant for cell in source.cells)
+        tokenised[variant] = _tokenise_cells(config.of(variant), run, model, tuple(cells), faults=faults)
     budgets = {recipe.source.name: recipe.budget for recipe in config.recipes}
     jobs = []
     for seed in selection.seeds:
         for source in trained:
-            parts = [tokenised[cell] for cell in source.cells if cell in tokenised]
+            data = tokenised[source.variant]
+            parts = [data[cell] for cell in source.cells if cell in data]
             if len(parts) < len(source.cells):  # its cell's fault is named already
                 continue
             try:
-                data = parts[0] if source.cell else mix_cells(parts, budgets[source.name], seed)
+                whole = mix_cells(parts, budgets.get(source.name, "same"), seed)  # of one cell: that cell's
             except UserError as error:
                 faults.append(f"{model.config.name}, {source.name}: {error}")
             else:
-                jobs.append(TrainingJob(model, seed, source, data, run.adapter(model.config.name, seed, source)))
+                jobs.append(TrainingJob(model, seed, source, whole, run.adapter(model.config.name, seed, source)))
     return jobs
 
 
@@ -242,7 +250,7 @@ def _tokenise_cells(
 
 def _cell_data(config: GridConfig, run: RunFolder, model: ResolvedModel, cell: Cell) -> CellData:
     """Tokenise and split the train items of one cell."""
-    task = get_task(cell.task, config.custom_tasks)
+    task = get_task(cell.task, config.own_tasks)
     train_format = task.formats[config.prompts.train_format]
     settings = ExampleSettings(
         max_length=max_length(config, cell.task),
@@ -254,6 +262,16 @@ def _cell_data(config: GridConfig, run: RunFolder, model: ResolvedModel, cell: C
         date=config.prompts.date,
     )
     items = load_items(run.data, task, cell.language, "train", train_format.name)
+    if not items:
+        raise UserError(
+            "lm-evaluation-harness has no training split of this task, or no document in it; set train: false on the "
+            "task, which keeps it as a target"
+        )
+    if config.prompts.shots_held_out and task.is_harness and config.prompts.eval_format == "eval":
+        raise UserError(
+            "prompts.shots_held_out: true cannot hold out the shots of a task of lm-evaluation-harness, which draws "
+            "others for every item; set it to false"
+        )
     if config.prompts.shots_held_out:
         shots = set(shot_ids(items, config.prompts))
         items = [item for item in items if item.item_id not in shots]

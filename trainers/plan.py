@@ -14,7 +14,7 @@ from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 from transfergrid.trainers.adapter_folder import failure_file, is_finished
-from transfergrid.trainers.jobs import AdapterJob, prepare_jobs
+from transfergrid.trainers.jobs import AdapterJob, TrainingJob, prepare_jobs
 from transfergrid.trainers.sources.merge_jobs import prepare_merges
 
 
@@ -53,23 +53,18 @@ def plan_training(config: GridConfig, run: RunFolder, selection: Selection) -> T
         UserError: As ``train_adapters`` before its first job.
     """
     ensure_data(config, run.data)
-    training = config.training
-    effective = training.batch_size * training.gradient_accumulation
     jobs = prepare_jobs(config, run, selection, with_weights=False)
     merges = prepare_merges(config, run, selection, jobs, with_weights=False)
-    rows = [
-        (
-            job.name,
-            len(job.data.train),
-            job.n_steps(effective, training.epochs),
-            training.epochs * job.data.n_train_tokens,
-            job.data.n_truncated_items,
-            _state(job, config),
-        )
-        for job in jobs
-    ]
+    rows = [_row(job, config) for job in jobs]
     rows += [(merge.name, 0, 0, 0, 0, _state(merge, config)) for merge in merges]
     return TrainingPlan(tuple(rows))
+
+
+def _row(job: TrainingJob, config: GridConfig) -> tuple[str, int, int, int, int, str]:
+    training, data = config.of(job.source.variant).training, job.data
+    n_steps = job.n_steps(training.batch_size * training.gradient_accumulation, training.epochs)
+    n_tokens = training.epochs * data.n_train_tokens
+    return job.name, len(data.train), n_steps, n_tokens, data.n_truncated_items, _state(job, config)
 
 
 def _state(job: AdapterJob, config: GridConfig) -> str:

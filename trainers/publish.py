@@ -15,7 +15,7 @@ from rich.text import Text
 from transfergrid.config.selection import Selection
 from transfergrid.engine.adapters.card import CARD_FILE, adapter_card
 from transfergrid.engine.adapters.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE
-from transfergrid.grid import UserError
+from transfergrid.grid import VARIANT_MARK, UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.json_text import read_json
 from transfergrid.trainers.record import read_record
@@ -55,6 +55,7 @@ def push_adapters(
 ) -> PushReport:
     """Push the finished adapters of a selection to a hub account, each into ``ACCOUNT/MODEL-sSEED-SOURCE``.
 
+    The name of a variant's repository ends in ``SOURCE-VARIANT``, since the hub takes no ``@``.
     A repository that has the same files already gets no new commit, so that the same call goes on where it stopped.
 
     Args:
@@ -68,7 +69,7 @@ def push_adapters(
         UserError: If there is no finished adapter, or the hub refuses or cannot be reached.
     """
     places = {
-        f"{model.name}-s{seed}-{source.name}": run.adapter(model.name, seed, source)
+        f"{model.name}-s{seed}-{source.name.replace(VARIANT_MARK, '-')}": run.adapter(model.name, seed, source)
         for model in selection.models
         for seed in selection.seeds
         for source in selection.sources

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transfergrid.config.settings import TrainingConfig
+from transfergrid.config.training import TrainingConfig
 from transfergrid.trainers.base_model import LoadedBase
 from transfergrid.trainers.examples import CellData
 from transfergrid.trainers.jobs import BatchShape, TrainingJob
@@ -27,6 +27,7 @@ def make_trainer(
         eval_dataset=_dataset(job.data, "validation"),
         processing_class=job.model.tokenizer,
         plain_head=base.plain_head,
+        dtype=base.dtype if training.method == "full" else "float32",
         limits=LIMITS[base.device].shrunk(shape.batch_size / training.batch_size),
     )
     trainer.remove_callback(PrinterCallback)

@@ -83,7 +83,8 @@ def described_source(source: Source) -> dict[str, Any]:
     """Return how a record names what its adapter is of."""
     if source.cell is not None:
         return {"cell": source.name}
-    return {"source": source.name, "kind": source.kind, "cells": [cell.name for cell in source.cells]}
+    variant = {"variant": source.variant} if source.variant else {}
+    return {"source": source.name, "kind": source.kind, **variant, "cells": [cell.name for cell in source.cells]}
 
 
 def make_record(

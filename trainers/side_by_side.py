@@ -54,11 +54,20 @@ def train_model(jobs: Sequence[TrainingJob], config: GridConfig, run: RunFolder,
 def train_jobs(
     jobs: Sequence[TrainingJob], base: LoadedBase, config: GridConfig, run: RunFolder, *, events: TrainingEvents
 ) -> None:
-    """Train and save adapters of one base; each one's last event is that it is finished or failed.
+    """Train and save adapters of one base, recipe by recipe; each one's last event is that it is finished or failed.
 
     Raises:
         SaveError: If one cannot be saved.
     """
+    for variant in dict.fromkeys(job.source.variant for job in jobs):
+        own = [job for job in jobs if job.source.variant == variant]
+        _train_recipe(own, base, config.of(variant), run, events=events)
+
+
+def _train_recipe(
+    jobs: Sequence[TrainingJob], base: LoadedBase, config: GridConfig, run: RunFolder, *, events: TrainingEvents
+) -> None:
+    """Train the adapters of one recipe."""
     asked = config.training.adapters_at_once
     if asked != 1 and len(jobs) > 1:
         if reason := why_alone(base, config):
@@ -78,6 +87,7 @@ def why_alone(base: LoadedBase, config: GridConfig) -> str | None:
     settings = model.config.get_text_config().to_dict()
     is_random = [name for name, value in settings.items() if ("drop" in name or "jitter" in name) and value]
     reasons = {
+        "training.method is 'full'": training.method == "full",
         "lora.dropout is above 0": config.lora.dropout > 0,
         "training.quantization is set": training.quantization is not None,
         "training.gradient_checkpointing is set": training.gradient_checkpointing,

@@ -109,7 +109,7 @@ def train_adapters(
             events(event)
             check_interrupt()
 
-        n_tokens = sum(config.training.epochs * job.data.n_train_tokens for job in pending)
+        n_tokens = sum(config.of(job.source.variant).training.epochs * job.data.n_train_tokens for job in pending)
         names = _names([*kept, *kept_merges])
         tell(SweepStarted(n_jobs=len(jobs) + len(merges), n_finished=len(names), n_tokens=n_tokens))
         intake = TrainingIntake(config, run, {job.name: job for job in pending}, tell)

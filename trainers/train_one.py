@@ -50,7 +50,8 @@ def train_one(
 def make_save(job: TrainingJob, base: LoadedBase, config: GridConfig, folder: Path) -> SaveAdapter:
     """Return what saves an adapter that is started now; it raises a SaveError where that fails."""
     started = datetime.now(UTC)
-    expected = expected_keys(base.model, config.lora.target_modules)
+    is_full = config.training.method == "full"
+    expected = None if is_full else expected_keys(base.model, config.lora.target_modules)
 
     def save(model: object, trained: TrainedAdapter) -> None:
         record = make_record(job, base, config, trained, started=started)

@@ -24,7 +24,8 @@ from transfergrid.analysis.charts.embed import description, libraries, page_scri
 from transfergrid.analysis.report.numbers import percent, pp
 from transfergrid.grid import UserError
 from transfergrid.store.files import csv_text
-from transfergrid.view.pages import Page, View
+from transfergrid.view.pages import View
+from transfergrid.view.questions import split_shared
 
 HOST = "127.0.0.1"
 PAGES = ("overview", "matrix", "pair", "item", "source", "compare")
@@ -91,7 +92,7 @@ def _endpoint(view: View, environment: Environment, name: str) -> Callable[[Requ
     def answer(request: Request) -> Response:
         query = dict(request.query_params)
         try:
-            page: Page = getattr(view, name)(query)
+            page = view.page(name, query)
         except UserError as error:
             text = environment.get_template("fault.html.j2").render(
                 name=name, title="Not here", fault=str(error), **_EMPTY
@@ -107,6 +108,7 @@ def _endpoint(view: View, environment: Environment, name: str) -> Callable[[Requ
         data = Markup(script_json({"charts": charts, "themes": themes()})) if charts else None
         csv = f"?{urlencode({**query, 'format': 'csv'})}"
         values: dict[str, Any] = {"title": page.title, "query": query, "data": data, "csv": csv, "refresh": None}
+        values |= {"charts": list(charts)}
         if name == "overview" and any(row.left for row in page.values["status"].progress):
             values["refresh"] = _REFRESH_S
         return HTMLResponse(environment.get_template(f"{name}.html.j2").render(**values, **page.values))
@@ -131,8 +133,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"pp": pp, "percent": percent}
-    environment.globals["link"] = link
+    environment.filters |= {"pp": pp, "percent": percent, "seed": lambda seed: "none" if seed < 0 else seed}
+    environment.globals |= {"link": link, "split_shared": split_shared}
     return environment
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
 from typing import Any
 
 import altair as alt
@@ -35,7 +35,7 @@ def live_matrix(model: str, summaries: pl.DataFrame, settings: AnalysisConfig) -
         **dict.fromkeys(("se_pp", "df", "q_value", "graded_pp"), unknown),
         reason=reason,
     )
-    return matrix_chart(matrix_data(rows, settings), level(settings.confidence)).properties(height=alt.Step(ROW_STEP))
+    return matrix_chart(matrix_data(rows, settings), level(settings.confidence))
 
 
 def targets_chart(summaries: pl.DataFrame) -> alt.LayerChart:
@@ -43,8 +43,8 @@ def targets_chart(summaries: pl.DataFrame) -> alt.LayerChart:
     named = summaries.with_columns(target=pl.concat_str("target_task", "target_language", separator="-"))
     columns = ["target", "delta_pp", "n_items", "n_gained", "n_lost"]
     chart = alt.Chart(chart_rows(named, columns)).encode(
-        x=alt.X("delta_pp:Q", title="delta, pp"),
-        y=alt.Y("target:N", title=None, sort=None).axis(ticks=False, domain=False),
+        x=alt.X("delta_pp:Q", title="delta, pp").axis(tickCount=7),
+        y=alt.Y("target:N", title=None, sort=named["target"].to_list()).axis(ticks=False, domain=False),
         tooltip=[alt.Tooltip(f"{name}:N", title=name.replace("_", " ")) for name in columns],
     )
     gains, losses = (chart.transform_filter(f"datum.delta_pp {sign} 0") for sign in (">=", "<"))
@@ -52,16 +52,21 @@ def targets_chart(summaries: pl.DataFrame) -> alt.LayerChart:
     return alt.layer(*bars).properties(height=alt.Step(ROW_STEP))
 
 
-def curve_chart(steps: Sequence[Mapping[str, Any]], epochs: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
-    """Return training loss by step and validation loss by epoch."""
-    points = [{"step": each["step"], "loss": each["loss"], "of": "training"} for each in steps if "loss" in each]
-    points += [
-        {"step": each["step"], "loss": each["validation_loss"], "of": "validation"}
-        for each in epochs
-        if "validation_loss" in each
-    ]
+def curve_points(steps: Any, epochs: Any) -> list[dict[str, Any]]:
+    """Return training loss by step and validation loss by epoch, as far as a record has numbers."""
+    points = []
+    for rows, of, name in ((steps, "training", "loss"), (epochs, "validation", "validation_loss")):
+        for row in rows if isinstance(rows, list) else ():
+            numbers = [row.get(each) for each in ("step", name)] if isinstance(row, dict) else [None]
+            if all(isinstance(each, int | float) and math.isfinite(each) for each in numbers):
+                points.append({"step": numbers[0], "loss": numbers[1], "of": of})
+    return points
+
+
+def curve_chart(points: list[dict[str, Any]]) -> alt.LayerChart:
+    """Return the points of `curve_points` as a line and dots."""
     chart = alt.Chart(alt.InlineData(values=points)).encode(
-        x=alt.X("step:Q", title="step"),
+        x=alt.X("step:Q", title="step").axis(tickCount=8),
         y=alt.Y("loss:Q", title="loss, nats").scale(zero=False),
         tooltip=["of:N", "loss:Q"],
     )

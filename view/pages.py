@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -10,20 +11,27 @@ import numpy as np
 import polars as pl
 
 from transfergrid.analysis.statistics.significance import mcnemar_exact_p
+from transfergrid.benchmarks.texts import ItemTexts
 from transfergrid.config.settings import AnalysisConfig, GridConfig
-from transfergrid.grid import BASELINE_NAME, UserError
-from transfergrid.store.folder import RunFolder
+from transfergrid.grid import BASELINE_NAME, Cell, UserError
+from transfergrid.store.folder import RECORD_FILE, RunFolder
 from transfergrid.store.json_text import JsonError, read_json
-from transfergrid.view.charts import curve_chart, live_matrix, targets_chart
+from transfergrid.store.scores import UNREADABLE, find_unreadable
+from transfergrid.view.charts import curve_chart, curve_points, live_matrix, targets_chart
 from transfergrid.view.questions import with_probabilities
-from transfergrid.view.rows import ItemRows, Key
+from transfergrid.view.rows import LOWER_IS_BETTER, ItemRows, Key
 from transfergrid.view.status import read_status
-from transfergrid.view.texts import ItemTexts
 
 PER_PAGE = 20
 """Items on a page."""
 CHANGES = ("all", "gained", "lost", "same", "unscored")
-_SHOWN_FACTS = ("finished", "best_epoch", "best_validation_loss", "untrained_validation_loss", "n_steps", "n_tokens")
+_SHOWN_FACTS = (
+    *("finished", "kind", "cells", "key.merge.method", "key.merge.weights", "base.path", "base.revision"),
+    *("data.n_train", "data.n_validation", "data.hash", "key.lora.r", "key.lora.alpha", "key.training.learning_rate"),
+    *("key.training.epochs", "best_epoch", "best_validation_loss", "untrained_validation_loss", "n_steps", "n_tokens"),
+    *("resolved.device", "resolved.dtype", "git.commit"),
+)
+"""Fields of ``training.json``, the names on the way to each separated by dots."""
 
 
 class Page(NamedTuple):
@@ -39,29 +47,50 @@ class Page(NamedTuple):
 class View:
     """A run folder as pages."""
 
-    def __init__(self, run: RunFolder, config: GridConfig | None) -> None:
-        self.run, self.config = run, config
+    def __init__(self, run: RunFolder, config: GridConfig | None, *, where: str | None = None) -> None:
+        self.run, self.config, self.where = run, config, where
         self.items = ItemRows(run)
         self.texts = ItemTexts(run, config)
 
+    def page(self, name: str, query: Mapping[str, str], *, tries: int = 5) -> Page:
+        """Return a page, made again where a sweep moved a file away that it was reading.
+
+        Raises:
+            UserError: If it asks for what is not there, or a file cannot be read.
+        """
+        parts = self.items.parts()
+        try:
+            page: Page = getattr(self, name)(query)
+        except (UserError, *UNREADABLE) as error:
+            if tries > 1 and self.items.parts() != parts:
+                return self.page(name, query, tries=tries - 1)
+            files = {file.path for files in parts.values() for file in files}
+            if isinstance(error, UserError) or (fault := find_unreadable(map(Path, sorted(files)))) is None:
+                raise
+            raise fault from error
+        return page
+
     def overview(self, query: Mapping[str, str]) -> Page:
         """Return what is done and left, the baselines and, where the run was analysed, the regimes."""
-        status = read_status(self.run, self.config)
         parts = self.items.parts()
         models = sorted({key.model for key in parts})
-        base = [self.items.base_scores(model) for model in models]
-        table = pl.concat(base) if base else pl.DataFrame()
-        regimes, is_old = self._regimes(status.last_part_s)
+        table = self.items.base_scores()
+        newest_ns = max((file.changed_ns for files in parts.values() for file in files), default=0)
+        regimes, is_old = self._regimes(newest_ns)
+        status = read_status(self.run, self.config, where=self.where)
+        baselines: dict[str, dict[str, float | None]] = {}
+        for row in table.iter_rows(named=True):
+            baselines.setdefault(f"{row['target_task']}-{row['target_language']}", {})[row["model"]] = row["base_score"]
+        unreadable = sorted(self.items.unreadable - set(status.unreadable))
         values = {"status": status, "models": models, "regimes": regimes, "regimes_are_old": is_old}
-        return Page(f"Run {self.run.root.resolve().name}", {**values, "baselines": table.to_dicts()}, table, {})
+        values |= {"baselines": dict(sorted(baselines.items())), "unreadable": unreadable}
+        return Page(f"Run {self.run.root.resolve().name}", values, table, {})
 
-    def _regimes(self, last_part_s: float | None) -> tuple[list[dict[str, Any]], bool]:
+    def _regimes(self, newest_ns: int) -> tuple[list[dict[str, Any]], bool]:
         path = self.run.tables / "regimes.parquet"
         try:
-            rows = pl.read_parquet(path).filter(by="all").to_dicts()
-            newest = max((part.stat().st_mtime for part in self.run.scores.glob("*.parquet")), default=0.0)
-            return rows, path.stat().st_mtime < newest
-        except (OSError, pl.exceptions.PolarsError):
+            return pl.read_parquet(path).filter(by="all").to_dicts(), path.stat().st_mtime_ns < newest_ns
+        except UNREADABLE:
             return [], False
 
     def matrix(self, query: Mapping[str, str]) -> Page:
@@ -82,25 +111,30 @@ class View:
         rows = with_probabilities(self.items.paired(key, _at_target(*target)))
         if rows.is_empty():
             raise UserError(f"no item of {'-'.join(target)} was scored under both {key.source!r} and the base")
-        counts = dict(rows["change"].value_counts().iter_rows())
-        right = rows.select(both=(pl.col("gain") > 0) & (pl.col("gain_source") > 0)).sum().item()
+        counts = {change: rows.filter(change=change).height for change in CHANGES[1:]}
+        right = rows.filter(change="same").select((pl.col("gain") == 0) == LOWER_IS_BETTER).sum().item()
+        common = rows.filter("is_common")
+        is_stopped = (key.source, key.seed, Cell(*target)) in self.items.stopped(key.model)
         texts = self.texts.cell(*target)
         shown = self._chosen(rows, query, texts.items)
-        number = max(int(query.get("page", "1") if query.get("page", "1").isdecimal() else 1), 1)
+        n_pages = max(-(-shown.height // PER_PAGE), 1)
+        number = next((each for each in range(1, n_pages + 1) if str(each) == query.get("page")), 1)
         values = {
             "key": key,
             "target": "-".join(target),
             "seeds": self._seeds(key),
-            "counts": {name: counts.get(name, 0) for name in CHANGES[1:]},
+            "counts": counts,
+            "is_adaptive": is_stopped or common.height < rows.height,
             "both": right,
-            "neither": counts.get("same", 0) - right,
-            "mcnemar_p": _mcnemar(counts.get("lost", 0), counts.get("gained", 0)),
-            "delta_pp": rows.select(100 * (pl.col("gain_source") - pl.col("gain")).mean()).item(),
-            "n_scored": rows.height - counts.get("unscored", 0),
+            "neither": counts["same"] - right,
+            "has_test": _is_right_or_wrong(rows),
+            "mcnemar_p": None if is_stopped else _mcnemar(counts["lost"], counts["gained"]),
+            "delta_pp": common.select(100 * (pl.col("gain_source") - pl.col("gain")).mean()).item(),
+            "n_scored": common.filter(pl.col("change") != "unscored").height,
             "shown": shown.slice((number - 1) * PER_PAGE, PER_PAGE).to_dicts(),
             "n_shown": shown.height,
             "page_number": number,
-            "n_pages": -(-shown.height // PER_PAGE),
+            "n_pages": n_pages,
             "texts": texts,
             "changes": CHANGES,
         }
@@ -113,11 +147,10 @@ class View:
             rows = rows.filter(change=change)
         if words:
             found = [name for name, item in texts.items() if words in f"{item.context} {item.choices}".casefold()]
-            in_id = pl.col("item_id").str.contains(words, literal=True)
+            in_id = pl.col("item_id").str.to_lowercase().str.contains(words, literal=True)
             rows = rows.filter(in_id | pl.col("item_id").is_in(found))
-        order = {"gain": True, "id": False}.get(query.get("sort", ""), False)
         column = "item_id" if query.get("sort") == "id" else "gold_change"
-        return rows.sort(column, "item_id", descending=[order, False], nulls_last=True)
+        return rows.sort(column, "item_id", descending=[query.get("sort") == "gain", False], nulls_last=True)
 
     def item(self, query: Mapping[str, str]) -> Page:
         """Return one item in all languages, and what every source of the model does to it."""
@@ -143,25 +176,30 @@ class View:
         row = self.items.summaries(key.model, key)
         record = self._record(key)
         charts: dict[str, alt.LayerChart] = {"row-chart": targets_chart(row)} if row.height else {}
-        curve = record.get("loss_curve") if isinstance(record.get("loss_curve"), dict) else {}
-        if curve and curve.get("steps"):
-            charts["curve-chart"] = curve_chart(curve["steps"], curve.get("epochs", []))
+        if points := curve_points(_field(record, "loss_curve.steps"), _field(record, "loss_curve.epochs")):
+            charts["curve-chart"] = curve_chart(points)
         most = with_probabilities(self.items.paired(key)).filter(pl.col("gold_change").is_not_null())
         most = most.sort(pl.col("gold_change").abs(), descending=True).head(PER_PAGE)
-        facts = {name: record[name] for name in _SHOWN_FACTS if name in record}
+        found = ((name.removeprefix("key."), _field(record, name)) for name in _SHOWN_FACTS)
+        facts = {
+            name: f"{value:.4g}" if isinstance(value, float) else value for name, value in found if value is not None
+        }
         values = {"key": key, "seeds": self._seeds(key), "row": row.to_dicts(), "facts": facts, "most": most.to_dicts()}
         return Page(f"{key.source}, {key.model}", values, row, charts)
 
     def compare(self, query: Mapping[str, str]) -> Page:
         """Return two sources of a model on the same targets, item by item."""
         key = self._key(query)
-        other = self._key({**query, "source": query.get("other", ""), "seed": query.get("other_seed", str(key.seed))})
+        name = query.get("other", "")
+        seeds = self._seeds(Key(key.model, name, key.seed))
+        seed = query.get("other_seed", str(key.seed if key.seed in seeds else next(iter(seeds), key.seed)))
+        other = self._key({**query, "source": name, "seed": seed})
         both = self.items.paired(key).join(
             self.items.paired(other), on=["target_task", "target_language", "item_id"], suffix="_other", validate="1:1"
         )
         one, two = pl.col("gain_source"), pl.col("gain_source_other")
         table = (
-            both.filter(one.is_not_null() & two.is_not_null() & pl.col("gain").is_not_null())
+            both.filter("is_common", one.is_not_null() & two.is_not_null() & pl.col("gain").is_not_null())
             .group_by("target_task", "target_language", maintain_order=True)
             .agg(
                 n_items=pl.len().cast(pl.Int64),
@@ -172,7 +210,8 @@ class View:
             )
         )
         p = mcnemar_exact_p(table["n_only_other"].to_numpy(), table["n_only_this"].to_numpy())
-        table = table.with_columns(mcnemar_p=pl.Series(p))
+        is_tested = _is_right_or_wrong(both)
+        table = table.with_columns(mcnemar_p=pl.Series(p) if is_tested else pl.lit(None, dtype=pl.Float64))
         sources = sorted({each.source for each in self.items.parts() if each.model == key.model} - {BASELINE_NAME})
         values = {"key": key, "other": other, "rows": table.to_dicts(), "sources": sources}
         return Page(f"{key.source} and {other.source}", values, table, {})
@@ -180,6 +219,10 @@ class View:
     def _model(self, query: Mapping[str, str]) -> str:
         models = sorted({key.model for key in self.items.parts()})
         model = query.get("model") or next(iter(models), "")
+        if not models:
+            raise UserError(
+                "the run has no scores of items yet; 'grid eval' writes them, and 'grid report' shows an imported table"
+            )
         if model not in models:
             raise UserError(f"no model {model!r} in the run; expected one of {models}")
         return model
@@ -190,24 +233,29 @@ class View:
         seeds = [key.seed for key in self.items.parts() if (key.model, key.source) == (model, source)]
         if not seeds or source == BASELINE_NAME:
             raise UserError(f"no scores of source {source!r} under model {model!r} in the run")
-        wanted = query.get("seed", "")
-        seed = int(wanted) if wanted.lstrip("-").isdecimal() else seeds[0]
-        if seed not in seeds:
-            raise UserError(f"source {source!r} has no seed {seed}; expected one of {seeds}")
-        return Key(model, source, seed)
+        wanted = query.get("seed", str(seeds[0]))
+        if wanted not in map(str, seeds):
+            raise UserError(f"source {source!r} has no seed {wanted}; expected one of {seeds}")
+        return Key(model, source, int(wanted))
 
     def _seeds(self, key: Key) -> list[int]:
         return [each.seed for each in self.items.parts() if each[:2] == key[:2]]
 
-    def _record(self, key: Key) -> dict[str, Any]:
-        path = self.run.adapters / key.model / f"s{key.seed}" / key.source / "training.json"
+    def _record(self, key: Key) -> Any:
+        path = self.run.adapters / key.model / f"s{key.seed}" / key.source / RECORD_FILE
         if not path.resolve().is_relative_to(self.run.adapters.resolve()):
             return {}
         try:
-            record = read_json(path, allow_nan=True)
-        except (OSError, JsonError):
+            return read_json(path, allow_nan=True)
+        except JsonError:
             return {}
-        return record if isinstance(record, dict) else {}
+
+
+def _field(record: Any, path: str) -> Any:
+    """Return a field inside a JSON value, None where it is not there."""
+    for name in path.split("."):
+        record = record.get(name) if isinstance(record, dict) else None
+    return record
 
 
 def _cell(query: Mapping[str, str], name: str) -> tuple[str, str]:
@@ -219,6 +267,12 @@ def _cell(query: Mapping[str, str], name: str) -> tuple[str, str]:
 
 def _at_target(task: str, language: str) -> pl.Expr:
     return (pl.col("target_task") == task) & (pl.col("target_language") == language)
+
+
+def _is_right_or_wrong(rows: pl.DataFrame) -> bool:
+    """Whether every item is right or wrong; values in between have no McNemar test."""
+    values = pl.concat([rows["value"], rows["value_source"]]).drop_nulls()
+    return bool(values.is_in([0.0, 1.0]).all())
 
 
 def _mcnemar(n_lost: int, n_gained: int) -> float:

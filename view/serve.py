@@ -14,9 +14,8 @@ import uvicorn
 from rich.text import Text
 
 from transfergrid.analysis.charts.embed import description, libraries
-from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
-from transfergrid.store.folder import RunFolder
+from transfergrid.store.scores import UNREADABLE
 from transfergrid.view.app import HOST, make_app
 from transfergrid.view.pages import View
 
@@ -59,15 +58,14 @@ def open_port(port: int) -> socket.socket:
     return listening
 
 
-def prepare(run: RunFolder, config: GridConfig | None, listening: socket.socket) -> tuple[LocalPage, uvicorn.Server]:
+def prepare(view: View, listening: socket.socket) -> tuple[LocalPage, uvicorn.Server]:
     """Return the page's address and its server, which `run` on the socket starts.
 
     Raises:
         UserError: If there is no such run folder.
     """
-    if not run.root.is_dir():
-        raise UserError(f"there is no run folder {str(run.root)!r}; name one with --run")
-    view = View(run, config)
+    if not view.run.root.is_dir():
+        raise UserError(f"there is no run folder {str(view.run.root)!r}; name one with --run")
     threading.Thread(target=_warm, args=(view,), daemon=True).start()
     token = secrets.token_urlsafe(18)
     settings = uvicorn.Config(make_app(view, token=token), log_level="warning", lifespan="off")
@@ -78,7 +76,7 @@ def prepare(run: RunFolder, config: GridConfig | None, listening: socket.socket)
 def _warm(view: View) -> None:
     """Do once what the first page of a kind would wait for; what fails here is said by the page itself."""
     libraries()
-    with suppress(UserError):
-        view.overview({})
-        for chart in view.matrix({}).charts.values():
+    with suppress(UserError, *UNREADABLE):
+        view.page("overview", {})
+        for chart in view.page("matrix", {}).charts.values():
             description(chart)

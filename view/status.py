@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -18,7 +23,7 @@ from transfergrid.engine.work.failures import Failure, describe_failures, read_f
 from transfergrid.grid import Source
 from transfergrid.store.folder import FAILURE_SUFFIX, RECORD_FILE, RunFolder
 from transfergrid.store.json_text import JsonError, read_json
-from transfergrid.store.score_store import Part, Scan, read_footers
+from transfergrid.store.score_store import Origin, Part, Scan, read_footers
 from transfergrid.wording import count, format_duration
 
 _SHOWN = 8
@@ -91,7 +96,8 @@ class RunStatus:
         for row in self.progress:
             numbers = (row.done, row.failed, row.left, row.stale)
             table.add_row(Text(row.model), row.what, *("-" if each is None else f"{each:,}" for each in numbers))
-        return Group(table, *map(Text, self.lines()), Text(f"next: {self.next_step}"))
+        command = Text(f"next: {self.next_step}", no_wrap=True, overflow="ignore")  # it is copied
+        return Group(table, *map(Text, self.lines()), command)
 
 
 class _Adapters(NamedTuple):
@@ -101,28 +107,35 @@ class _Adapters(NamedTuple):
     """Why, by (model, seed, source)."""
 
 
-def read_status(run: RunFolder, config: GridConfig | None = None) -> RunStatus:
+def read_status(run: RunFolder, config: GridConfig | None = None, *, where: str | None = None) -> RunStatus:
     """Return what of a run is done; no model, adapter or score is read.
 
     Args:
         run: The run's folder.
         config: Says what there should be; None: what is there.
+        where: Options that name configuration and run, for the next command.
 
     Raises:
         UserError: If the note of failures is damaged.
     """
     parts, unreadable = read_footers(run.scores)
+    scored: dict[Origin, dict[str, Part]] = {}
+    for part in parts:
+        scored.setdefault(part.origin, {}).update((cell.target, part) for cell in part.cells)
     failures = read_failures(run.scores)
     adapters = _find_adapters(run)
     selection = None if config is None else select(config, Narrowing())
     models = [model.name for model in selection.models] if selection else _models(parts, adapters)
     rows: list[Progress] = []
     for model in models:
-        rows += (_training(model, selection, adapters), _scoring(model, parts, failures, (config, selection), adapters))
+        own = {origin.source: cells for origin, cells in scored.items() if origin.model == model}
+        about = [failure for failure in failures if failure.model == model]
+        rows += (_training(model, selection, adapters), _scoring(model, own, about, (config, selection), adapters))
     left = sum(row.left or 0 for row in rows if row.what == "cells")
-    cells = Scan(tuple(parts)).cells().values()
+    n_cells = sum(map(len, scored.values()))
     wall_s = sum(cell.wall_s for part in parts for cell in part.cells)
-    newest = max((part.path.stat().st_mtime for part in parts), default=None)
+    slices = Scan(tuple(part for part in parts if any(cell.start is not None for cell in part.cells)))
+    newest = max((changed for part in parts if (changed := _changed_s(part.path))), default=None)
     not_trained = [
         f"failed: adapter {model} s{seed} {source}: {why}" for (model, seed, source), why in adapters.failed.items()
     ]
@@ -131,27 +144,34 @@ def read_status(run: RunFolder, config: GridConfig | None = None) -> RunStatus:
         progress=tuple(rows),
         failures=(*not_trained, *describe_failures(failures)),
         unreadable=tuple(unreadable),
-        seconds_left=left * wall_s / len(cells) if left and cells else None,
+        seconds_left=left * wall_s / n_cells if left and n_cells else None,
         last_part_s=None if newest is None else max(time.time() - newest, 0.0),
-        next_step=next_step(run, rows, has_data=(run.data / "manifest.json").exists()),
-        n_short=sum(cell.is_short for cell in cells),
+        next_step=_next_step(
+            where or f"--run {shlex.quote(str(run.root))}", rows, has_data=(run.data / "manifest.json").exists()
+        ),
+        n_short=sum(cell.is_short for cell in slices.cells().values()),
     )
 
 
-def next_step(run: RunFolder, rows: Sequence[Progress], *, has_data: bool = True) -> str:
+def _next_step(where: str, rows: Sequence[Progress], *, has_data: bool) -> str:
     """Return the command that comes next."""
-    at = f"--run {run.root}"
 
     def undone(what: str) -> bool:
         return any((row.left or 0) + row.failed > 0 for row in rows if row.what == what)
 
     if any(row.stale for row in rows):
-        return f"grid eval --force {at}, which scores the stale cells again"
+        return f"grid eval --force {where}, which scores the stale cells again"
     if undone("adapters"):
-        return f"grid train-adapters {at}" if has_data else f"grid data {at}"
+        return f"grid train-adapters {where}" if has_data else f"grid data {where}"
     if undone("cells"):
-        return f"grid eval {at}"
-    return f"grid report {at}, and 'grid view {at}' to look at the items"
+        return f"grid eval {where}"
+    return f"grid report {where}, then grid view {where}"
+
+
+def _changed_s(path: Path) -> float | None:
+    with suppress(FileNotFoundError):  # moved aside meanwhile
+        return path.stat().st_mtime
+    return None
 
 
 def _models(parts: Sequence[Part], adapters: _Adapters) -> list[str]:
@@ -161,27 +181,32 @@ def _models(parts: Sequence[Part], adapters: _Adapters) -> list[str]:
 
 def _find_adapters(run: RunFolder) -> _Adapters:
     """Find the run's own adapters, ``adapters/MODEL/sSEED/SOURCE``."""
-    hashes: dict[tuple[str, int, str], str | None] = {}
-    failed = {}
-    for seed_folder in sorted(run.adapters.glob("**/s[0-9]*")):
-        number = seed_folder.name[1:]
-        if not number.isdecimal() or not seed_folder.is_dir():
-            continue
-        model = seed_folder.parent.relative_to(run.adapters).as_posix()
-        for path in sorted(seed_folder.iterdir()):
-            if path.name.endswith(FAILURE_SUFFIX):
-                failed[model, int(number), path.name.removesuffix(FAILURE_SUFFIX)] = str(_field(path, "reason"))
-            elif path.is_dir():
-                recorded = _field(path / RECORD_FILE, "content_hash")
-                hashes[model, int(number), path.name] = None if recorded is None else str(recorded)
-    return _Adapters(hashes, failed)
+    found = _Adapters({}, {})
+    for folder, names, _ in os.walk(run.adapters):
+        seeds = [name for name in names if name[0] == "s" and name[1:].isdecimal()]
+        names[:] = sorted(set(names) - set(seeds))
+        model = Path(folder).relative_to(run.adapters).as_posix()
+        for seed in seeds:
+            for path in sorted(Path(folder, seed).glob("*")):
+                key = (model, int(seed[1:]), path.name.removesuffix(FAILURE_SUFFIX))
+                if path.name.endswith(FAILURE_SUFFIX):
+                    found.failed[key] = str(_field(path, "reason"))
+                elif path.is_dir():
+                    recorded = _field(path / RECORD_FILE, "content_hash")
+                    found.hashes[key] = None if recorded is None else str(recorded)
+    return found
 
 
-def _field(path: Any, name: str) -> Any:
+def _field(path: Path, name: str) -> Any:
     try:
-        content = read_json(path, allow_nan=True)
+        return _read_field(path, name, path.stat().st_mtime_ns)
     except (OSError, JsonError):
         return None
+
+
+@lru_cache(maxsize=8192)
+def _read_field(path: Path, name: str, _changed_ns: int) -> Any:
+    content = read_json(path, allow_nan=True)
     return content.get(name) if isinstance(content, dict) else None
 
 
@@ -197,23 +222,24 @@ def _training(model: str, selection: Selection | None, adapters: _Adapters) -> P
 
 def _scoring(
     model: str,
-    parts: Sequence[Part],
+    scored: Mapping[Source, Mapping[str, Part]],
     failures: Sequence[Failure],
     asked: tuple[GridConfig | None, Selection | None],
     adapters: _Adapters,
 ) -> Progress:
     config, selection = asked
-    own = [part for part in parts if part.origin.model == model]
-    done = {(part.origin.source, cell.target): part for part in own for cell in part.cells}
-    about = [failure for failure in failures if failure.model == model]
-    old = {part.path for part in own if _is_stale(part, config, adapters)}
-    stale = sum(part.path in old for part in done.values())
+    parts = {part.path: part for cells in scored.values() for part in cells.values()}
+    old = {path for path, part in parts.items() if _is_stale(part, config, adapters)}
+    stale = sum(part.path in old for cells in scored.values() for part in cells.values())
     if selection is None:
-        return Progress(model, "cells", len(done), len(about), None, stale)
-    wanted = {(source, target.name) for source in _wanted_sources(selection) for target in selection.targets}
-    rest = wanted - done.keys()
-    failed = {pair for pair in rest if any(_covers(failure, *pair) for failure in about)}
-    return Progress(model, "cells", len(wanted & done.keys()), len(failed), len(rest - failed), stale)
+        return Progress(model, "cells", sum(map(len, scored.values())), len(failures), None, stale)
+    targets = {target.name for target in selection.targets}
+    done = failed = left = 0
+    for source in _wanted_sources(selection):
+        rest = targets - scored.get(source, {}).keys()
+        n_failed = sum(any(_covers(failure, source, target) for failure in failures) for target in rest)
+        done, failed, left = done + len(targets) - len(rest), failed + n_failed, left + len(rest) - n_failed
+    return Progress(model, "cells", done, failed, left, stale)
 
 
 def _wanted_sources(selection: Selection) -> list[Source]:

@@ -30,9 +30,12 @@ def themes() -> dict[str, dict[str, Any]]:
 
 def description(chart: alt.LayerChart | alt.Chart) -> dict[str, Any]:
     """Return a chart's description, as wide as its place in the page."""
-    placed = chart.properties(width="container", autosize=alt.AutoSizeParams(type="fit-x", contains="padding"))
-    described: dict[str, Any] = placed.to_dict(validate=False)  # a test validates all; here it is half of the time
-    return described
+    named = {} if chart.datasets is alt.Undefined else chart.datasets
+    bare = chart.copy(deep=False)
+    bare.datasets = alt.Undefined  # lists of numbers, which Altair would copy one by one
+    described = bare.to_dict(validate=False)  # a test validates all; here it is half of the time
+    place = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}}
+    return {**described, **place, "datasets": {**described.get("datasets", {}), **named}}
 
 
 def draw(chart: alt.TopLevelMixin, form: str) -> bytes:

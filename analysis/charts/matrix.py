@@ -11,8 +11,10 @@ from transfergrid.grid import Regime
 
 CELLS = "cells"
 """Name of the layer of cells; the keyboard walk of ``page.js`` finds its marks by it."""
-ROW_STEP = 18
-"""Height of a row in px."""
+ROW_STEP, TALL_ROW_STEP = 18, 28
+"""Height of a row in px, where there are many and where there are few."""
+FEW = 12
+"""Up to so many cells, there is room for the numbers."""
 LISTS = [
     "delta_pp",
     "half_pp",
@@ -49,8 +51,8 @@ def matrix_chart(matrix: Mapping[str, Any], level: str) -> alt.LayerChart:
         level: Level of the intervals in words: ``95%``.
     """
     n_targets = len(matrix["targets"])
-    chart = (
-        alt.layer(*_layers(alt.Chart(), float(matrix["limit_pp"])), data=alt.NamedData(name="views"))
+    steps = (
+        alt.Chart()
         .transform_filter("datum.view == model")
         .transform_flatten(LISTS)
         .transform_window(place="row_number()")
@@ -64,9 +66,11 @@ def matrix_chart(matrix: Mapping[str, Any], level: str) -> alt.LayerChart:
         .transform_calculate(regime=_regime("source", "target"))
         .transform_filter(_WHOLE)
         .transform_calculate(**_explanation(level))
-        .add_params(*_params(matrix))
-        .resolve_scale(color="independent")
     )
+    chart = alt.layer(*_layers(alt.Chart(), float(matrix["limit_pp"])), data=alt.NamedData(name="views"))
+    chart.transform = steps.transform  # taken by the layers themselves, every step would copy all of them
+    chart = chart.add_params(*_params(matrix)).resolve_scale(color="independent")
+    chart = chart.properties(height=alt.Step(ROW_STEP if len(matrix["sources"]) > FEW else TALL_ROW_STEP))
     chart.datasets = {"views": matrix["views"]}  # at the end: every step before copies its data
     return chart
 
@@ -140,7 +144,7 @@ def _groups(cells: alt.Chart, end: str, place: str, side: str) -> Iterator[alt.C
 
 
 def _params(matrix: Mapping[str, Any]) -> Iterator[alt.Parameter]:
-    """Return the selects of the chart and the lists that its expressions look names up in."""
+    """Return the selects of the chart, where there is a choice, and the lists that its expressions look names up in."""
     names = [view["name"] for view in matrix["views"]]
     choices: dict[str, tuple[str, list[Any], list[str]]] = {
         "model": ("Model", list(range(len(names))), names),
@@ -150,9 +154,10 @@ def _params(matrix: Mapping[str, Any]) -> Iterator[alt.Parameter]:
         for place, part in enumerate(("task", "language")):
             found = _twice(["all", *dict.fromkeys(cell[place] for cell in matrix[side])])
             choices[f"{word}_{part}"] = (f"{word.capitalize()} {part}", *found)
-    choices["only"] = ("Show", ["all", "sure"], ["all", "significant only"])
+    is_tested = any(view["significant"] for view in matrix["views"])
+    choices["only"] = ("Show", ["all", "sure"][: 1 + is_tested], ["all", "significant only"])
     for name, (label, options, labels) in choices.items():
-        bind = alt.binding_select(options=options, labels=labels, name=label)
+        bind = alt.binding_select(options=options, labels=labels, name=label) if len(options) > 1 else alt.Undefined
         yield alt.param(name=name, value=options[0], bind=bind)
     for name in ("sources", "targets", "reasons"):
         yield alt.param(name=name, value=matrix[name])

@@ -11,6 +11,7 @@ NUMBERS = {
     "graded_n_items": pl.Int64,
     "temperature_ratio": pl.Float64,
     "register_nats_per_char": pl.Float64,
+    "others_nats_per_char": pl.Float64,
     "graded_p": pl.Float64,
     "graded_p_below_0": pl.Float64,
     "graded_pp_low": pl.Float64,

@@ -36,7 +36,7 @@ def graded_columns(averaged: pl.DataFrame, by_seed: pl.DataFrame, confidence: fl
     """
     first = by_seed.group_by(EVERY_KEY, maintain_order=True).agg(
         pl.col("graded_p", "graded_p_below_0", "graded_pp_low", "graded_pp_high").drop_nulls().first(),
-        pl.col("temperature_ratio", "register_nats_per_char").mean(),
+        pl.col("temperature_ratio", "register_nats_per_char", "others_nats_per_char").mean(),
     )
     joined = averaged.join(first, on=list(EVERY_KEY), how="left", validate="1:1")
     mean, se, df, n = (
@@ -63,5 +63,6 @@ def graded_columns(averaged: pl.DataFrame, by_seed: pl.DataFrame, confidence: fl
         .then(pl.lit(SIGN_FLIP)),
         temperature_ratio="temperature_ratio",
         register_nats_per_char="register_nats_per_char",
+        others_nats_per_char="others_nats_per_char",
         graded_reason="reason",
     )

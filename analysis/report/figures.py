@@ -11,7 +11,7 @@ import altair as alt
 
 from transfergrid.analysis.charts.embed import description, draw
 from transfergrid.analysis.charts.intervals import agreement_chart, regimes_chart, variance_chart
-from transfergrid.analysis.charts.matrix import ROW_STEP, matrix_chart
+from transfergrid.analysis.charts.matrix import FEW, matrix_chart
 from transfergrid.analysis.charts.matrix_data import matrix_data
 from transfergrid.analysis.charts.power import power_chart
 from transfergrid.analysis.charts.scatter import LANGUAGES, TASKS, distance_chart, roles_chart
@@ -32,7 +32,6 @@ _SECTIONS = {
     "distance-chart": "distance",
     "power-chart": "power",
 }
-_NUMBERED_UP_TO = 12
 _NARROW, _WIDE = 16, 44
 
 
@@ -54,9 +53,7 @@ def page_charts(
 
 
 def _matrix(tables: AnalysisTables, settings: AnalysisConfig) -> alt.LayerChart:
-    matrix = matrix_data(tables.single_source, settings)
-    step = ROW_STEP if len(matrix["sources"]) > _NUMBERED_UP_TO else 28
-    return matrix_chart(matrix, level(settings.confidence)).properties(height=alt.Step(step))
+    return matrix_chart(matrix_data(tables.single_source, settings), level(settings.confidence))
 
 
 def write_figures(tables: AnalysisTables, settings: AnalysisConfig, folder: Path, *, form: str) -> list[Path]:
@@ -72,7 +69,7 @@ def write_figures(tables: AnalysisTables, settings: AnalysisConfig, folder: Path
         OSError: If a file cannot be written.
     """
     n_cells = tables.single_source.select("target_task", "target_language").n_unique()
-    step = _NARROW if n_cells > _NUMBERED_UP_TO else _WIDE
+    step = _NARROW if n_cells > FEW else _WIDE
     harm = "harm_rate" if tables.regimes["harm_rate_true"].null_count() == tables.regimes.height else "harm_rate_true"
     words = level(settings.confidence)
     charts = {

@@ -19,8 +19,9 @@ from transfergrid.analysis.report.figures import page_charts, write_figures
 from transfergrid.analysis.report.headline import headline, key_figures
 from transfergrid.analysis.report.numbers import bold_numbers, interval, percent, pp
 from transfergrid.analysis.report.origins import ManifestPart, read_run_manifest
+from transfergrid.analysis.report.proof import Proof, find_proof
 from transfergrid.analysis.report.sentences import REGIME_WORDS, findings
-from transfergrid.analysis.report.several import several_rows
+from transfergrid.analysis.report.several import several_rows, variant_rows
 from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
 from transfergrid.analysis.tables.facts import missing_reasons
 from transfergrid.analysis.tables.recommendation import LIKELY_HELP
@@ -69,6 +70,7 @@ class PageContent:
     noise_floor: pl.DataFrame
     """Rows of the noise floor; none: not measured."""
     manifest: list[ManifestPart]
+    proof: Proof
 
 
 def write_report(
@@ -101,6 +103,7 @@ def write_report(
         settings=settings,
         noise_floor=read_noise_floor(run),
         manifest=read_run_manifest(run, config),
+        proof=find_proof(run, config, tables.single_source, settings),
     )
     page = out if out is not None else run.report
     text = render_page(content)
@@ -140,10 +143,12 @@ def render_page(content: PageContent) -> str:
             headline=headline(tables, settings),
             figures=key_figures(tables, settings),
             findings=findings(tables, settings),
+            proof=content.proof,
             settings=settings,
             regime_words=REGIME_WORDS,
             regimes=regimes,
             several=several_rows(tables),
+            variants=variant_rows(tables),
             seeds_only=SEEDS_ONLY if any(map(seeds_only, regimes)) else None,
             noise_floor=noise_rows(content.noise_floor),
             manifest=content.manifest,

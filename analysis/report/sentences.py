@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import polars as pl
 
+from transfergrid.analysis.graded.learnt import learnt, learnt_sentences
 from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.report.numbers import excludes_zero, interval, percent, pp
 from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.facts import (
     Significance,
     agreement,
+    comparisons,
     distance_correlations,
     graded_transfer,
     labelled,
@@ -35,7 +38,6 @@ REGIME_WORDS = {
     Regime.CT_ML: "other task, same language",
     Regime.CT_CL: "other task, other language",
 }
-"""What source and target share."""
 
 _SHOWN_NAMES = 6
 _VERBS = {
@@ -68,6 +70,10 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
             Finding("Do models agree?", _agreement(tables.consistency)),
             Finding("Does distance matter?", _distance(tables.distance)),
         ]
+    if lines := learnt_sentences(learnt(tables.single_source, settings), settings):
+        found.insert(1, Finding("What was learnt?", " ".join(lines).replace(" -", " −")))
+    for lead, lines in comparisons(tables.mixtures, tables.merges, tables.variants).items():
+        found.append(Finding(lead, re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", ". ".join(lines)) + "."))
     if tables.missing.height:
         found.append(Finding("What is missing?", _missing(tables.missing)))
     if lines := remark_lines(tables.transfer):
@@ -237,8 +243,7 @@ def _best(part: pl.DataFrame, role: str) -> str:
 
 
 def _variance(variance: pl.DataFrame) -> str:
-    sentences = list(_variance_sentences(variance))
-    return " ".join(sentences) if sentences else "Too few rows to split the variance; see the reasons below."
+    return " ".join(_variance_sentences(variance)) or "Too few rows to split the variance; see the reasons below."
 
 
 def _variance_sentences(variance: pl.DataFrame) -> Iterator[str]:

@@ -12,6 +12,7 @@ from transfergrid.analysis.records import Transfer
 from transfergrid.analysis.statistics.bootstrap import resample_deltas
 from transfergrid.analysis.tables.registry import all_tables
 from transfergrid.analysis.tables.table import TableInputs
+from transfergrid.analysis.tables.variants import VARIANTS, with_variant
 from transfergrid.analysis.transfer.remarks import remark_lines, with_remark
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig
@@ -45,8 +46,8 @@ class AnalysisTables:
         return self.transfer.filter(pl.col("source_task").is_not_null())
 
     def named(self) -> Iterator[tuple[str, pl.DataFrame]]:
-        """Yield every table with its name."""
-        yield from self.frames.items()
+        """Yield every table with its name; that of variants only where there are some."""
+        yield from ((name, frame) for name, frame in self.frames.items() if name != VARIANTS.name or frame.height)
 
 
 def build_tables(
@@ -83,5 +84,5 @@ def tables_from(transfer: Transfer, settings: AnalysisConfig, *, on_progress: Pr
     with threadpool_limits(limits=1, user_api="blas"):
         for name, table in all_tables().items():
             report(name)
-            frames[name] = with_remark(table.build(inputs), lines)
+            frames[name] = with_variant(with_remark(table.build(inputs), lines), transfer.has_variants)
     return AnalysisTables(frames)

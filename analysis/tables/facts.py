@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.tables.regimes import seeds_only
 from transfergrid.analysis.tables.roles import FRAGILE, HUB, why_unlabelled
-from transfergrid.grid import Regime
+from transfergrid.grid import CELL_KIND, Regime
 from transfergrid.wording import count
 
 
@@ -161,3 +162,80 @@ def noise_floor(transfer: pl.DataFrame) -> NoiseFloor | None:
     if floor.is_empty():
         return None
     return NoiseFloor(*floor.select(pl.sum("n_flips"), pl.sum("n_items"), pl.max("n_flips").alias("most")).row(0))
+
+
+SHOWN_COMPARISONS = 6
+"""Lines of one question; the others stand in the table."""
+
+
+def comparisons(mixtures: pl.DataFrame, merges: pl.DataFrame, variants: pl.DataFrame) -> dict[str, list[str]]:
+    """Return what mixtures, merges and variants do, a line for every mean, by question; none without such sources."""
+    asked = (
+        ("Do cells add up?", mixtures.filter(pl.col("target_task").is_null()), "delta_pp", _adds),
+        (
+            "Does merging equal training together?",
+            merges.filter(pl.col("target_task").is_null()),
+            "minus_together_pp",
+            _equals,
+        ),
+        ("What does another recipe change?", variants.filter(regime=ALL_TRANSFER), "minus_main_pp", _changes),
+    )
+    found = {}
+    for question, table, needed, line in asked:
+        rows = table.drop_nulls(needed)
+        several = rows["model"].n_unique() > 1
+        lines = [line(row) + (f" [{row['model']}]" if several else "") for row in rows.iter_rows(named=True)]
+        more = [f"{len(lines) - SHOWN_COMPARISONS} more stand in its table"] if len(lines) > SHOWN_COMPARISONS else []
+        if lines:
+            found[question] = [*lines[:SHOWN_COMPARISONS], *more]
+    return found
+
+
+def _adds(row: dict[str, Any]) -> str:
+    of_mean, of_sum = _told(row, "minus_mean_pp"), _told(row, "minus_sum_pp")
+    return (
+        f"Trained together, {row['regime']}: {row['delta_pp']:+.2f} pp, {of_mean} against the parts' mean, {of_sum} "
+        f"against their sum: {_how_they_add(_side(row, 'minus_mean_pp'), _side(row, 'minus_sum_pp'))}"
+    )
+
+
+def _how_they_add(mean: int | None, total: int | None) -> str:
+    """Return what the sides of the parts' mean and sum that a mixture's delta surely lies on say together."""
+    if mean is None or total is None:
+        return "not known"
+    if mean < 0:
+        return "they interfere"
+    if mean == 0:
+        return "they average" if total else "whether they add up or average cannot be told"
+    return ("more than their mean, less than their sum", "they add up", "more than their sum")[total + 1]
+
+
+def _equals(row: dict[str, Any]) -> str:
+    told, method = _told(row, "minus_together_pp"), row["method"] or "a method not recorded"
+    verdict = _verdict(row, "minus_together_pp")
+    return f"Merged by {method}, {row['regime']}: {told} against training together{verdict}"
+
+
+def _changes(row: dict[str, Any]) -> str:
+    of = "" if row["of"] == CELL_KIND else f" of {row['of']}s"
+    costs = [row[name] for name in ("n_weights", "main_n_weights", "train_s", "main_train_s")]
+    cost = "" if None in costs else "; {:,} weights for {:,}, {:.0f} s of training for {:.0f}".format(*costs)
+    told, verdict = _told(row, "minus_main_pp"), _verdict(row, "minus_main_pp")
+    return f"Variant {row['variant']}{of}: {told} against the main recipe in {ALL_TRANSFER}{verdict}{cost}"
+
+
+def _told(row: dict[str, Any], name: str) -> str:
+    if row[name] is None:
+        return "not known"
+    ends = "no interval" if row[f"{name}_low"] is None else f"{row[f'{name}_low']:+.2f} to {row[f'{name}_high']:+.2f}"
+    return f"{row[name]:+.2f} pp ({ends})"
+
+
+def _side(row: dict[str, Any], name: str) -> int | None:
+    """Return where an interval lies: above 0 (1), below it (-1) or around it (0); None: there is none."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return None if low is None else int(low > 0) - int(high < 0)
+
+
+def _verdict(row: dict[str, Any], name: str) -> str:
+    return ", no difference that can be told" if _side(row, name) == 0 else ""

@@ -158,7 +158,7 @@ def _statements(grid: Grid, settings: AnalysisConfig) -> dict[str, Callable[[Noi
     if n_cells > 1:
         found[PAIR] = partial(pair_delta, n_pairs=n_cells * (n_cells - 1), fdr=settings.fdr)
         found[RECOMMENDATION] = partial(
-            recommendation_delta, n_tasks=len(grid.tasks), n_languages=len(grid.languages), confidence=level
+            recommendation_delta, n_tasks=len(grid.tasks), n_languages=len(grid.every_language), confidence=level
         )
     return found
 
@@ -251,7 +251,8 @@ def _noise_of(rows: pl.DataFrame, by_seed: pl.DataFrame) -> Noise | None:
 
 
 def _grid_of(rows: pl.DataFrame) -> Grid:
-    return Grid(*(tuple(rows[f"target_{name}"].unique().sort()) for name in ("task", "language")))
+    tasks, languages = (tuple(rows[f"target_{name}"].unique().sort()) for name in ("task", "language"))
+    return Grid(tasks, languages)
 
 
 def _of_run(inputs: TableInputs) -> pl.DataFrame:

@@ -83,8 +83,8 @@ _APPROXIMATE = {
         "90%; their shares 95 to 100%, there 50 to 65%"
     ),
     "recommendations": (
-        "90 to 96%, where nothing has any effect 98 to 100%; the first source of a target is then, and in a 6 x 6 grid, "
-        "about half a standard error too high"
+        "90 to 96%, graded 91%, where nothing has any effect 98 to 100%; a target's first source is then, and in a "
+        "6 x 6 grid, about half a standard error too high"
     ),
 }
 """What `make coverage` measured, by table; the whole of it stands in docs/statistics.md."""

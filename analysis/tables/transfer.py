@@ -37,6 +37,12 @@ _GRADED_REST = (
         "nats/char",
         "Change of the gold choice's log-likelihood per character: adaptation to the register, no better answers.",
     ),
+    Column(
+        "others_nats_per_char",
+        pl.Float64,
+        "nats/char",
+        "The same of the other choices, the mean over those of an item: as large where only the register was learnt.",
+    ),
     Column("graded_reason", pl.String, "", "Why there is no graded transfer."),
 )
 _FLIPS = Column(

@@ -10,10 +10,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from transfergrid.analysis.graded.learnt import learnt, learnt_sentences
 from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.facts import (
     agreement,
+    comparisons,
     distance_correlations,
     graded_transfer,
     labelled,
@@ -37,12 +39,15 @@ _TOP = 3
 
 def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
     """Return regimes, donors and recipients, variance and agreement, and what is and is not significant."""
+    taught = " ".join(learnt_sentences(learnt(tables.single_source, settings), settings))
     parts: list[RenderableType] = [
         _regimes(tables.regimes, settings),
-        Text("\n".join([*_significance(tables.regimes), *_noise_floor(tables.single_source), ""])),
+        Text("\n".join([*_significance(tables.regimes), *([f"Learnt: {taught}"] if taught else [])])),
+        Text("\n".join([*_noise_floor(tables.single_source), ""])),
         _roles(tables.roles),
         Text("\n".join([*_labels(tables.roles), ""])),
         Text("\n".join([*_variance(tables.variance), *_agreement(tables.consistency), *_distance(tables.distance)])),
+        *_comparisons(tables),
         Text("\n".join([*_missing(tables.missing), *(f"Remark: {line}." for line in remark_lines(tables.transfer))])),
     ]
     return Group(*parts)
@@ -202,6 +207,12 @@ def _distance(distance: pl.DataFrame) -> list[str]:
                 f"(naive p {row['naive_p']:.3g}: language pairs are not independent)."
             )
     return lines
+
+
+def _comparisons(tables: AnalysisTables) -> list[RenderableType]:
+    """Return what mixtures, merges and variants do on average; nothing without such sources."""
+    found = comparisons(tables.mixtures, tables.merges, tables.variants)
+    return [Text("\n".join(["", name, *(f"  {line}" for line in lines)])) for name, lines in found.items()]
 
 
 def _missing(missing: pl.DataFrame) -> list[str]:

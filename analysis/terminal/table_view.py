@@ -37,9 +37,8 @@ _TITLES = {
     "mean_tau_b": "tau-b",
 }
 """Short headings; the others are the column's name."""
-_NAMES = ("model", "source", "target", "group", "name", "models")
-"""Columns of names, which lose their middle where a terminal is narrow."""
-_LEAST = 9
+_LEAST = 5
+"""Characters that a text keeps where a terminal is narrow; numbers keep all of theirs, and reasons are folded."""
 _TWO_DIGITS = ("_pp", "_pp_low", "_pp_high", "_rate", "_rate_true", "_rate_significant")
 """Ends of columns whose third digit is noise."""
 
@@ -83,10 +82,11 @@ class TableView:
         models = shown["model"].to_list() if {"model", "source"} <= set(shown.columns) else []
         shown = shown.drop("model") if models else shown
         cells = {column: [_plain(value, column) for value in shown[column]] for column in shown.columns}
-        headings = {column: _heading(column, dtype) for column, dtype in shown.schema.items()}
+        headings = {name: _TITLES.get(name, name.replace("_", " ")).replace(" ", "\n") for name in shown.columns}
         place_of_model = list(cells).index("source") if models else 0
         wide = {**cells, "source": [*cells["source"], *map(str, models)]} if models else cells
-        room = _widths(wide, headings, options.max_width)
+        texts = [not dtype.is_numeric() and column != "reason" for column, dtype in shown.schema.items()]
+        room = _widths(wide, headings, texts, options.max_width)
         for column, dtype in shown.schema.items():
             is_number = dtype.is_numeric()
             view.add_column(headings[column], justify="right" if is_number else "left", no_wrap=column != "reason")
@@ -108,15 +108,10 @@ class TableView:
         return notes
 
 
-def _heading(column: str, dtype: pl.DataType) -> str:
-    heading = _TITLES.get(column, column.replace("_", " "))
-    return heading.replace(" ", "\n") if dtype.is_numeric() else heading
-
-
-def _widths(cells: dict[str, list[str]], headings: dict[str, str], room: int) -> list[int]:
-    """Return how wide each column may be: names give way, the longest first, down to `_LEAST` characters."""
+def _widths(cells: dict[str, list[str]], headings: dict[str, str], texts: list[bool], room: int) -> list[int]:
+    """Return how wide each column may be: texts give way, the longest first, down to `_LEAST` characters."""
     widths = [max(map(len, [*values, *headings[column].split("\n")])) for column, values in cells.items()]
-    names = [place for place, column in enumerate(cells) if column in _NAMES]
+    names = [place for place, is_text in enumerate(texts) if is_text]
     gaps = 2 * len(widths)
     while names and sum(widths) + gaps > room and max(widths[place] for place in names) > _LEAST:
         widths[max(names, key=lambda place: widths[place])] -= 1

@@ -111,16 +111,15 @@ def _expect(frame: pl.DataFrame, config: GridConfig | None, single: pl.DataFrame
     configured = {model.name for model in config.models} if config is not None else set()
     wanted = seeds.join(of_single.select("source").unique(), how="cross").join(targets, how="cross")
     if config is not None:
-        cells = pl.DataFrame(
-            [(cell.name, cell.task, cell.language) for cell in config.grid.cells],
-            schema=["source", *TARGET],
-            orient="row",
+        cells = pl.DataFrame([(cell.task, cell.language) for cell in config.grid.cells], schema=[*TARGET], orient="row")
+        trained = pl.DataFrame(
+            {"source": [cell.name for cell in config.grid.source_cells]}, schema={"source": pl.String}
         )
         ours = seeds.filter(pl.col("model").is_in(configured)).select("model").unique()
         planned = (
             ours.join(pl.DataFrame({"seed": list(config.seeds)}), how="cross")
-            .join(cells.select("source"), how="cross")
-            .join(cells.select(TARGET), how="cross")
+            .join(trained, how="cross")
+            .join(cells, how="cross")
         )
         wanted = pl.concat([wanted.filter(~pl.col("model").is_in(configured)), planned])
     others = frame.join(single, on="source", how="anti").select("model", "seed", "source").unique()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 import polars as pl
 
 from transfergrid.analysis.records import ItemBlock
-from transfergrid.grid import MERGE_KIND, TASKS, Cell, Source, UserError
+from transfergrid.grid import MERGE_KIND, TASKS, VARIANT_KIND, Cell, Source, UserError
 from transfergrid.store.folder import RECORD_FILE, RunFolder
-from transfergrid.store.json_text import JsonError, read_json
+from transfergrid.store.json_text import JsonError, header_shapes, read_json
 from transfergrid.store.scores import SOURCE_COLUMNS, source_columns
 
 IS_SINGLE = pl.col("source_task").is_not_null()
@@ -73,6 +74,32 @@ def with_methods(sources: pl.DataFrame, run: RunFolder) -> pl.DataFrame:
     methods = {name: _method(path) for name in names for path in run.adapters.glob(f"*/*/{name}/{RECORD_FILE}")}
     method = pl.col("source").replace_strict(methods, default=None, return_dtype=pl.String)
     return sources.select(*SOURCE_COLUMNS, method=method)
+
+
+def read_trainings(sources: pl.DataFrame, run: RunFolder) -> pl.DataFrame:
+    """Return by model and source what its training cost where there are variants: ``n_weights`` and ``train_s``.
+
+    Seconds are a mean over seeds, divided by the adapters that were trained in one pass. Adapters without a record in
+    the run folder are left out.
+    """
+    has_variants = VARIANT_KIND in sources["source_kind"]
+    paths = run.adapters.glob(f"*/s*/*/{RECORD_FILE}") if has_variants else ()
+    rows = [row for path in sorted(paths) if (row := _training(path)) is not None]
+    schema = {"model": pl.String, "source": pl.String, "n_weights": pl.Int64, "train_s": pl.Float64}
+    found = pl.DataFrame(rows, schema=schema, orient="row")
+    return found.group_by("model", "source").agg(pl.col("n_weights").max(), pl.col("train_s").mean())
+
+
+def _training(path: Path) -> tuple[str, str, int, float] | None:
+    """Return model, source, weights and seconds of a training; None for a merge, or where its files do not say it."""
+    folder = path.parent
+    try:
+        record = read_json(path)
+        seconds = record["train_s"] / record["resolved"].get("adapters_at_once", 1)
+        shapes = [shape for file in folder.glob("*.safetensors") for shape in header_shapes(file).values()]
+    except (JsonError, OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None
+    return folder.parts[-3], folder.name, sum(map(math.prod, shapes)), float(seconds)
 
 
 def _method(path: Path) -> str | None:

@@ -26,11 +26,18 @@ from transfergrid.analysis.transfer.imported import transfer_from_imported
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
 from transfergrid.analysis.transfer.pairing import ModelObservations, merge_blocks, observe
-from transfergrid.analysis.transfer.sources import IS_SINGLE, read_sources, single_blocks, with_methods
+from transfergrid.analysis.transfer.remarks import add_remarks
+from transfergrid.analysis.transfer.sources import (
+    IS_SINGLE,
+    read_sources,
+    read_trainings,
+    single_blocks,
+    with_methods,
+)
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.imported import check_names, read_imported, read_noise_floor, read_remarks
+from transfergrid.store.imported import check_names, read_imported, read_noise_floor
 from transfergrid.store.noise_floor import NOISE_FLOOR_SCHEMA
 from transfergrid.store.scores import (
     UNREADABLE,
@@ -81,7 +88,7 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     averaged = with_both.join(sources, on="source", how="left", validate="m:1")
     rows = pl.concat([averaged, transfer_from_imported(imported)], how="diagonal")
     rows = _finish(rows, imported, run, config, stopping)
-    by_seed = by_seed.join(read_remarks(run), on=list(KEY), how="left", validate="m:1", maintain_order="left")
+    by_seed = add_remarks(by_seed, run)
     return Transfer(
         with_decisions(by_seed.drop("squares", *OF_SEEDS), stopping),
         rows.filter(IS_SINGLE),
@@ -90,6 +97,7 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
         rows.filter(~IS_SINGLE),
         with_methods(sources.filter(~IS_SINGLE), run),
         blocks,
+        read_trainings(sources, run),
         single_blocks(graded_blocks, sources),
     )
 
@@ -219,6 +227,7 @@ GRADED = (
     "graded_p_method",
     "temperature_ratio",
     "register_nats_per_char",
+    "others_nats_per_char",
     "graded_reason",
 )
 _COLUMNS = (
@@ -261,7 +270,7 @@ def _finish(
     traits = _traits(rows, imported, config)
     languages = sorted({*rows["source_language"].drop_nulls(), *rows["target_language"]})
     families = {language: language_family(language) for language in languages}
-    frame = with_decisions(rows.join(read_remarks(run), on=list(KEY), how="left", validate="m:1"), stopping)
+    frame = with_decisions(add_remarks(rows, run), stopping)
     frame = with_regime(frame.join(traits, on="model", how="left", validate="m:1")).with_columns(
         construction=construction_expr(rows, run, config),
         source_language_family=pl.col("source_language").replace_strict(families, return_dtype=pl.String),

@@ -5,27 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from transfergrid.engine.adapters.full import is_full
+
 CARD_FILE = "README.md"
 
 _CARD = """\
 # {model} s{seed} {source}
 
-A LoRA adapter for `{base}`{revision}, made by transfergrid of the train items of {cells}.
+{what} `{base}`{revision}, made by transfergrid of the train items of {cells}.
 
 | | |
 |---|---|
 {rows}
 
 ```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-
-base = AutoModelForCausalLM.from_pretrained({base!r}{load_revision})
-model = PeftModel.from_pretrained(base, "THIS FOLDER OR REPOSITORY")
+{code}
 ```
 
 `training.json` has all settings and the versions of all packages. Content hash `{content_hash}`.
 """
+
+_LOAD_ADAPTER = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained({base!r}{revision})
+model = PeftModel.from_pretrained(base, "THIS FOLDER OR REPOSITORY")"""
+_LOAD_FULL = """\
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained({base!r}{revision})
+model.load_state_dict(load_file("THIS FOLDER/adapter_model.safetensors"), strict=False)  # tied weights once"""
 
 
 def adapter_card(record: Mapping[str, Any], adapter_config: Mapping[str, Any]) -> str:
@@ -39,20 +50,28 @@ def adapter_card(record: Mapping[str, Any], adapter_config: Mapping[str, Any]) -
 
     base, revision = adapter_config["base_model_name_or_path"], adapter_config.get("revision")
     cells, is_on_hub = record.get("cells") or [record["cell"]], revision is not None
+    full = is_full(adapter_config)
+    relation = "finetune" if full else "adapter"
     head = ModelCardData(
         base_model=base if is_on_hub else None,
         language=sorted({cell.rpartition("-")[2] for cell in cells}),
-        library_name="peft",
+        library_name="transformers" if full else "peft",
         pipeline_tag="text-generation",
-        tags=["lora", "transformers", "transfergrid", *([f"base_model:adapter:{base}"] if is_on_hub else [])],
+        tags=[
+            *([] if full else ["lora"]),
+            *("transformers", "transfergrid"),
+            *([f"base_model:{relation}:{base}"] if is_on_hub else []),
+        ],
     )
     rows = _rows_of_training(record) if "config" in record else _rows_of_merge(record)
+    at = f", revision={revision!r}" if is_on_hub else ""
     body = _CARD.format(
+        what="A full fine-tune (all weights) of" if full else "A LoRA adapter for",
+        code=(_LOAD_FULL if full else _LOAD_ADAPTER).format(base=base, revision=at),
         **{name: record[name] for name in ("model", "seed", "content_hash")},
         source=record.get("source") or record["cell"],
         base=base,
         revision=f" at revision `{revision}`" if is_on_hub else "",
-        load_revision=f", revision={revision!r}" if is_on_hub else "",
         cells=", ".join(f"`{cell}`" for cell in cells),
         rows="\n".join(f"| {name} | {text} |" for name, text in rows),
     )
@@ -69,7 +88,10 @@ def _rows_of_training(record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f"epoch; hash `{data['hash']}`",
     )
     modules = ", ".join(lora["target_modules"])
-    yield "LoRA", f"rank {lora['r']}, alpha {lora['alpha']}, dropout {lora['dropout']}, on {modules}"
+    if training.get("method") == "full":
+        yield "method", "full fine-tuning in float32, saved in the number format of the base"
+    else:
+        yield "LoRA", f"rank {lora['r']}, alpha {lora['alpha']}, dropout {lora['dropout']}, on {modules}"
     yield (
         "recipe",
         f"AdamW, rate {training['learning_rate']}, {training['schedule']} schedule, warm-up "

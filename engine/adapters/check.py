@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from transfergrid.engine.adapters.folder import read_adapter
+from transfergrid.engine.adapters.full import check_full, is_full, refuse_full
 from transfergrid.engine.adapters.lora_config import SEQUENTIAL, SERVED_RANKS, LoraConfig, read_lora_config
 from transfergrid.engine.adapters.weights import WeightsFile
 from transfergrid.engine.interfaces import Adapter, AdapterError
@@ -50,19 +51,23 @@ def check_adapters(adapters: Mapping[str, Path], base: LinearShapes) -> dict[str
     return checked
 
 
-def check_adapter(folder: Path, base: LinearShapes, *, name: str) -> Adapter:
+def check_adapter(folder: Path, base: LinearShapes, *, name: str, takes_full: bool = False) -> Adapter:
     """Check one adapter; reads its files once.
 
     Args:
         folder: peft's folder.
         base: Linear layers of the base, from ``read_linear_shapes``.
         name: Readable part of the adapter's unique name.
+        takes_full: Whether it may be a full fine-tune.
 
     Raises:
         AdapterError: If files are missing or broken, vLLM cannot serve what it holds, its weights are not those its
             configuration names, or it belongs to another base.
     """
     found = read_adapter(folder, name)
+    if takes_full and is_full(found.config):
+        return check_full(found, folder, base, name=name)
+    refuse_full(found.config, name)
     config = read_lora_config(found.config, name)
     pairs = _pair_sides(found.weights, base, name)
     strengths = [_check_layer(module, pair, found.weights, (config, base, name)) for module, pair in pairs.items()]

@@ -190,7 +190,7 @@ def _in_words(action: Callable[[], Any], what: str) -> Any:
 
 def _own_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     """Return (out, in) of the layers as the weights say; for adapters given without a base."""
-    from transfergrid.engine.models.shapes import header_shapes
+    from transfergrid.store.json_text import header_shapes
 
     shapes = header_shapes(folder / WEIGHTS_FILE)
     pairs = {key: key.replace(".lora_A.", ".lora_B.") for key in shapes if ".lora_A." in key}

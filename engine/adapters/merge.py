@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transfergrid.engine.adapters.folder import CONFIG_FILE, RECORD_FILE, WEIGHTS_FILE, read_adapter, require_unchanged
+from transfergrid.engine.adapters.full import refuse_full
 from transfergrid.engine.adapters.lora_config import PROMPTS
 from transfergrid.engine.interfaces import Adapter, AdapterError
 from transfergrid.grid import UserError
@@ -21,6 +22,7 @@ def check_mergeable(folder: Path, *, name: str) -> Adapter:
         AdapterError: If a file is missing or damaged, or there are no weights to merge.
     """
     found = read_adapter(folder, name)
+    refuse_full(found.config, name)
     kind, rank = found.config.get("peft_type"), found.config.get("r")
     if not isinstance(kind, str) or kind.upper() in PROMPTS:
         raise AdapterError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transfergrid.config.lora import TARGET_MODULES
+from transfergrid.config.training import TARGET_MODULES
 from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.models.decoder import peft_names
 from transfergrid.engine.models.shapes import read_linear_shapes

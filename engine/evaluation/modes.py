@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from transfergrid.benchmarks.items import Item
-from transfergrid.benchmarks.spec import CHOICE_MODE
+from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.benchmarks.spec import CHOICE_MODE, HARNESS_MODE
+from transfergrid.engine.evaluation.harness_count import count_answer
 from transfergrid.engine.evaluation.item_scores import CellOrigin, ItemScore, leave_unscored, score_item
 from transfergrid.engine.interfaces import Adapter, Prepared, Scorer, TokenisedItem
 from transfergrid.grid import UserError
@@ -54,7 +57,21 @@ class LoglikelihoodChoice:
         return score_item(item, said, origin)
 
 
-MODES: dict[str, Mode] = {CHOICE_MODE: LoglikelihoodChoice()}
+class HarnessCount(LoglikelihoodChoice):
+    """The same log-likelihoods, of which lm-evaluation-harness makes a value; they are stored as what was said."""
+
+    def outcome(self, item: Item, said: Any, origin: CellOrigin) -> ItemScore:
+        """Return the harness' value of an item."""
+        if not all(map(math.isfinite, said)):
+            return leave_unscored(item, NOT_FINITE)
+        try:
+            value = count_answer(item, said)
+        except ScoringError as error:
+            raise ScoringError(f"{origin}, item {item.item_id!r}: {error}") from error
+        return ItemScore(item_id=item.item_id, gold=item.gold, value=value, output=json.dumps(list(said)))
+
+
+MODES: dict[str, Mode] = {CHOICE_MODE: LoglikelihoodChoice(), HARNESS_MODE: HarnessCount()}
 """Modes by the name that a task's format gives."""
 
 

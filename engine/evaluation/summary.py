@@ -20,7 +20,7 @@ from transfergrid.store.common_items import common_rows, partial_tasks
 from transfergrid.store.counts import describe_counts, sum_counts
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import CellRecord, Origin, Part, Scan, StoredCell
-from transfergrid.store.scores import SOURCE_COLUMNS, scan_scores, with_regime
+from transfergrid.store.scores import SOURCE_COLUMNS, VARIANT, scan_scores, with_regime
 
 SHOWN_FAULTS = 30
 
@@ -221,7 +221,10 @@ def score_cells(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def mean_deltas(scores: pl.DataFrame) -> pl.DataFrame:
-    """Return the mean delta in percentage points per model, kind of source and regime, over pairs with a baseline."""
+    """Return the mean delta in percentage points per model, kind of source and regime, over pairs with a baseline.
+
+    Every variant of the recipe is a kind of its own: ``variant r8``.
+    """
     baselines = scores.filter(_IS_BASE).select(*_TARGET, base_score="score")
     pairs = scores.filter(~_IS_BASE).join(baselines, on=_TARGET, validate="m:1")
     sign = pl.when(pl.col("primary_metric").is_in(lower_is_better())).then(-100).otherwise(100)
@@ -230,6 +233,7 @@ def mean_deltas(scores: pl.DataFrame) -> pl.DataFrame:
         with_regime(pairs)
         .with_columns(delta_pp=sign * (pl.col("score") - pl.col("base_score")))
         .drop_nulls("delta_pp")
+        .with_columns(source_kind=pl.concat_str("source_kind", VARIANT, separator=" ", ignore_nulls=True))
         .group_by("model", "source_kind", "regime")
         .agg(n_pairs=pl.len(), mean_delta_pp=pl.col("delta_pp").mean())
         .sort("model", "source_kind", pl.col("regime").replace_strict(place, default=-1), "regime")

@@ -158,12 +158,13 @@ def _write_source(
 
 
 def _delimiter(target: _Target, config: GridConfig) -> str:
-    return "" if config.prompts.eval_chat_template else next(iter(target.items.values())).delimiter
+    item = next(iter(target.items.values()))
+    return item.scored_texts(chat_template=config.prompts.eval_chat_template)[0].removesuffix(item.choices[0])
 
 
 def _sample(target: _Target, at: int, row: Mapping[str, Any], config: GridConfig) -> dict[str, Any]:
     item = target.items[row["item_id"]]
-    texts = item.choices if config.prompts.eval_chat_template else item.continuations
+    texts = item.scored_texts(chat_template=config.prompts.eval_chat_template)
     answers = [[[repr(value), None]] for value in row["loglikelihoods_nats"]]  # greedy matches are not stored
     document = {"id": item.item_id, "context": item.context, "choices": list(item.choices), "gold": item.gold}
     scores = {"acc": float(row["pred"] == row["gold"]), "acc_norm": float(row["pred_norm"] == row["gold"])}

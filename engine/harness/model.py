@@ -17,7 +17,8 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from pydantic import ValidationError
 
-from transfergrid.config.settings import EngineConfig, PromptConfig
+from transfergrid.config.prompts import PromptConfig
+from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.harness.requests import (
     MODEL_NAME,
@@ -27,10 +28,9 @@ from transfergrid.engine.harness.requests import (
     TokenPair,
     encode_pairs,
     encode_texts,
-    render_chat,
 )
 from transfergrid.engine.interfaces import Adapter
-from transfergrid.engine.models.chat_template import CLOCK
+from transfergrid.engine.models.chat_template import render_messages
 from transfergrid.engine.models.resolve import resolve_model
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.models.tokenizer import load_tokenizer
@@ -79,8 +79,7 @@ class TransferGridLM(TemplateLM):  # type: ignore[misc]  # the harness is not ty
         else:
             self.requests, self.adapter = open_model(pretrained, peft, revision=revision, settings=engine)
         self.tokenizer = self.requests.tokenizer
-        clock = datetime.datetime.combine(date or PromptConfig().date, datetime.time()).strftime
-        self._template_variables = {CLOCK: clock, **(chat_template_args or {})}
+        self._template = chat_template_args or {}, date or PromptConfig().date
         self.counts = RequestCounts()
 
     @property
@@ -116,7 +115,14 @@ class TransferGridLM(TemplateLM):  # type: ignore[misc]  # the harness is not ty
         Raises:
             UserError: If there is none, or it fails.
         """
-        return render_chat(self.tokenizer, chat_history, self._template_variables, prompt=add_generation_prompt)
+        messages = [(message["role"], message["content"]) for message in chat_history]
+        return render_messages(
+            self.tokenizer,
+            messages,
+            *self._template,
+            otherwise="leave out --apply_chat_template",
+            prompt=add_generation_prompt,
+        )
 
     def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return the log-likelihood of every continuation, in nats, and whether greedy decoding would give it."""

@@ -17,7 +17,6 @@ from transfergrid.engine.models.tokenizer import Tokens, encode_items
 from transfergrid.engine.scorers.passes import PreparedSteps
 from transfergrid.engine.scorers.vllm import VllmScorer
 from transfergrid.grid import UserError
-from transfergrid.wording import one_line
 
 MODEL_NAME = "transfergrid"
 """Name of our engine among the harness' models, and of what we add to its results files."""
@@ -163,44 +162,6 @@ def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[Tokens]:
         tuple(tokenizer.encode(text, **({"add_special_tokens": False} if prefix and text.startswith(prefix) else {})))
         for text in texts
     ]
-
-
-def render_chat(tokenizer: Any, messages: Sequence[dict[str, str]], variables: dict[str, Any], *, prompt: bool) -> str:
-    """Render a chat in the tokenizer's template.
-
-    Args:
-        tokenizer: A transformers tokenizer.
-        messages: With ``role`` and ``content``.
-        variables: Further variables of the template, its clock among them.
-        prompt: Whether the assistant's header follows; False: the last message is begun and goes on.
-
-    Raises:
-        UserError: If there is no template, or it fails.
-    """
-    name = tokenizer.name_or_path
-    if not tokenizer.chat_template:
-        raise UserError(
-            f"the tokenizer of {name!r} has no chat template; leave out --apply_chat_template, or use a model that has "
-            "one"
-        )
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                list(messages),
-                tokenize=False,
-                add_generation_prompt=prompt,
-                continue_final_message=not prompt,
-                **variables,
-            )
-        )
-    except Exception as error:  # a template may do anything
-        if any(message["role"] == "system" for message in messages):  # as the harness does
-            others = [message for message in messages if message["role"] != "system"]
-            return render_chat(tokenizer, others, variables, prompt=prompt)
-        raise UserError(
-            f"the chat template of {name!r} fails: {one_line(error)}; leave out --apply_chat_template, or use another "
-            "model"
-        ) from error
 
 
 def _batches(items: Sequence[TokenisedItem]) -> Iterator[Sequence[TokenisedItem]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 
+from transfergrid.benchmarks.harness import LoadedTask, TaskIndex
 from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.engine.adapters.check import check_adapters
 from transfergrid.engine.adapters.folder import find_adapters
@@ -20,7 +21,6 @@ from transfergrid.engine.harness.options import HarnessSettings, parse_settings
 from transfergrid.engine.harness.report import HarnessReport, make_report
 from transfergrid.engine.harness.requests import RequestScorer
 from transfergrid.engine.harness.results import ResultsFolder
-from transfergrid.engine.harness.tasks import LoadedTask, TaskIndex
 from transfergrid.engine.interfaces import Adapter, AdapterError
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.models.tokenizer import load_tokenizer

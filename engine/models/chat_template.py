@@ -14,6 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from transfergrid.benchmarks.sandbox import BoundedEnvironment, compile_template, render
 from transfergrid.grid import UserError
+from transfergrid.wording import one_line
 
 CLOCK = "strftime_now"
 """The function by which a template asks for the time."""
@@ -70,6 +71,51 @@ def render_chats(
             )
         texts.append(text)
     return texts
+
+
+def render_messages(
+    tokenizer: Any,
+    messages: Sequence[tuple[str, str]],
+    arguments: Mapping[str, Any],
+    date: datetime.date,
+    *,
+    otherwise: str,
+    prompt: bool | None = None,
+) -> str:
+    """Render a chat of lm-evaluation-harness as its ``hf`` backend does, with the clock stopped.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        messages: Role and text; the last one of the assistant is begun and goes on.
+        arguments: Further variables of the template.
+        date: The day that a template with a clock sees, at midnight.
+        otherwise: What to do without a template, for the message.
+        prompt: Whether the assistant's header follows; None: unless the last message is the assistant's.
+
+    Raises:
+        UserError: If there is no template, or it fails.
+    """
+    name = tokenizer.name_or_path
+    if not tokenizer.chat_template:
+        raise UserError(f"the tokenizer of {name!r} has no chat template; {otherwise}, or use a model that has one")
+    begins = messages[-1][0] != "assistant" if prompt is None else prompt
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                [{"role": role, "content": text} for role, text in messages],
+                tokenize=False,
+                add_generation_prompt=begins,
+                continue_final_message=not begins,
+                **{CLOCK: datetime.datetime.combine(date, datetime.time()).strftime, **arguments},
+            )
+        )
+    except Exception as error:  # a template may do anything
+        others = [message for message in messages if message[0] != "system"]
+        if len(others) < len(messages):  # as the harness does
+            return render_messages(tokenizer, others, arguments, date, otherwise=otherwise, prompt=begins)
+        raise UserError(
+            f"the chat template of {name!r} fails: {one_line(error)}; {otherwise}, or use another model"
+        ) from error
 
 
 def _shown_chat(chat: Sequence[str]) -> str:

@@ -8,6 +8,9 @@ from pathlib import Path
 from transfergrid.engine.models.decoder import read_decoder_config
 from transfergrid.grid import UserError
 
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of one number by the name of its format."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from transfergrid.engine.interfaces import AdapterError
-from transfergrid.store.json_text import JsonError, parse_json
+from transfergrid.store.json_text import header_shapes
 
 DAMAGED = (OSError, ValueError, LookupError, TypeError, AttributeError)  # what reading a damaged header can raise
 _MAX_LAYERS = 1_000
@@ -23,7 +23,7 @@ def read_linear_shapes(model_folder: Path) -> dict[str, tuple[int, int]]:
     weights: dict[str, tuple[int, ...]] = {}
     for file in sorted(model_folder.glob("*.safetensors")):
         weights |= _base_shapes(file)
-    if shapes := _decoder_layers(weights):
+    if shapes := decoder_layers(weights):
         return shapes
     if matrix := next((key for key, shape in weights.items() if len(shape) == 2 and ".0." in key), None):
         raise AdapterError(
@@ -58,32 +58,10 @@ def plan_linear_shapes(model_folder: Path) -> dict[str, tuple[int, int]]:
             f"the layers of the model in {str(model_folder)!r} cannot be told from its config.json "
             f"({str(error).partition('. ')[0]}); expected a causal language model that transformers knows"
         ) from error
-    return _decoder_layers({name: tuple(weight.shape) for name, weight in model.named_parameters()})
+    return decoder_layers({name: tuple(weight.shape) for name, weight in model.named_parameters()})
 
 
-def header_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes in a safetensors file's header.
-
-    Raises:
-        ValueError: If the header is no JSON, or the file ends before the weights that it names.
-    """
-    n_bytes = file.stat().st_size
-    with file.open("rb") as handle:
-        size = int.from_bytes(handle.read(8), "little")
-        if size > n_bytes:
-            raise ValueError(f"header of {size} bytes in a file of {n_bytes}")
-        try:
-            header = parse_json(handle.read(size), "the header")
-        except JsonError as error:
-            raise ValueError(error.reason) from error
-    tensors = {key: entry for key, entry in header.items() if key != "__metadata__"}
-    end = 8 + size + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-    if end > n_bytes:
-        raise ValueError(f"weights up to byte {end} in a file of {n_bytes}")
-    return {key: tuple(entry["shape"]) for key, entry in tensors.items()}
-
-
-def _decoder_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
+def decoder_layers(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, int]]:
     """Return (out, in) of the linear layers among a base's weights."""
     return {
         module: (shape[0], shape[1])

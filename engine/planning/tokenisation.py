@@ -15,6 +15,7 @@ from typing import Any
 
 from transfergrid.benchmarks.items import Item
 from transfergrid.engine.interfaces import TokenisedItem
+from transfergrid.engine.models.chat_template import render_messages
 from transfergrid.engine.models.tokenizer import EncodedItem, TokenisationSettings, encode_items, render_contexts
 
 
@@ -64,9 +65,9 @@ def tokenise_items(tokenizer: Any, items: Sequence[Item], settings: Tokenisation
     Raises:
         UserError: If a chat template is asked for and the tokenizer has none.
     """
-    turned = settings.chat_template and settings.shots_as_turns
-    contexts = render_contexts(tokenizer, [item.turns if turned else item.prompt for item in items], settings)
-    cuts = list(encode_items(tokenizer, contexts, [_continuations(item, settings) for item in items]))
+    contexts = _contexts(tokenizer, items, settings)
+    texts = [item.scored_texts(chat_template=settings.chat_template) for item in items]
+    cuts = list(encode_items(tokenizer, contexts, texts))
     bos = tokenizer.bos_token_id
     results = tuple(_fit(item.item_id, cut, settings, bos) for item, cut in zip(items, cuts, strict=True))
     truncated = [
@@ -86,9 +87,21 @@ def tokenise_items(tokenizer: Any, items: Sequence[Item], settings: Tokenisation
     return TokenisedItems(results, counts)
 
 
-def _continuations(item: Item, settings: TokenisationSettings) -> tuple[str, ...]:
-    """Return the texts to score: without the delimiter under a chat template."""
-    return item.choices if settings.chat_template else item.continuations
+def _contexts(tokenizer: Any, items: Sequence[Item], settings: TokenisationSettings) -> list[str]:
+    """Return contexts as the model reads them; chats of the harness are rendered as it does."""
+    if any(item.messages for item in items):
+        return [
+            render_messages(
+                tokenizer,
+                item.messages,
+                settings.template_arguments,
+                settings.date,
+                otherwise="set prompts.eval_chat_template to false",
+            )
+            for item in items
+        ]
+    turned = settings.chat_template and settings.shots_as_turns
+    return render_contexts(tokenizer, [item.turns if turned else item.prompt for item in items], settings)
 
 
 def _fit(item_id: str, cut: EncodedItem, settings: TokenisationSettings, bos: int | None) -> TokenisedItem | Unscorable:

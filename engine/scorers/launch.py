@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transfergrid.config.lora import TARGET_MODULES
 from transfergrid.config.settings import EngineConfig
+from transfergrid.config.training import TARGET_MODULES
 from transfergrid.engine.adapters.check import served_rank
 from transfergrid.engine.models.decoder import read_decoder_config, text_arguments
 from transfergrid.engine.models.device import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ class MultiLora:
 
     config: EngineConfig
 
-    check_adapter = staticmethod(check_served)
+    check_adapter = staticmethod(partial(check_served, takes_full=True))
     device_name = staticmethod(device_name)
 
     def key_parts(self) -> Mapping[str, Any]:

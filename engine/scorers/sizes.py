@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.models.device import GIB
-from transfergrid.engine.models.facts import ModelFacts
+from transfergrid.engine.models.facts import DTYPE_BYTES, ModelFacts
 from transfergrid.grid import UserError
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BLOCK_TOKENS = {"cpu": 32, "cuda": 16}
 """Tokens per KV block: the smallest that vLLM's attention has at full speed."""
 STEP_TOKENS = {"cpu": 2048, "cuda": 16384}

@@ -12,8 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from transfergrid.engine.adapters.applied import require_effect, require_modules
-from transfergrid.engine.adapters.folder import require_unchanged
-from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
+from transfergrid.engine.adapters.folder import WEIGHTS_FILE, require_unchanged
+from transfergrid.engine.interfaces import (
+    Adapter,
+    AdapterError,
+    EngineLostError,
+    ItemLoglikelihoods,
+    Prepared,
+    TokenisedItem,
+)
 from transfergrid.engine.planning.answers import first_answer
 from transfergrid.engine.planning.packing import N_IN_FLIGHT, AdapterReference
 from transfergrid.engine.planning.planner import PlanLimits
@@ -34,6 +41,8 @@ class VllmScorer:
         self._limits = PlanLimits(**self._ask("scoring_limits"))
         self._adapter_ids: dict[str, int] = {}
         self._proven: set[str] = set()
+        self._weights: str | None = None
+        """Content hash of the full fine-tune in the model; None: the base."""
         self._probe = probe_step(self._ask("vocabulary_size"), self._limits.block_size)
         self._base_probe = self._run(self._probe, None)  # a model whose layers have no kernel here fails now
         self._pass = 0
@@ -78,7 +87,8 @@ class VllmScorer:
 
     def prefetch(self, adapter: Adapter) -> None:
         """Start to load the adapter that is scored next; returns at once."""
-        self._ask("prefetch_adapter", self._reference(adapter))
+        if not adapter.is_full:
+            self._ask("prefetch_adapter", self._reference(adapter))
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sequence[Any], adapter: Adapter | None = None
@@ -96,7 +106,8 @@ class VllmScorer:
         from vllm.lora.request import LoRARequest
 
         self._pass += 1
-        request = None if adapter is None else LoRARequest(*self._prove(adapter))
+        reference = self._apply(adapter)
+        request = None if reference is None else LoRARequest(*reference)
         outputs = self._llm.generate(
             [{"prompt_token_ids": list(prompt)} for prompt in prompts],
             list(sampling),
@@ -120,7 +131,7 @@ class VllmScorer:
     ) -> Iterator[ItemLoglikelihoods]:
         """Run the steps of one pass."""
         plan = prepared.plan
-        reference = None if adapter is None else self._prove(adapter)
+        reference = self._apply(adapter)
         logprobs = np.full(plan.n_slots, np.nan, dtype=np.float32)
         chosen = np.zeros(plan.n_slots, dtype=bool) if greedy else None
         tickets: deque[int] = deque()
@@ -134,6 +145,41 @@ class VllmScorer:
             if chosen is not None:
                 chosen[slots] = scores[len(slots) :] > 0
             yield from plan.loglikelihoods(logprobs, index, chosen)
+
+    def _apply(self, adapter: Adapter | None) -> AdapterReference | None:
+        """Put what is scored into place; return how steps name the adapter, None: what is in the model's own layers."""
+        full = adapter if adapter is not None and adapter.is_full else None
+        self._put_weights(full)
+        return None if adapter is None or full else self._prove(adapter)
+
+    def _put_weights(self, full: Adapter | None) -> None:
+        """Put a full fine-tune's weights, or the base's own, into the model if others are there.
+
+        Raises:
+            AdapterError: If they cannot be loaded, changed since they were checked, or score as the base does.
+            EngineLostError: If the base scores a probe in another way than before.
+        """
+        wanted = None if full is None else full.content_hash
+        if wanted == self._weights:
+            return
+        self._weights = ""  # those of neither, should loading fail
+        try:
+            self._ask("load_weights", None if full is None else str(full.path / WEIGHTS_FILE))
+        finally:
+            if full is not None:
+                require_unchanged(full)
+        is_base = np.array_equal(self._run(self._probe, None), self._base_probe)
+        if full is None and not is_base:
+            raise EngineLostError(
+                "the base does not score a probe as before, now that a full fine-tune was taken out again; what is "
+                "scored is kept, give the same command again"
+            )
+        if full is not None and is_base:
+            raise AdapterError(
+                f"full fine-tune {full.name!r} changes no score of a probe: its weights are the base's in the engine's "
+                "number format; train it further, or with a higher training.learning_rate"
+            )
+        self._weights = wanted
 
     def _prove(self, adapter: Adapter) -> AdapterReference:
         """Check once per adapter that its layers are in place and that it changes the scores of a probe."""

@@ -34,7 +34,7 @@ def vllm_key_parts(
     }
 
 
-def check_served(folder: Path, model_folder: Path, *, name: str) -> Adapter:
+def check_served(folder: Path, model_folder: Path, *, name: str, takes_full: bool = False) -> Adapter:
     """Check that an adapter is served as it is, and that it fits the base.
 
     Raises:
@@ -45,7 +45,7 @@ def check_served(folder: Path, model_folder: Path, *, name: str) -> Adapter:
             f"adapter {name!r} is of a base with experts, for which vLLM serves adapters on a GPU only; "
             "'grid eval --sequential' scores it here"
         )
-    return check_adapter(folder, _linear_shapes(model_folder), name=name)
+    return check_adapter(folder, _linear_shapes(model_folder), name=name, takes_full=takes_full)
 
 
 def takes_no_adapters(model_folder: Path) -> bool:

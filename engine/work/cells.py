@@ -9,7 +9,7 @@ from typing import Any
 
 from transfergrid.benchmarks.cells import load_items, with_shots
 from transfergrid.benchmarks.items import Item
-from transfergrid.benchmarks.spec import CHOICE_MODE
+from transfergrid.benchmarks.spec import CHOICE_MODE, HARNESS_MODE
 from transfergrid.benchmarks.tasks import get_task
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.interfaces import TokenisedItem
@@ -17,6 +17,7 @@ from transfergrid.engine.models.tokenizer import TokenisationSettings
 from transfergrid.engine.planning.tokenisation import TokenisationCounts, TokenisedItems, Unscorable, tokenise_items
 from transfergrid.grid import Cell, UserError
 from transfergrid.store.adaptive import seeded_order
+from transfergrid.store.data_manifest import read_manifest
 from transfergrid.store.files import hash_json
 
 
@@ -97,12 +98,16 @@ def load_cell(config: GridConfig, data_folder: Path, cell: Cell) -> CellItems:
     Raises:
         UserError: If the rows are not there, or too few for items of every seed's own.
     """
-    task = get_task(cell.task, config.custom_tasks)
+    task = get_task(cell.task, config.own_tasks)
     name = config.prompts.eval_format
     items = load_items(data_folder, task, cell.language, "test", name)
-    if config.prompts.shots:
+    is_asked_by_harness = task.is_harness and name == "eval"
+    if config.prompts.shots and not is_asked_by_harness:
         items = with_shots(items, load_items(data_folder, task, cell.language, "train", name), config.prompts)
     metric, mode = task.formats[name].primary_metric, task.formats[name].mode
+    if is_asked_by_harness and (manifest := read_manifest(data_folder)) is not None:
+        metric = manifest.metrics.get(cell.task, metric)
+        mode = HARNESS_MODE if metric == HARNESS_MODE else mode
 
     def asked(chosen: Sequence[Item]) -> CellItems:
         content = list(map(_content, chosen))
@@ -118,8 +123,9 @@ def load_cell(config: GridConfig, data_folder: Path, cell: Cell) -> CellItems:
 
 
 def _content(item: Item) -> list[Any]:
-    """Return what identifies an item; shots only where there are any, as keys without them mean none."""
-    return [item.item_id, item.context, item.choices, item.gold, item.delimiter, *([item.shots] if item.shots else [])]
+    """Return what identifies an item; shots and messages only where there are any, as keys without them mean none."""
+    more = [each for each in (item.shots, item.messages, item.counted) if each]
+    return [item.item_id, item.context, item.choices, item.gold, item.delimiter, *more]
 
 
 def _draw(cell: Cell, items: Sequence[Item], config: GridConfig) -> list[list[Item]]:

@@ -20,7 +20,7 @@ from transfergrid.engine.adapters.places import AdapterPlace
 from transfergrid.engine.models.resolve import resolve_model
 from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.engine.planning.radix import build_chains, flatten_items
-from transfergrid.engine.work.adapter_sizes import bytes_to_make
+from transfergrid.engine.work.adapter_sizes import bytes_to_make, full_training_bytes
 from transfergrid.engine.work.base_model import tokenisation_settings
 from transfergrid.engine.work.cells import CellItems, TokenisedCell, load_cell, tokenise_cells
 from transfergrid.engine.work.left import find_left, read_values
@@ -54,6 +54,8 @@ class ModelEstimate:
     n_adapters_to_train: int
     n_adapter_bytes: int
     """Of the adapters that are to be trained."""
+    n_training_bytes: int
+    """Memory of full fine-tuning: weights, gradients, AdamW and the best epoch in float32; 0: none is to be made."""
     n_cells: int
     """(source, target) pairs that were asked for."""
     n_finished: int
@@ -103,6 +105,11 @@ class Estimate:
         else:
             tables = [_by_figure(self.models)] if self.models else []
         lines = [f"{model}: {reason}" for model, reason in self.unavailable.items()]
+        lines += [
+            f"{each.model}: full fine-tuning takes {format_bytes(each.n_training_bytes)} of memory beside the base"
+            for each in self.models
+            if each.n_training_bytes
+        ]
         if self.expected_share is not None:
             lines.append(
                 f"adaptive: {self.expected_share:.0%} of the adapters' items are expected to be scored and are counted "
@@ -233,6 +240,7 @@ def _estimate_model(config: GridConfig, model: ModelConfig, asked: _Asked) -> Mo
         n_adapters=len(places),
         n_adapters_to_train=len(to_train),
         n_adapter_bytes=bytes_to_make(to_train, config, folder) if to_train else 0,
+        n_training_bytes=full_training_bytes(to_train, config, folder),
         n_cells=len(origins) * len(selection.targets),
         n_finished=len(origins) * len(selection.targets) - len(left),
         n_items=n_items,

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import resource
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
 import vllm
+from safetensors import SafetensorError
 from vllm.lora.request import LoRARequest
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
+from vllm.model_executor.model_loader.weight_utils import safetensors_weights_iterator
 from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_worker import Worker
 
@@ -24,6 +28,7 @@ from transfergrid.engine.workers.decoder_names import name_decoder_weights
 from transfergrid.engine.workers.steps import StepRunner
 from transfergrid.engine.workers.version import check_vllm_version
 from transfergrid.grid import UserError
+from transfergrid.store.json_text import header_shapes
 
 
 class ScoringMixin:
@@ -141,6 +146,33 @@ class ScoringMixin:
             pairs = zip(parts, module.lora_a_stacked, strict=True)
             found += [f"{parent}.{part}" for part, weights in pairs if bool(weights[slot].any())]
         return found
+
+    @hands_back_errors
+    def load_weights(self, file: str | None) -> None:
+        """Put other weights into the running model, or its own again.
+
+        Args:
+            file: Safetensors file with all weights under the names of the model's checkpoint; None: its own.
+
+        Raises:
+            AdapterError: If the file does not fit the model.
+        """
+        if file is not None:
+            own = Path(self.model_runner.model_config.model).glob("*.safetensors")
+            expected = {name for each in own for name in header_shapes(each)} - {"lm_head.weight"}  # may be tied
+            if missing := sorted(expected - header_shapes(Path(file)).keys()):
+                raise AdapterError(f"{file!r} lacks {len(missing)} of the model's weights, for example {missing[0]!r}")
+        weights = None if file is None else safetensors_weights_iterator([file], use_tqdm_on_load=False)
+        try:
+            self.reload_weights(weights_iterator=weights)  # type: ignore[attr-defined]
+        except (OSError, ValueError, KeyError, AssertionError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".")
+            where = "of the base" if file is None else f"in {file!r}"
+            raise AdapterError(f"vLLM cannot load the weights {where}: {reason:.300}") from error
+        for module in self.model_runner.get_model().modules():
+            head = isinstance(module, ParallelLMHead) and module.quant_method
+            if isinstance(head, UnquantizedEmbeddingMethod):  # one with the embeddings' weights is packed for itself
+                head.process_weights_after_loading(module)
 
     def peak_memory_bytes(self) -> int:
         """Return the largest memory of this worker so far: resident on the CPU, allocated on an accelerator."""

@@ -116,7 +116,10 @@ def transfer_rows(
         q_value=pl.lit(None, dtype=pl.Float64),
         **{
             name: pl.lit(None, dtype=pl.Float64)
-            for name in ("graded_pp", "graded_se_pp", "graded_q", "graded_pp_low", "graded_pp_high")
+            for name in (
+                *("graded_pp", "graded_se_pp", "graded_q", "graded_pp_low", "graded_pp_high"),
+                *("register_nats_per_char", "others_nats_per_char"),
+            )
         },
         graded_reason=pl.lit(None, dtype=pl.String),
         n_items=pl.lit(n_items, dtype=pl.Int64),

@@ -9,7 +9,7 @@ import pytest
 from transfergrid.benchmarks.cells import load_items, shot_ids, with_shots
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.tasks import get_task
-from transfergrid.config.settings import PromptConfig
+from transfergrid.config.prompts import PromptConfig
 from transfergrid.grid import UserError
 
 _DATA = Path(__file__).parents[2] / "benchmarks_data"

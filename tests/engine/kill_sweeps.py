@@ -20,7 +20,8 @@ from typing import Any
 from tests.engine.fake_scorer import hashed_loglikelihood
 from tests.engine.sweeps import FakeMaker, small_config
 from tests.kills import kill_rounds
-from transfergrid.config.settings import DataConfig, EngineConfig, PromptConfig
+from transfergrid.config.prompts import PromptConfig
+from transfergrid.config.settings import DataConfig, EngineConfig
 from transfergrid.engine.evaluation import score_model as model_scoring
 from transfergrid.engine.evaluation import sweep
 from transfergrid.engine.interfaces import Adapter, TokenisedItem

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+
+@pytest.fixture(scope="session")
+def manager() -> Any:
+    """The harness' index of its 14,000 tasks."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.parity.families import TASKS, serve_rows
-from transfergrid.engine.harness.tasks import LoadedTask
+from transfergrid.benchmarks.harness import LoadedTask
 from transfergrid.grid import UserError
 
 TOLERANCE_NATS = 1e-3
@@ -28,19 +28,12 @@ _MUTUAL = {
 """Metrics that none of the stock tasks has."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def rows() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         serve_rows(patch)
         patch.setattr("torch.utils.collect_env.get_pretty_env_info", lambda: "a machine")  # it takes seconds
         yield
-
-
-@pytest.fixture(scope="module")
-def manager(rows: None) -> Any:
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from tests.parity.harness import harness_task, rows_file
 from tests.parity.test_lm_eval_tokenisation import make_recorder
 from transfergrid.benchmarks.cells import load_items, with_shots
 from transfergrid.benchmarks.tasks import get_task
-from transfergrid.config.settings import PromptConfig
+from transfergrid.config.prompts import PromptConfig
 from transfergrid.engine.interfaces import TokenisedItem
 from transfergrid.engine.models.tokenizer import TokenisationSettings, load_tokenizer
 from transfergrid.engine.planning.planner import PlanLimits, plan_items

@@ -27,7 +27,7 @@ def make_config(model: Path, *, tasks: tuple[str, ...] = ("arc_challenge",), **c
     """Two languages, one seed, six items a cell, rank 4; ``changes`` are sections or settings of training."""
     sections = {
         name: changes.pop(name)
-        for name in ("data", "languages", "lora", "prompts", "seeds", "sources")
+        for name in ("data", "languages", "lora", "prompts", "seeds", "sources", "variants")
         if name in changes
     }
     training = {

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from transfergrid.config.lora import LoraConfig
 from transfergrid.config.settings import TrainingConfig
+from transfergrid.config.training import LoraConfig
 from transfergrid.grid import UserError
 from transfergrid.trainers import base_model
 from transfergrid.trainers.base_model import attached_adapter, expected_keys, load_base

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from click.testing import CliRunner, Result
 from safetensors import safe_open
 
 from tests.fake_hub import TOKEN, FakeHub, serve_hub
-from tests.trainers.small_grid import adapter, everything
+from tests.trainers.small_grid import adapter, everything, make_config
 from transfergrid.cli import main
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.adapters.card import adapter_card
@@ -98,6 +99,21 @@ def check_pushed(hub: FakeHub, run: RunFolder) -> None:
     assert record is not None
     assert pushed["content_hash"] == record["content_hash"]
     assert "model_folder" not in pushed["resolved"], "a path of this machine"
+
+
+def test_the_repository_of_a_variant_has_a_name_that_the_hub_takes(
+    finished: RunFolder, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path)
+    shutil.copytree(adapter(finished), adapter(run).with_name("arc_challenge-en@r2"))
+    varied = everything(make_config(tiny_llama, variants={"r2": {"lora": {"r": 2}}}))
+    with serve_hub() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        report = push_adapters(run, varied, "me")
+    assert [name for name, _ in report.pushed] == ["tiny-s17-arc_challenge-en-r2"]
+    assert list(hub.files) == ["me/tiny-s17-arc_challenge-en-r2"]
 
 
 def test_without_a_finished_adapter_nothing_is_pushed(config: GridConfig, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import polars as pl
 import uvicorn
 
 from tests.analysis.synthetic import MODELS, item_rows, write_run
+from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 from transfergrid.view.app import make_app
 from transfergrid.view.pages import View
@@ -52,11 +53,11 @@ def _write_texts(run: RunFolder, task: str, language: str, ids: list[str]) -> No
 
 
 @contextmanager
-def served(run: RunFolder) -> Iterator[str]:
+def served(run: RunFolder, config: GridConfig | None = None) -> Iterator[str]:
     """Serve a run; lends the address without its token."""
     with open_port(0) as listening:
         server = uvicorn.Server(
-            uvicorn.Config(make_app(View(run, None), token=TOKEN), log_level="warning", lifespan="off")
+            uvicorn.Config(make_app(View(run, config), token=TOKEN), log_level="warning", lifespan="off")
         )
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()

@@ -173,4 +173,4 @@ def test_a_taken_port_and_a_missing_run_are_one_sentence(tmp_path: Path) -> None
         with pytest.raises(UserError, match=f"port {port} cannot be used"):
             open_port(port)
         with pytest.raises(UserError, match="there is no run folder"):
-            prepare(RunFolder(tmp_path / "no"), None, listening)
+            prepare(View(RunFolder(tmp_path / "no"), None), listening)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.analysis.report.browser import open_chromium
 from tests.view.pages import HOSTILE, MODEL, TOKEN, served, write_viewed_run
+from tests.view.test_status import CELLS, CONFIG, write_part
+from transfergrid.grid import BASE, Source
+from transfergrid.store.folder import RunFolder
+from transfergrid.view import app
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +49,9 @@ def test_from_the_overview_to_the_questions_that_a_source_broke(browser: Any, ad
     page.keyboard.press("Enter")
     page.wait_for_url("**/pair?**")
     assert page.inner_text("h1") == "arc_challenge-de on arc_challenge-de"
+    n_lost = page.inner_text("dl.figures a >> nth=1")
+    page.click("dl.figures a >> nth=1")
+    assert page.locator("details.item.lost").count() == page.locator("details.item").count() == int(n_lost)
     page.select_option("select[name=change]", "lost")
     page.click("text=Apply")
     assert "change=lost" in page.url
@@ -84,3 +92,17 @@ def test_hostile_texts_are_texts_and_no_page_scrolls_sideways(
     page.goto(f"{address}/pair?{of}&target=arc_challenge-ar&q=العاصمة")
     assert page.locator("pre.question").first.evaluate("each => each.dir") == "auto"
     assert faults == []
+
+
+def test_the_overview_of_an_unfinished_run_follows_by_itself(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "_REFRESH_S", 1)
+    run = RunFolder(tmp_path / "run")
+    write_part(run, BASE, CELLS)
+    with served(run, CONFIG) as address:
+        page, faults = open_page(browser, address)
+        assert "2 0 4 0" in " ".join(page.inner_text("tbody tr >> nth=1").split())
+        write_part(run, Source.of(CELLS[0], 17), CELLS, content="any")
+        page.wait_for_selector("tbody tr:nth-child(2) td:nth-child(3):text-is('4')", timeout=20_000)
+        assert faults == []

@@ -78,7 +78,7 @@ def supervised_losses(hidden: torch.Tensor, labels: torch.Tensor, head: Any, siz
     Args:
         hidden: Last hidden states, shape [B, T, hidden].
         labels: Shape [B, T], -100 where a token is not learnt; the token at t is predicted from position t - 1.
-        head: The frozen vocabulary projection.
+        head: The vocabulary projection; if it is trained, there is one adapter's worth of sequences.
         sizes: Sequences of every adapter, K numbers with the sum B; those of an adapter lie side by side.
 
     Returns:
@@ -87,6 +87,8 @@ def supervised_losses(hidden: torch.Tensor, labels: torch.Tensor, head: Any, siz
     targets = labels[:, 1:]
     mask = targets != IGNORED
     rows = hidden[:, :-1][mask]
+    if head.weight.requires_grad:  # of a full fine-tune
+        return torch.nn.functional.cross_entropy(head(rows).float(), targets[mask], reduction="sum")[None]
     counts = [rows.shape[0]] if len(sizes) == 1 else [int(part.sum()) for part in torch.split(mask, list(sizes))]
     losses: torch.Tensor = FusedCrossEntropy.apply(rows, head, targets[mask], counts)  # type: ignore[no-untyped-call]
     return losses

@@ -28,23 +28,34 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
     """Trains the adapter of a peft model on examples that are tokens already."""
 
     def __init__(
-        self, model: Any, *args: Any, plain_head: bool, limits: MicrobatchLimits | None = None, **kwargs: Any
+        self,
+        model: Any,
+        *args: Any,
+        plain_head: bool,
+        dtype: str = "float32",
+        limits: MicrobatchLimits | None = None,
+        **kwargs: Any,
     ) -> None:
         """Take SFTTrainer's arguments.
 
         Args:
-            model: The peft model.
+            model: The peft model, or one whose own weights are trained, in float32.
             *args: SFTTrainer's.
             plain_head: Whether the base's logits are its vocabulary projection and nothing more.
+            dtype: Number format that a model of float32 weights is computed in.
             limits: How much is computed at once; None: what suits the device.
             **kwargs: SFTTrainer's.
         """
-        adapter = [(weight, weight.detach().clone()) for weight in model.parameters() if weight.requires_grad]
+        is_peft = hasattr(model, "get_base_model")
+        adapter = [
+            (weight, weight.detach().clone()) for weight in model.parameters() if is_peft and weight.requires_grad
+        ]
         super().__init__(model, *args, **kwargs)
         for weight, exact in adapter:  # TRL rounds those on a quantised base to bfloat16, which small steps cannot move
             weight.data = exact
-        self._decoder = Decoder(self.model.get_base_model())
+        self._decoder = Decoder(self.model.get_base_model() if is_peft else self.model)
         self._is_plain = plain_head
+        self._computes_in = getattr(torch, dtype)
         self._limits = limits or LIMITS[self.args.device.type]
         self.model_accepts_loss_kwargs = self._loss_shifts_labels = True  # supervised tokens of a step are counted
         self.n_tokens_seen = 0
@@ -94,10 +105,11 @@ class AdapterTrainer(SFTTrainer):  # type: ignore[misc]
 
         Models whose logits are more than a projection go TRL's way.
         """
-        if not self._is_plain or return_outputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        ids, labels = inputs["input_ids"], inputs["labels"]
-        return self._decoder.losses(ids, labels, [len(ids)]).sum() / num_items_in_batch
+        with torch.autocast(self.args.device.type, self._computes_in, enabled=self._computes_in != torch.float32):
+            if not self._is_plain or return_outputs:
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            ids, labels = inputs["input_ids"], inputs["labels"]
+            return self._decoder.losses(ids, labels, [len(ids)]).sum() / num_items_in_batch
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transfergrid.config.lora import TARGET_MODULES
 from transfergrid.config.sources import Merge
+from transfergrid.config.training import TARGET_MODULES
 from transfergrid.config.values import MAX_LORA_RANK
 from transfergrid.engine.adapters.folder import CONFIG_FILE, WEIGHTS_FILE
 from transfergrid.engine.interfaces import AdapterError
-from transfergrid.engine.models.shapes import header_shapes
-from transfergrid.store.json_text import read_json
+from transfergrid.store.json_text import header_shapes, read_json
 
 MERGED = "default"
 """peft saves an adapter of this name into the folder itself."""

@@ -56,10 +56,11 @@ def test_graded_transfer_of_both_metrics_equals_the_slow_definition(tmp_path: Pa
         assert row["temperature_ratio"] == pytest.approx(found.temperature / t0, rel=1e-6)
         assert row["graded_pp_low"] < row["graded_pp"] < row["graded_pp_high"]
         assert row["graded_p_method"] == "studentised sign flips"
-        register = (adapter - base)[np.arange(N_ITEMS), gold] / (
-            5 if target is PLAIN else chars[np.arange(N_ITEMS), gold]
-        )
-        assert row["register_nats_per_char"] == pytest.approx(register.mean())
+        per_char = (adapter - base) / (5 if target is PLAIN else chars)
+        is_gold = np.arange(base.shape[1]) == gold[:, None]
+        assert row["register_nats_per_char"] == pytest.approx(per_char[is_gold].mean())
+        others = np.nanmean(np.where(is_gold, np.nan, per_char), axis=1)
+        assert row["others_nats_per_char"] == pytest.approx(others.mean())
         (block,) = [each for each in transfer.graded_items if each.task == target.task]
         assert 100 * block.differences.mean() == pytest.approx(row["graded_pp"], abs=1e-5)
 

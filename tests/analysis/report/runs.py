@@ -12,6 +12,7 @@ import polars as pl
 from tests.analysis.synthetic import MODELS, item_frame, item_row, item_rows, write_run
 from transfergrid.analysis.report.origins import read_run_manifest
 from transfergrid.analysis.report.page import PageContent, render_page
+from transfergrid.analysis.report.proof import find_proof
 from transfergrid.analysis.tables.build import build_tables
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Cell
@@ -55,12 +56,14 @@ def write_two_models(root: Path) -> RunFolder:
 
 
 def page_of(run: RunFolder, settings: AnalysisConfig = FAST) -> str:
+    tables = build_tables(run)
     content = PageContent(
         name=run.root.name,
-        tables=build_tables(run),
+        tables=tables,
         settings=settings,
         noise_floor=read_noise_floor(run),
         manifest=read_run_manifest(run),
+        proof=find_proof(run, None, tables.single_source, settings),
     )
     return render_page(content)
 

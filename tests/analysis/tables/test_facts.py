@@ -6,6 +6,7 @@ import pytest
 from transfergrid.analysis.tables.facts import (
     NoiseFloor,
     agreement,
+    comparisons,
     distance_correlations,
     graded_transfer,
     labelled,
@@ -139,3 +140,61 @@ def test_the_noise_floor_counts_every_target_once() -> None:
 def test_a_regime_is_its_row_over_all_groups() -> None:
     table = pl.DataFrame({"regime": 2 * ["MT-CL"], "by": ["model", "all"], "n": [1, 2]})
     assert regime_row(table, "MT-CL")["n"] == 2
+
+
+def pooled(**changes: Any) -> pl.DataFrame:
+    """One row of means, of the tables of mixtures, merges and variants at once."""
+    ends = {
+        f"minus_{name}_pp{end}": 0.0 for name in ("mean", "sum", "together", "main") for end in ("", "_low", "_high")
+    }
+    names = {
+        "model": "m",
+        "regime": "all transfer",
+        "method": "ties",
+        "variant": "r8",
+        "of": "cell",
+        "target_task": None,
+    }
+    costs = {"n_weights": 1_000, "main_n_weights": 4_000, "train_s": 30.0, "main_train_s": 41.0}
+    return pl.DataFrame(
+        [names | ends | costs | {"delta_pp": 1.0} | changes], schema_overrides={"target_task": pl.String}
+    )
+
+
+@pytest.mark.parametrize(
+    ("mean", "total", "verdict"),
+    [
+        ((1, 2), (-1, 1), "they add up"),
+        ((1, 2), (-2, -1), "more than their mean, less than their sum"),
+        ((1, 2), (1, 2), "more than their sum"),
+        ((-1, 1), (-2, -1), "they average"),
+        ((-1, 1), (1, 2), "they average"),
+        ((-1, 1), (-1, 1), "whether they add up or average cannot be told"),
+        ((-2, -1), (-2, -1), "they interfere"),
+        ((None, None), (-1, 1), "not known"),
+    ],
+)
+def test_what_cells_do_together_follows_from_two_intervals(mean: tuple, total: tuple, verdict: str) -> None:
+    names = ("minus_mean_pp_low", "minus_mean_pp_high", "minus_sum_pp_low", "minus_sum_pp_high")
+    row = pooled(**dict(zip(names, mean + total, strict=True)))
+    (line,) = comparisons(row, row.clear(), row.clear())["Do cells add up?"]
+    assert line.endswith(f"against their sum: {verdict}")
+
+
+def test_merges_and_variants_are_compared_in_a_line_each() -> None:
+    row = pooled(minus_main_pp=-0.5, minus_main_pp_low=-0.9, minus_main_pp_high=-0.1)
+    found = comparisons(row.clear(), row, row)
+    assert found == {
+        "Does merging equal training together?": [
+            "Merged by ties, all transfer: +0.00 pp (+0.00 to +0.00) against training together, no difference that can be told"
+        ],
+        "What does another recipe change?": [
+            "Variant r8: -0.50 pp (-0.90 to -0.10) against the main recipe in all transfer; 1,000 weights for 4,000, "
+            "30 s of training for 41"
+        ],
+    }
+    many = pl.concat([pooled(model=f"m{number}", n_weights=None) for number in range(9)], how="vertical_relaxed")
+    lines = comparisons(many.clear(), many.clear(), many)["What does another recipe change?"]
+    assert (len(lines), lines[-1]) == (7, "3 more stand in its table")
+    assert lines[0].endswith("no difference that can be told [m0]")
+    assert comparisons(row.clear(), row.clear(), row.clear()) == {}

@@ -150,7 +150,9 @@ def test_the_report_has_a_section_only_where_there_are_such_sources(
     run, _ = make_run(tmp_path / "run")
     assert 'id="several"' in write_report(run).page.read_text(encoding="utf-8")
     plain = write_run(tmp_path / "plain", rows.filter(pl.col("source_kind").is_in(["base", "cell"])))
-    assert 'id="several"' not in write_report(plain).page.read_text(encoding="utf-8")
+    page = write_report(plain).page.read_text(encoding="utf-8")
+    assert 'id="several"' not in page
+    assert 'id="variants"' not in page
 
 
 def test_single_source_tables_do_not_know_of_mixtures(

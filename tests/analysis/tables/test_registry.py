@@ -8,7 +8,7 @@ from tests.analysis.synthetic import MODELS, cells, item_rows, transfer_rows, wr
 from transfergrid.analysis.records import Transfer
 from transfergrid.analysis.tables import registry
 from transfergrid.analysis.tables.build import tables_from
-from transfergrid.analysis.tables.reference import render_tables
+from transfergrid.analysis.tables.registry import render_tables
 from transfergrid.analysis.tables.table import Column, Table, TableInputs, schema_of
 from transfergrid.cli import main
 from transfergrid.config.settings import AnalysisConfig

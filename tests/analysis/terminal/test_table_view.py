@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -38,6 +39,7 @@ def test_every_table_fits_80_columns_with_a_line_for_every_row(name: str, tables
     start = next(number for number, line in enumerate(lines) if line.startswith("─"))
     body = lines[start + 1 :][: min(tables[name].height, 40)]
     assert all(line.strip() for line in body)
+    assert not [line for line in lines if re.search(r"(^|\s)[-+]?\d[\d.]*…", line)], "a number is cut"
 
 
 def test_several_models_stand_between_the_rows_and_a_long_name_loses_its_middle(tables: AnalysisTables) -> None:

@@ -31,6 +31,7 @@ from transfergrid.store import adaptive
 from transfergrid.store.adaptive import Design, Seen
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.score_store import ScoreStore
+from transfergrid.view.pages import View
 from transfergrid.view.status import read_status
 
 Maker = Callable[[], FakeMaker]
@@ -264,3 +265,20 @@ def test_tables_are_over_the_items_of_all_pairs_and_tests_over_all_items_of_a_pa
     assert regimes["mean_pp"] == pytest.approx(common.rows.filter(pl.col("regime") != "MT-ML")["delta_pp"].mean())
     assert regimes["n_tested"] == 12
     assert plan_power(config, run).rows()["n_items"][0] == N
+    assert_the_page_shows(run, found.by_seed)
+
+
+def assert_the_page_shows(run: RunFolder, by_seed: pl.DataFrame) -> None:
+    """Compare the deltas of the local page with the tables'."""
+    view = View(run, None)
+    numbers = ["delta_pp", "base_score", "n_items"]
+    assert_frame_equal(view.items.summaries("tiny").sort(PAIR).select(numbers), by_seed.sort(PAIR).select(numbers))
+    for row in by_seed.iter_rows(named=True):
+        target = f"{row['target_task']}-{row['target_language']}"
+        shown = view.pair({"model": "tiny", "source": row["source"], "target": target}).values
+        assert shown["delta_pp"] == pytest.approx(row["delta_pp"])
+        assert (shown["mcnemar_p"] is None) == (row["decision"] == STOPPED)
+        assert shown["mcnemar_p"] in (None, pytest.approx(row["mcnemar_p"]))
+        compared = view.compare({"model": "tiny", "source": row["source"], "other": row["source"]}).table
+        at_target = compared.filter(target_task=row["target_task"], target_language=row["target_language"])
+        assert at_target["delta_pp"].to_list() == [pytest.approx(row["delta_pp"])]

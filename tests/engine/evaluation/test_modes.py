@@ -108,6 +108,8 @@ def test_another_mode_makes_another_key(
 
 def test_an_unknown_mode_is_refused_before_a_model_is_loaded(config: GridConfig, tmp_path: Path) -> None:
     maker = FakeMaker()
-    with pytest.raises(UserError, match=r"unknown mode 'greedy' of a task's format; expected one of \['choice'\]"):
+    with pytest.raises(
+        UserError, match=r"unknown mode 'greedy' of a task's format; expected one of \['choice', 'lm_eval'\]"
+    ):
         evaluate(config, RunFolder(tmp_path / "run"), EvalRequest(), maker=maker)
     assert maker.opened == []

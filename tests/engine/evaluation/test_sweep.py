@@ -10,7 +10,8 @@ import polars as pl
 import pytest
 
 from tests.engine.sweeps import SEED, FakeMaker, copy_adapter, stored_rows, sweep
-from transfergrid.config.settings import EngineConfig, GridConfig, PromptConfig
+from transfergrid.config.prompts import PromptConfig
+from transfergrid.config.settings import EngineConfig, GridConfig
 from transfergrid.engine.evaluation.events import CellFinished, Event, Notice, SourceStarted, SweepStarted
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.work import base_model

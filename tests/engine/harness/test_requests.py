@@ -15,7 +15,7 @@ from tests.engine.fake_scorer import FakeScorer
 from tests.models import make_tiny_tokenizer
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.harness import requests
-from transfergrid.engine.harness.requests import RequestScorer, encode_pairs, encode_texts, render_chat
+from transfergrid.engine.harness.requests import RequestScorer, encode_pairs, encode_texts
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared
 from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.grid import UserError
@@ -114,27 +114,3 @@ def test_a_log_likelihood_that_is_not_finite_is_an_error() -> None:
     scorer = make_requests(function=lambda item, choice, adapter: math.nan)
     with pytest.raises(ScoringError, match="the log-likelihood of request 0 under the base of model 'tiny' is nan"):
         scorer.score("key", lambda: ([((1,), (2,))], 0), None)
-
-
-def test_a_chat_is_rendered_as_transformers_does(tokenizer: Any) -> None:
-    chat = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}, {"role": "user", "content": "R"}]
-    expected = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    assert render_chat(tokenizer, chat, {}, prompt=True) == expected
-    begun = [*chat, {"role": "assistant", "content": "The answer is"}]
-    assert render_chat(tokenizer, begun, {}, prompt=False).endswith("assistant\nThe answer is")
-
-
-def test_a_template_that_refuses_system_messages_gets_none_and_one_that_fails_is_named(tiny_llama: Path) -> None:
-    tokenizer = load_tokenizer(tiny_llama)
-    tokenizer.chat_template = (
-        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-        "{{ m['content'] }} {{ strftime_now('%Y') }}{% endfor %}"
-    )
-    chat = [{"role": "system", "content": "S"}, {"role": "user", "content": "U"}]
-    assert render_chat(tokenizer, chat, {"strftime_now": lambda form: "2024"}, prompt=True) == "U 2024"
-    tokenizer.chat_template = "{{ raise_exception('never') }}"
-    with pytest.raises(UserError, match=r"the chat template of .* fails: never; leave out --apply_chat_template"):
-        render_chat(tokenizer, chat, {}, prompt=True)
-    tokenizer.chat_template = None
-    with pytest.raises(UserError, match="has no chat template; leave out --apply_chat_template"):
-        render_chat(tokenizer, chat, {}, prompt=True)

@@ -11,7 +11,8 @@ import pytest
 
 from tests.engine.tokenizers import STYLES, llama_style
 from tests.models import make_tiny_tokenizer
-from transfergrid.config.settings import GridConfig, PromptConfig
+from transfergrid.config.prompts import PromptConfig
+from transfergrid.config.settings import GridConfig
 from transfergrid.engine.models.chat_template import may_read_clock
 from transfergrid.engine.models.token_facts import token_facts
 from transfergrid.engine.models.tokenizer import TokenisationSettings, load_tokenizer, render_contexts

@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.models import make_tiny_adapter
+from tests.models import make_full_fine_tune, make_tiny_adapter
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.folder import WEIGHTS_FILE
 from transfergrid.engine.adapters.null import make_null_adapter
-from transfergrid.engine.interfaces import Adapter, AdapterError, TokenisedItem
+from transfergrid.engine.interfaces import Adapter, AdapterError, EngineLostError, TokenisedItem
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.scorers.launch import start_vllm
 from transfergrid.engine.scorers.vllm import VllmScorer
@@ -147,6 +147,37 @@ def test_an_adapter_that_overflows_spoils_no_other_source(
     huge = check_adapter(tmp_path / "huge", read_linear_shapes(model), name="huge")
     assert not any(np.isfinite(sums).any() for sums in loglikelihoods(scorer, items, huge))
     assert [loglikelihoods(scorer, items, source) for source in (adapters[1], None)] == expected
+
+
+def test_a_full_fine_tune_scores_as_in_transformers_and_the_base_comes_back_bit_for_bit(
+    scorer: VllmScorer, model: Path, adapters: list[Adapter], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes, items = read_linear_shapes(model), random_items(5, 6)
+    folder, same = (make_full_fine_tune(model, tmp_path / name, step=step) for name, step in (("a", 0.02), ("b", 0.0)))
+    weights = load_file(folder / WEIGHTS_FILE)
+    lost = next(key for key in weights if key.endswith("norm.weight"))
+    shutil.copytree(folder, tmp_path / "lacks")
+    save_file({key: value for key, value in weights.items() if key != lost}, tmp_path / "lacks" / WEIGHTS_FILE)
+    full, equal, lacks = (
+        check_adapter(each, shapes, name=each.parent.name, takes_full=True)
+        for each in (folder, same, tmp_path / "lacks")
+    )
+    base, adapted = (loglikelihoods(scorer, items, source) for source in (None, adapters[0]))
+    found = loglikelihoods(scorer, items, full)
+    assert largest_difference(found, reference(tmp_path / "a", items)) < TOLERANCE
+    assert largest_difference(found, base) > 100 * TOLERANCE
+    assert [loglikelihoods(scorer, items, each) for each in (adapters[0], full, None)] == [adapted, found, base]
+    with pytest.raises(AdapterError, match=r"'b@\w+' changes no score of a probe: its weights are the base's"):
+        loglikelihoods(scorer, items, equal)
+    with pytest.raises(AdapterError, match=rf"lacks 1 of the model's weights, for example '{lost}'"):
+        loglikelihoods(scorer, items, lacks)
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer, "_base_probe", scorer._base_probe + 1)
+        with pytest.raises(
+            EngineLostError, match=r"the base does not score a probe as before, .* the same command again"
+        ):
+            loglikelihoods(scorer, items)
+    assert loglikelihoods(scorer, items) == base
 
 
 def test_order_and_batch_of_items_change_nothing(scorer: VllmScorer, adapters: list[Adapter]) -> None:

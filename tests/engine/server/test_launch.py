@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 
 from tests.engine.sweeps import small_config
 from transfergrid.cli import main
-from transfergrid.config.lora import LoraConfig
 from transfergrid.config.settings import EngineConfig, GridConfig, ModelConfig
+from transfergrid.config.training import LoraConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE
 from transfergrid.engine.server import launch as serve
 from transfergrid.engine.server.launch import (

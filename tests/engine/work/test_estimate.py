@@ -12,10 +12,10 @@ from rich.console import Console
 
 from tests.engine.sweeps import FakeMaker, add_adapters, copy_adapter, small_config
 from tests.hub import use_local_hub
-from transfergrid.config.lora import LoraConfig
 from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import EngineConfig, GridConfig, ModelConfig
 from transfergrid.config.text import PAPER_MODELS
+from transfergrid.config.training import LoraConfig
 from transfergrid.engine.adapters.folder import WEIGHTS_FILE
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.models.shapes import read_linear_shapes

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.engine.sweeps import SEED, FakeMaker, add_adapters, small_config
-from transfergrid.config.lora import TARGET_MODULES
 from transfergrid.config.settings import GridConfig, ModelConfig
+from transfergrid.config.training import TARGET_MODULES
 from transfergrid.engine.adapters.folder import RECORD_FILE
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.interfaces import AdapterError

@@ -27,7 +27,7 @@ class ItemTexts:
 
     def __init__(self, run: RunFolder, config: GridConfig | None) -> None:
         self._data = run.data
-        self._tasks = config.custom_tasks if config is not None else {}
+        self._tasks = config.own_tasks if config is not None else {}
         self._format: FormatName = config.prompts.eval_format if config is not None else "eval"
         self._read = lru_cache(maxsize=64)(self._load)
 

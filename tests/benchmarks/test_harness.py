@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from transfergrid.engine.harness.tasks import LoadedTask, TaskIndex, require_harness
+from transfergrid.benchmarks.harness import LoadedTask, TaskIndex, require_harness
 from transfergrid.grid import UserError
 
 _TASK = """
@@ -60,9 +60,9 @@ def test_a_task_is_loaded_once_and_its_fingerprint_follows_its_file_and_its_data
 def test_the_task_of_the_documentation_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.tasks import TaskManager
 
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[2]
     page = (root / "docs" / "lm-eval.md").read_text(encoding="utf-8")
-    (tmp_path / "task.yaml").write_text(page.partition("```yaml\n")[2].partition("```")[0])
+    (tmp_path / "task.yaml").write_text(page.partition("# tasks/my_arc_hi.yaml\n")[2].partition("```")[0])
     monkeypatch.chdir(root)
     loaded = TaskIndex(TaskManager(include_path=str(tmp_path), include_defaults=False)).load("my_arc_hi")
     (task,) = loaded.tasks.values()
@@ -110,7 +110,7 @@ def test_tasks_about_images_and_tasks_that_run_code_are_refused() -> None:
 
 
 def test_a_folder_of_tasks_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--include_path '.*nowhere' is no folder"):
+    with pytest.raises(UserError, match=r"include_path '.*nowhere' is no folder"):
         TaskIndex.read(tmp_path / "nowhere")
 
 

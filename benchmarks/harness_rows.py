@@ -1,0 +1,272 @@
+"""Documents of lm-evaluation-harness as rows: its prompts, its examples and its golds, under an id."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+
+from transfergrid.benchmarks.harness import FoundTask
+from transfergrid.benchmarks.spec import HARNESS_MODE
+from transfergrid.benchmarks.tasks import RowError
+from transfergrid.config.prompts import PromptConfig
+from transfergrid.config.settings import GridConfig
+from transfergrid.grid import UserError
+from transfergrid.store.files import hash_files, hash_text
+from transfergrid.store.provenance import installed_version
+from transfergrid.wording import one_line
+
+_OF_THE_HARNESS = (ValueError, LookupError, TypeError, AttributeError, AssertionError, jinja2.TemplateError)
+"""What the harness raises where a task, its data and the options do not fit together."""
+_METRICS = ("acc_norm", "acc")
+_IDS = (
+    ("id",),
+    ("idx",),
+    ("sample_id",),
+    ("question_id",),
+    ("item_id",),
+    ("qid",),
+    ("guid",),
+    ("truth_id",),
+    ("ind",),
+    ("InputStoryid",),
+    ("link", "question_number"),
+)
+"""Columns that name a document, the first of them that a split has and in which no two documents agree."""
+
+Rows = list[dict[str, Any]]
+
+
+class CellRows(NamedTuple):
+    """The documents of one cell."""
+
+    train: Rows
+    """None where the task has no training split, or no adapter is trained on it."""
+    test: Rows
+    metric: str
+    origin: str
+    """The harness' tasks and their versions."""
+
+
+class HarnessReader:
+    """Reads documents of tasks of the harness as a configuration asks for them."""
+
+    def __init__(self, config: GridConfig) -> None:
+        self._config = config
+
+    def read(self, found: FoundTask, code: str, *, train: bool) -> CellRows:
+        """Return the documents of a task, or of all tasks of a group together.
+
+        Args:
+            found: The task.
+            code: The harness' code of its language, which names of a group's tasks hold.
+            train: Whether documents of the training split are read.
+
+        Raises:
+            UserError: If it cannot be loaded, cannot be a cell, or the harness fails on it.
+            RowError: If a document has no usable gold.
+        """
+        data = self._config.data
+        limit = data.max_train_items if data.align == "strict" else None
+        parts = []
+        with _quiet(), _failing_in_words(found.name):
+            tasks = found.load()
+            counting = {each: _counting(each, task) for each, task in tasks.items()}
+            is_counted = any("code" in counting[each] or task.multiple_target for each, task in tasks.items())
+            for each, task in tasks.items():
+                learnt = _train_rows(task, limit) if train else []
+                test = _test_rows(task, self._config.prompts, counting[each] if is_counted else None)
+                parts.append((each.replace(code, ""), learnt, test))
+        metrics = {HARNESS_MODE} if is_counted else {each["metric"] for each in counting.values()}
+        versions = ", ".join(f"{each} {task.VERSION}" for each, task in tasks.items())
+        return CellRows(
+            train=_joined([(label, learnt) for label, learnt, _ in parts]),
+            test=_joined([(label, test) for label, _, test in parts]),
+            metric=metrics.pop() if len(metrics) == 1 else "acc",
+            origin=f"lm-eval {installed_version('lm-eval')}: {versions}",
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out the harness' remarks and progress bars; errors are raised."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _failing_in_words(name: str) -> Iterator[None]:
+    try:
+        yield
+    except _OF_THE_HARNESS as error:
+        raise UserError(
+            f"lm-evaluation-harness fails on task {name!r} with {type(error).__name__}: {one_line(error)}; correct its "
+            "YAML file, or leave the task out"
+        ) from error
+
+
+def _metric(name: str, task: Any) -> str:
+    """Return the metric of a task that is its score: its ``acc_norm``, else its ``acc``, else its first mean.
+
+    Raises:
+        UserError: If it has none that is a mean of values of which higher ones are better.
+    """
+    counted = callable(task.config.process_results)
+    means = [metric for metric, combine in task.aggregation().items() if getattr(combine, "__name__", "") == "mean"]
+    usable = [metric for metric in (*_METRICS, *(means if counted else ())) if metric in means]
+    if not usable or not task.higher_is_better().get(usable[0], True):
+        raise UserError(
+            f"task {name!r} of lm-evaluation-harness is measured by {list(task.aggregation())}, and a cell takes "
+            "'acc_norm', 'acc', or a mean of its own function of which higher is better; 'grid lm-eval' runs it"
+        )
+    return str(usable[0])
+
+
+def _counting(name: str, task: Any) -> dict[str, Any]:
+    """Return the metric of a task and, where it has one, its function that makes values of answers.
+
+    Raises:
+        UserError: If the function cannot be found again by its file and name.
+    """
+    function = task.config.process_results
+    if not callable(function):
+        return {"metric": _metric(name, task)}
+    code = getattr(function, "__code__", None)
+    if code is None or not function.__name__.isidentifier() or not Path(code.co_filename).is_file():
+        raise UserError(f"process_results of task {name!r} is no function in a file; 'grid lm-eval' runs the task")
+    path = Path(code.co_filename).resolve()
+    sha256 = hash_files([path])
+    return {"metric": _metric(name, task), "code": str(path), "function": function.__name__, "sha256": sha256}
+
+
+def _train_rows(task: Any, limit: int | None) -> Rows:
+    """Return the documents of the training split; of more than ``limit`` those that a hash of their ids picks."""
+    named = _with_ids(list(task.training_docs())) if task.has_training_docs() else []
+    kept = set(sorted((item_id for item_id, _ in named), key=hash_text)[:limit])
+    return [_row(task, document, item_id) for item_id, document in named if item_id in kept]
+
+
+def _test_rows(task: Any, prompts: PromptConfig, counting: Mapping[str, Any] | None) -> Rows:
+    """Return the documents that are scored, each as the harness asks it.
+
+    Args:
+        task: A task of the harness.
+        prompts: Shots and chat.
+        counting: How the harness makes values of answers; None: by one right choice.
+
+    Source:
+        ``simple_evaluate`` in lm_eval/evaluator.py of lm-evaluation-harness 0.4.13 for seeds and shots.
+    """
+    from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+
+    own_shots = task.config.num_fewshot
+    if own_shots != 0:
+        task.set_config("num_fewshot", prompts.shots or own_shots or 0)
+    task.set_fewshot_seed(DEFAULT_OTHER_SEED if prompts.shots_seed is None else prompts.shots_seed)
+    random.seed(DEFAULT_RANDOM_SEED)
+    np.random.seed(DEFAULT_OTHER_SEED)
+    chat = prompts.eval_chat_template
+    task.build_all_requests(
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat and prompts.shots_as_turns,
+        chat_template=_keep_messages if chat else None,
+    )
+    requests = [list(group) for _, group in groupby(task.instances, key=lambda request: request.doc_id)]
+    documents = _with_ids([group[0].doc for group in requests])
+    rows = []
+    for (item_id, document), group in zip(documents, requests, strict=True):
+        row = _row(task, document, item_id)
+        asked = _asked(group[0].arguments, row["choices"][0], chat=chat)
+        if counting is not None:
+            golds = _golds(task, document, row["choices"], item_id)
+            about = {"document": document} if "code" in counting else {"golds": golds}
+            how = {name: value for name, value in counting.items() if name != "code"}
+            asked |= {"counted": json.dumps({**how, **about}, ensure_ascii=False), "code": counting.get("code", "")}
+        rows.append({**row, "asked": asked})
+    return rows
+
+
+def _keep_messages(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
+    """Stand in for a chat template: it is rendered later, by the tokenizer of every model."""
+    return json.dumps([[message["role"], message["content"]] for message in messages])
+
+
+def _asked(request: tuple[str, str], choice: str, *, chat: bool) -> dict[str, Any]:
+    """Return prompt and delimiter of the first request of a document."""
+    context, continuation = request
+    delimiter = continuation.removesuffix(choice)
+    if not chat:
+        return {"context": context, "delimiter": delimiter}
+    messages = json.loads(context)
+    return {"context": "\n\n".join(text for _, text in messages), "delimiter": delimiter, "messages": messages}
+
+
+def _row(task: Any, document: Any, item_id: str) -> dict[str, Any]:
+    """Return a document's id, context without shots, choices, gold and delimiter."""
+    given = task.doc_to_choice(document)
+    if not isinstance(given, list | tuple):
+        raise RowError(f"document {item_id!r} of task {task.config.task!r} has the choices {given!r}; expected a list")
+    choices = list(map(str, given))
+    golds = _golds(task, document, choices, item_id)
+    context = task.fewshot_context(document, 0, gen_prefix=task.doc_to_prefix(document))
+    return {
+        "id": item_id,
+        "context": context,
+        "choices": choices,
+        "gold": golds[0],
+        "delimiter": task.config.target_delimiter,
+    }
+
+
+def _golds(task: Any, document: Any, choices: list[str], item_id: str) -> list[int]:
+    """Return the indices of a document's right choices, one except where the task has several."""
+    target = task.doc_to_target(document)
+    may_be_several = task.multiple_target or callable(task.config.process_results)
+    given = target if may_be_several and isinstance(target, list) else [target]
+    golds = [choices.index(each) if isinstance(each, str) and each in choices else each for each in given]
+    is_index = [isinstance(gold, int) and not isinstance(gold, bool) for gold in golds]
+    if not golds or not all(is_index) or any(not 0 <= gold < len(choices) for gold in golds[1:]):
+        raise RowError(
+            f"document {item_id!r} of task {task.config.task!r} has the target {target!r}; expected an index from 0 or "
+            f"one of its choices {choices}"
+        )
+    return golds
+
+
+def _with_ids(documents: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Name every document of a split: by a column where one tells all apart, else by a hash of its content."""
+    for columns in _IDS:
+        values = [[document.get(name) for name in columns] for document in documents]
+        ids = [":".join(map(str, each)) for each in values]
+        if len(set(ids)) == len(ids) and not any(value in (None, "") for each in values for value in each):
+            return list(zip(ids, documents, strict=True))
+    hashes = [hash_text(json.dumps(document, sort_keys=True, default=str))[:16] for document in documents]
+    seen: Counter[str] = Counter()
+    named = []
+    for each, document in zip(hashes, documents, strict=True):
+        seen[each] += 1
+        named.append((each if seen[each] == 1 else f"{each}-{seen[each]}", document))
+    return named
+
+
+def _joined(parts: Sequence[tuple[str, Rows]]) -> Rows:
+    """Return the rows of all tasks of a group; the task's name before the ids only where two tasks share one."""
+    ids = Counter(row["id"] for _, rows in parts for row in rows)
+    shared = any(count > 1 for count in ids.values())
+    return [{**row, "id": f"{label}/{row['id']}"} if shared else row for label, rows in parts for row in rows]

@@ -1,0 +1,136 @@
+"""Values that the harness counts: several right choices, a function of the task; what goes wrong is said."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from tests.benchmarks.harness_folder import documents, write_languages, write_task
+from tests.engine.sweeps import FakeMaker, add_adapters, small_config
+from transfergrid.analysis.analyze import analyze
+from transfergrid.benchmarks.harness import TaskIndex
+from transfergrid.benchmarks.items import Item
+from transfergrid.benchmarks.materialise import materialise
+from transfergrid.benchmarks.metrics import ScoringError
+from transfergrid.config.harness import HarnessTask
+from transfergrid.config.settings import GridConfig
+from transfergrid.engine.evaluation.harness_count import count_answer
+from transfergrid.engine.evaluation.sweep import evaluate
+from transfergrid.engine.work.cells import load_cell
+from transfergrid.engine.work.request import EvalRequest
+from transfergrid.grid import Cell, UserError
+from transfergrid.store.files import hash_files
+from transfergrid.store.folder import RunFolder
+from transfergrid.store.scores import scan_scores
+
+_MASS = """
+import numpy as np
+
+def mass(doc, results):
+    shares = np.exp([value for value, _ in results])
+    return {"mass": shares[doc["true"]].sum() / shares.sum(), "other": (1, 2)}
+"""
+_FUNCTION = "process_results: !function utils.mass\n"
+
+
+def write_counted(folder: Path, language: str, *, by_function: bool) -> None:
+    rows = [{**row, "true": [row["gold"], (row["gold"] + 1) % 3]} for row in documents("test", language, 6)]
+    if by_function:
+        (folder / "utils.py").write_text(_MASS)
+        metrics = [{"metric": "mass", "aggregation": "mean", "higher_is_better": True}]
+        write_task(folder, f"mine_{language}", rows, documents("train", language, 4), metric_list=metrics)
+        with (folder / f"mine_{language}.yaml").open("a") as file:
+            file.write(_FUNCTION)
+    else:
+        train = [{**row, "true": [row["gold"]]} for row in documents("train", language, 4)]
+        write_task(folder, f"mine_{language}", rows, train, doc_to_target="true")
+
+
+def cell_items(folder: Path, data: Path, *, by_function: bool) -> tuple[Item, ...]:
+    folder.mkdir()
+    write_counted(folder, "sw", by_function=by_function)
+    config = GridConfig(
+        harness_tasks={"mine": HarnessTask(lm_eval="mine", languages={"sw": "sw"}, include_path=folder)},
+        tasks=("mine",),
+    )
+    manifest = materialise(config, data)
+    assert manifest.metrics == {"mine": "lm_eval"}
+    cell = load_cell(config, data, Cell("mine", "sw"))
+    assert (cell.mode, cell.primary_metric) == ("lm_eval", "lm_eval")
+    return cell.items
+
+
+@pytest.mark.parametrize(("by_function", "metric"), [(True, "mass"), (False, "acc_norm")])
+def test_values_are_those_of_the_harness(tmp_path: Path, by_function: bool, metric: str) -> None:
+    items = cell_items(tmp_path / "tasks", tmp_path / "data", by_function=by_function)
+    (task,) = TaskIndex.read(tmp_path / "tasks", stock=False).load("mine_sw").tasks.values()
+    draw = random.Random(3)
+    for item, document in zip(items, task.test_docs(), strict=True):
+        sums = [-9 * draw.random() for _ in item.choices]
+        expected = task.process_results(document, [(value, False) for value in sums])[metric]
+        assert count_answer(item, sums) == pytest.approx(float(expected))
+
+
+def test_counted_cells_are_scored_stored_and_analysed(
+    tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path: Path
+) -> None:
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    for language in ("sw", "yo"):
+        write_counted(folder, language, by_function=True)
+    task = HarnessTask(lm_eval="mine", languages={"sw": "sw", "yo": "yo"}, include_path=folder)
+    config = small_config(tiny_llama, harness_tasks={"mine": task}, tasks=("mine",))
+    run = RunFolder(tmp_path / "run")
+    add_adapters(config, run, tiny_adapters[0])
+    evaluate(config, run, EvalRequest(), maker=FakeMaker())
+    rows = scan_scores(run.scores.glob("*.parquet")).collect()
+    assert rows["primary_metric"].unique().to_list() == ["lm_eval"]
+    items = {item.item_id: item for item in load_cell(config, run.data, Cell("mine", "sw")).items}
+    for row in rows.filter(target_language="sw").iter_rows(named=True):
+        assert row["value"] == pytest.approx(count_answer(items[row["item_id"]], json.loads(row["output"])))
+    table = analyze(run, config, write=False).tables.transfer.filter(pl.col("source") == "mine-sw")
+    base, adapter = (
+        rows.filter(pl.col("source") == source, target_language="yo")["value"].mean() for source in ("base", "mine-sw")
+    )
+    assert table.filter(target_language="yo")["delta_pp"].item() == pytest.approx(100 * (adapter - base))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("def mass(doc, results):\n    return {'mass': 1.5}\n", "gives mass 1.5; expected a number from 0 to 1"),
+        ("def mass(doc, results):\n    return {}\n", "fails: KeyError: 'mass'; leave its task out"),
+        ("def mass(doc, results):\n    return {'mass': float(bool(results[0][1]))}\n", "whether greedy decoding would"),
+        ("import nowhere\n", "cannot be imported: ModuleNotFoundError"),
+    ],
+)
+def test_a_function_that_fails_is_named(tmp_path: Path, code: str, reason: str) -> None:
+    path = tmp_path / "utils.py"
+    path.write_text(code)
+    how: dict[str, Any] = {"metric": "mass", "function": "mass", "sha256": hash_files([path]), "document": {}}
+    about: dict[str, Any] = {"item_id": "q", "context": "", "choices": ("a", "b"), "gold": 0, "code": str(path)}
+    item = Item(**about, counted=json.dumps(how))
+    with pytest.raises(ScoringError, match=reason):
+        count_answer(item, [-1.0, -2.0])
+    path.write_text(code + "\n")
+    changed = Item(**about, counted=json.dumps({**how, "function": "x"}))
+    with pytest.raises(ScoringError, match="is not there or has changed; run 'grid data' again"):
+        count_answer(changed, [-1.0, -2.0])
+
+
+def test_a_task_whose_function_is_not_in_a_file_is_refused(tmp_path: Path) -> None:
+    folder = write_languages(tmp_path / "tasks", "mine", ["sw"], metric_list=[{"metric": "acc"}])
+    (folder / "utils.py").write_text("import functools\n\ndef f(d, r):\n    return {}\n\ng = functools.partial(f)\n")
+    with (folder / "mine_sw.yaml").open("a") as file:
+        file.write("process_results: !function utils.g\n")
+    config = GridConfig(
+        harness_tasks={"mine": HarnessTask(lm_eval="mine", languages={"sw": "sw"}, include_path=folder)},
+        tasks=("mine",),
+    )
+    with pytest.raises(UserError, match="process_results of task 'mine_sw' is no function in a file"):
+        materialise(config, tmp_path / "data")
