@@ -24,6 +24,7 @@ from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_t
 from transfergrid.analysis.tables.facts import missing_reasons
 from transfergrid.analysis.tables.recommendation import LIKELY_HELP
 from transfergrid.analysis.tables.regimes import SEEDS_ONLY, seeds_only
+from transfergrid.analysis.tables.registry import all_tables
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.files import write_text
@@ -150,6 +151,7 @@ def render_page(content: PageContent) -> str:
             nothing=nothing,
             correlations=tables.distance.to_dicts(),
             power=tables.power.to_dicts(),
+            approximate={name: table.approximate for name, table in all_tables().items()},
             style=Markup(style),
             style_hash=script_hash(style),
             script=Markup(script),

@@ -37,7 +37,6 @@ REGIME_WORDS = {
     Regime.CT_ML: "other task, same language",
     Regime.CT_CL: "other task, other language",
 }
-"""What source and target share."""
 
 _SHOWN_NAMES = 6
 _VERBS = {
@@ -242,8 +241,7 @@ def _best(part: pl.DataFrame, role: str) -> str:
 
 
 def _variance(variance: pl.DataFrame) -> str:
-    sentences = list(_variance_sentences(variance))
-    return " ".join(sentences) if sentences else "Too few rows to split the variance; see the reasons below."
+    return " ".join(_variance_sentences(variance)) or "Too few rows to split the variance; see the reasons below."
 
 
 def _variance_sentences(variance: pl.DataFrame) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from transfergrid.analysis.statistics.significance import (
 from transfergrid.analysis.statistics.true_rates import true_rates
 from transfergrid.analysis.tables.table import (
     CONFIDENCE,
+    FEW_ITEMS,
+    PRIOR_DECIDES,
     REASON,
     REGIME,
     TRUE_RATES,
@@ -57,7 +59,6 @@ NO_TRUE_RATES = (
     "no true rates: rows without a standard error, or too few sources and targets to tell noise from effects"
 )
 SEEDS_ONLY = "imported standard errors are across training seeds and leave out the noise of items and of the baseline"
-"""What is wrong with standard errors and t tests of imported tables."""
 
 GRADED = (
     Column("n_graded", pl.Int64, "rows", "Rows with graded transfer."),
@@ -169,8 +170,14 @@ def _summarise(
         columns |= {name: rate.rate, f"{name}_low": rate.low, f"{name}_high": rate.high}
     frame = pl.DataFrame(columns | {"resampled": ends.resampled, "reason": ends.reasons}, strict=False)
     frame = frame.with_columns(pl.col(pl.Float64).fill_nan(None), pl.col("reason").cast(pl.String))
-    no_rates = pl.when(pl.col("win_rate_true").is_null() & (pl.col("regime") != Regime.MT_ML.value)).then(
-        pl.lit(NO_TRUE_RATES)
+    n_items = rows["n_items"].cast(pl.Float64).fill_null(np.inf).to_numpy()
+    has_few = pl.Series([bool(np.median(n_items[index]) < FEW_ITEMS) for index in indices], dtype=pl.Boolean)
+    unknown = pl.col("win_rate_true").is_null()
+    no_rates = (
+        pl.when(unknown & (pl.col("regime") != Regime.MT_ML.value))
+        .then(pl.lit(NO_TRUE_RATES))
+        .when(has_few & ~unknown)
+        .then(pl.lit(PRIOR_DECIDES))
     )
     frame = frame.with_columns(
         reason=pl.concat_str("reason", no_rates, separator="; ", ignore_nulls=True).replace("", None)
@@ -201,9 +208,9 @@ def _significance(rows: pl.DataFrame, groups: Sequence[Group], settings: Analysi
         }
         record |= {
             "n_tested": n_tested,
-            "harm_rate_by_chance": None if of_seeds[index].any() else _mean_of_known(by_chance[index]),
+            "harm_rate_by_chance": None if of_seeds[index].any() else _of_known(np.mean, by_chance[index]),
             "se_origin": ", ".join(rows["se_origin"][index].unique().drop_nulls().sort()) or None,
-            "median_se_pp": _median_of_known(errors[index]),
+            "median_se_pp": _of_known(np.median, errors[index]),
             "harm_threshold_items": _threshold_items(rows["n_items"][index], settings.harm_threshold_pp),
         }
         records.append(record)
@@ -215,11 +222,10 @@ def _beyond_cut_q(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
     """Return q of the one-sided test against the harm cut, all rows being one family; NaN: no test."""
     there = with_tested(rows)
     delta, se, df = (there[name].fill_null(np.nan).to_numpy() for name in ("delta_pp", "se_pp", "df"))
-    tested = rows["q_value"].is_not_null().to_numpy()
     p_values = beyond_cut_p(delta, se, df, cut_pp)
     if "decision" in rows.columns:
         p_values = np.where((rows["decision"] == STOPPED).fill_null(False).to_numpy(), 1.0, p_values)
-    return benjamini_hochberg(np.where(tested, p_values, np.nan))
+    return benjamini_hochberg(np.where(rows["q_value"].is_not_null().to_numpy(), p_values, np.nan))
 
 
 def harm_by_chance_of_rows(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
@@ -240,14 +246,9 @@ def harm_by_chance_of_rows(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.
     return np.where(counted, harm_by_chance(np.where(counted, changed, 0), n_items, cut_pp), normal)
 
 
-def _mean_of_known(values: np.ndarray) -> float | None:
+def _of_known(average: Callable[[np.ndarray], np.floating], values: np.ndarray) -> float | None:
     known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else None
-
-
-def _median_of_known(values: np.ndarray) -> float | None:
-    known = values[~np.isnan(values)]
-    return float(np.median(known)) if len(known) else None
+    return float(average(known)) if len(known) else None
 
 
 def _threshold_items(n_items: pl.Series, threshold_pp: float) -> int | None:

@@ -64,7 +64,7 @@ def render_tables() -> str:
 
 def _section(table: Table) -> Iterator[str]:
     yield f"## `{table.name}`\n"
-    yield f"One row: {table.row}. {table.estimand}\n"
+    yield f"One row: {table.row}. {' '.join(each for each in (table.estimand, table.approximate) if each)}\n"
     yield "| column | unit | meaning |\n|---|---|---|"
     for column in table.columns:
         yield f"| `{column.name}` | {column.unit} | {column.meaning} |"

@@ -27,6 +27,9 @@ NESTED, CROSSED, PARTS = "nested", "crossed", "crossed, task and language"
 
 RESIDUAL = "residual"
 METHOD = "REML, Wald intervals on the log scale (shares: logit scale)"
+WIDEST = 1000.0
+"""Factor on either side of a variance above which it has no interval."""
+NEARLY_ZERO = "no interval: the variance may as well be 0"
 SINGULAR = "estimated as zero: a singular fit, so no interval; the other components still hold"
 
 _CELLS: dict[str, tuple[str, ...]] = {
@@ -213,7 +216,7 @@ def _records(
             "mean_pp": float(found.fixed[0]),
             "mean_se_pp": float(found.fixed_se[0]),
             "confidence": settings.confidence,
-            "reason": SINGULAR if variance == 0 else None,
+            "reason": SINGULAR if variance == 0 else NEARLY_ZERO if limits[0] is None else None,
         }
 
 
@@ -228,7 +231,8 @@ def variance_intervals(found: RemlFit, confidence: float) -> FloatArray:
     """Return shape [K + 1, 4]: low and high of every variance, low and high of its share; NaN at zero.
 
     Asymptotic: the inverse of the expected REML information gives standard errors; intervals are symmetric on the
-    log scale of a variance and on the logit scale of a share. Components at zero are left out of the information.
+    log scale of a variance and on the logit scale of a share. Components at zero are left out of the information. A
+    variance has no interval where its ends would be `WIDEST` times as little and as much.
     """
     inside = np.flatnonzero(found.variances > 0)
     variances = found.variances[inside]
@@ -241,7 +245,7 @@ def variance_intervals(found: RemlFit, confidence: float) -> FloatArray:
     log_width = z * errors / variances
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         logit, logit_width = special.logit(shares), z * share_errors / (shares * (1 - shares))
-        widening = np.exp(log_width)
+        widening = np.where(log_width < np.log(WIDEST), np.exp(log_width), np.nan)
     ends = np.full((len(found.variances), 4), np.nan)
     ends[inside, 0], ends[inside, 1] = variances / widening, variances * widening
     ends[inside, 2], ends[inside, 3] = special.expit(logit - logit_width), special.expit(logit + logit_width)

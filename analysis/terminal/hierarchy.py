@@ -9,7 +9,7 @@ import polars as pl
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from transfergrid.analysis.tables.roles import ROLES, UNIT_REGIMES
+from transfergrid.analysis.tables.roles import ROLES, ROLES_TABLE, UNIT_REGIMES
 from transfergrid.analysis.terminal.plain_table import plain_table
 
 _PLURALS = {"language": "languages", "language_family": "language families", "task": "tasks", "cell": "cells"}
@@ -41,7 +41,7 @@ def hierarchy_view(roles: pl.DataFrame) -> RenderableType:
     note = (
         "score: mean over models of the mean delta; +/-: standard error across models; true harm %: pairs whose "
         "true delta is harm; bar: ranks that a unit may have, all units together, o the rank. Where bars overlap the "
-        "order is not settled."
+        f"order is not settled. {ROLES_TABLE.approximate}"
     )
     return Group(*parts, Text(note))
 

@@ -19,6 +19,7 @@ from transfergrid.analysis.records import ALL_TRANSFER, Transfer, in_regime
 from transfergrid.analysis.tables.recommendation import (
     HIGH_HARM,
     LIKELY_HELP,
+    RECOMMENDATIONS,
     choose_rows,
     estimate_pairs,
     noisy_pairs,
@@ -123,6 +124,7 @@ def _render(found: Recommendation, n_rows: int = 12) -> RenderableType:
         found.note,
         f"in pp; harm: delta <= {found.settings.harm_threshold_pp:g} pp; "
         "estimates are drawn towards what source and target do elsewhere",
+        RECOMMENDATIONS.approximate,
     ]
     if _has_graded(found):
         notes.append("graded: the same of the gold choice's probability, with P(help); harm is judged by accuracy")

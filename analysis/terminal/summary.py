@@ -24,7 +24,7 @@ from transfergrid.analysis.tables.facts import (
     significance,
     variance_shares,
 )
-from transfergrid.analysis.tables.regimes import SEEDS_ONLY
+from transfergrid.analysis.tables.regimes import REGIMES, SEEDS_ONLY
 from transfergrid.analysis.tables.roles import FRAGILE, HUB
 from transfergrid.analysis.tables.variance import CROSSED, NESTED
 from transfergrid.analysis.terminal.plain_table import plain_table
@@ -80,7 +80,7 @@ def _regimes(regimes: pl.DataFrame, settings: AnalysisConfig) -> RenderableType:
         "seen: of the observed ones, the published definition, noise included; interval: of the mean, over "
         f"{first['resampled'] or 'nothing'} like these"
     )
-    return Group(view, Text("\n".join([note, *_regime_reasons(regimes)])))
+    return Group(view, Text("\n".join([note, REGIMES.approximate, *_regime_reasons(regimes)])))
 
 
 def _regime_reasons(regimes: pl.DataFrame) -> list[str]:

@@ -99,7 +99,7 @@ class TableView:
         yield Text("\n".join(self._notes(shown)))
 
     def _notes(self, shown: pl.DataFrame) -> list[str]:
-        notes = []
+        notes = [approximate] if (approximate := all_tables()[self.name].approximate) else []
         if self.table.height > SHOWN_ROWS:
             left = self.table.height - SHOWN_ROWS
             notes.append(f"{left} more rows; all rows and columns: --csv, --json or the written files")

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from transfergrid.analysis.graded.items import ItemChoices, grade
+from transfergrid.analysis.graded.choices import ItemChoices
+from transfergrid.analysis.graded.items import grade
 from transfergrid.analysis.records import TARGET, ItemBlock
 from transfergrid.analysis.threads import side_by_side
 from transfergrid.benchmarks.metrics import METRICS, lower_is_better

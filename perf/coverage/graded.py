@@ -31,8 +31,8 @@ from transfergrid.store.scores import SCORE_SCHEMA, source_columns
 N_CHOICES = 4
 CHANGE = 0.8
 """Standard deviation of what an adapter changes in a choice's score, that of the lasting scores being 2."""
-_N_TRUTH = 200_000
-_GAINS = np.linspace(-1.5, 1.5, 13)
+_N_TRUTH = 50_000
+_GAINS = np.linspace(-1.5, 1.5, 7)
 SETTINGS = AnalysisConfig()
 
 

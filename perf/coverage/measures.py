@@ -10,7 +10,8 @@ import numpy.typing as npt
 import polars as pl
 from scipy import special, stats
 
-from transfergrid.analysis.records import ALL_TRANSFER, EVERY_REGIME, PAIR, TARGET, ItemBlock, in_regime
+from transfergrid.analysis.mixing.contrasts import compare
+from transfergrid.analysis.records import ALL_TRANSFER, EVERY_KEY, EVERY_REGIME, PAIR, TARGET, ItemBlock, in_regime
 from transfergrid.analysis.statistics.bootstrap import resample_deltas
 from transfergrid.analysis.statistics.group_draws import Group
 from transfergrid.analysis.statistics.group_intervals import estimate, intervals
@@ -23,7 +24,7 @@ from transfergrid.analysis.tables.roles import rank_all_models, unit_expr
 from transfergrid.analysis.tables.variance import CROSSED, variance_rows
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
-from transfergrid.perf.coverage.world import Drawn, Truth, World
+from transfergrid.perf.coverage.world import MODELS, Drawn, Truth, World
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.intp]
@@ -61,6 +62,7 @@ def measure(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Fo
     yield from _regimes(world, inputs, groups, settings)
     yield from _roles(world, inputs, drawn.truth, settings)
     yield from _variance(world, inputs, settings)
+    yield from _contrasts(world, drawn, settings)
     yield from recommendations(world, drawn, settings)
 
 
@@ -180,6 +182,24 @@ def _variance(world: World, inputs: _Inputs, settings: AnalysisConfig) -> Iterat
         for name, truth in truths.items():
             ends = (np.nan if row[each] is None else row[each] for each in (f"{name}_low", f"{name}_high"))
             yield _one(f"{name} of {row['component']}", *ends, truth, row[name])
+
+
+def _contrasts(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Found]:
+    """Yield one source against two others, as a mixture against its parts, on every target, and the mean of these."""
+    cells, weights = world.cells, (1.0, -0.5, -0.5)
+    members = [
+        (number, MODELS[0], source.name, target.task, target.language, weight)
+        for number, target in enumerate(cells)
+        for source, weight in zip(cells, weights, strict=False)
+    ]
+    frame = pl.DataFrame(members, schema=["contrast", *EVERY_KEY, "weight"], orient="row")
+    every = list(range(len(cells)))
+    groups = pl.DataFrame({"group": [*every, *[len(cells)] * len(cells)], "contrast": [*every, *every]})
+    found = compare(frame, groups, drawn.transfer.items, drawn.transfer.by_seed, settings.confidence)
+    low, high, said = (found[name].fill_null(np.nan).to_numpy() for name in ("low_pp", "high_pp", "difference_pp"))
+    true = np.array(weights) @ drawn.truth.pairs[0, : len(weights)]
+    yield Found("minus_..._pp of a mixture", low[:-1], high[:-1], true, said[:-1])
+    yield _one("minus_..._pp, mean over targets", low[-1], high[-1], true.mean(), said[-1])
 
 
 def recommendations(world: World, drawn: Drawn, settings: AnalysisConfig) -> Iterator[Found]:

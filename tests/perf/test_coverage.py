@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
+from transfergrid.analysis.tables.registry import all_tables
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.perf.coverage.graded import GradedWorld, measure_graded
 from transfergrid.perf.coverage.measures import Found, Line, measure, recommendations, summarise
@@ -100,6 +101,21 @@ def test_graded_transfer_of_a_gain_holds_the_truth_and_is_found_more_often_than_
     assert 0.9 <= (found["graded_pp"].held or 0) <= 0.99
     assert found["graded_pp"].mean == pytest.approx(found["graded_pp"].truth, abs=0.8)
     assert found["graded_p <= .05"].mean > 1.5 * found["p_value of accuracy <= .05"].mean
+
+
+def test_every_interval_that_a_table_prints_has_a_row(effects: dict[str, Line]) -> None:
+    grid = GradedWorld(name="", n_items=40, n_tasks=2, n_languages=2, n_targets=2)
+    measured = [*effects, *(found.what for found in measure_graded(grid, np.random.default_rng(0)))]
+    named = {"score": "score of a", "low": "recommend", "graded": "graded_estimate_pp"}
+    ends = [
+        column.name for table in all_tables().values() for column in table.columns if "low" in column.name.split("_")
+    ]
+    for end in ends:
+        stem = end.replace("_low", "") if end != "low_pp" else "low"
+        stem = "minus_..." if end.startswith("minus") else stem
+        first = named.get("graded" if end == "graded_low_pp" else stem.removesuffix("_pp"), stem)
+        assert any(what.startswith(first) for what in measured), end
+    assert {"mean_pp_low", "share_true_low", "rank_low", "graded_mean_pp_low", "minus_sum_pp_low"} <= set(ends)
 
 
 def test_stopping_early_saves_half_keeps_most_decisions_and_biases_all_means_but_those_over_common_items() -> None:

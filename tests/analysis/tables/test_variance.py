@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -123,6 +125,8 @@ def test_wald_intervals_by_hand() -> None:
     assert ends[0, :2] == pytest.approx(
         [value * np.exp(-1.959964 * error / value), value * np.exp(1.959964 * error / value)]
     )
+    tiny = replace(fit, variances=np.array([1e-3 * error, fit.variances[1]]))
+    assert np.isnan(variance_intervals(tiny, 0.95)[0, :2]).all()  # its ends would be 1,000 times as little and as much
     # two shares add up to 1, so their intervals mirror each other
     assert ends[0, 2] == pytest.approx(1 - ends[1, 3])
 
