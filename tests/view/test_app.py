@@ -76,17 +76,21 @@ def test_the_deltas_are_those_of_the_analysis(run: RunFolder) -> None:
     assert both["n_lost"].to_list() == both["n_only_base"].to_list()
 
 
-def test_probabilities_are_a_softmax_of_the_choices() -> None:
+def test_picks_and_probabilities_are_by_what_the_metric_compares() -> None:
     table = pl.DataFrame(
         {
-            "gold": [1, 0],
-            "loglikelihoods_nats": [[0.0, 0.0], None],
-            "loglikelihoods_nats_source": [[0.0, 1.0], [0.0, 0.0]],
+            "gold": [1, 0, 1],
+            "loglikelihoods_nats": [[0.0, 0.0], None, [-103.0, -116.0]],
+            "loglikelihoods_nats_source": [[0.0, 1.0], [0.0, 0.0], [-102.0, -117.0]],
+            "choice_chars": [[4, 4], [4, 4], [60, 68]],
+            "primary_metric": ["acc", "acc", "acc_norm"],
         }
     )
     found = with_probabilities(table)
-    # by hand: e / (1 + e) = 0.7311
-    assert found["gold_change"].to_list() == [pytest.approx(0.2311, abs=1e-4), None]
+    # by hand: e / (1 + e) = 0.7311; per character, times 64: -109.867 and -109.176 before, -108.8 and -110.118 after
+    assert found["gold_change"].to_list() == [pytest.approx(0.2311, abs=1e-4), None, pytest.approx(-0.4548, abs=1e-4)]
+    assert found["pick_base"].to_list() == [0, None, 1]
+    assert found["pick_source"].to_list() == [1, 0, 0]
 
 
 def test_search_sort_and_pages_narrow_the_items(client: TestClient) -> None:
