@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 
 from transfergrid.analysis.charts.embed import description, libraries, page_script, page_style, script_json, themes
-from transfergrid.analysis.report.numbers import percent, pp
+from transfergrid.analysis.report.numbers import templates
 from transfergrid.grid import UserError
 from transfergrid.store.files import csv_text
 from transfergrid.view.pages import View
@@ -45,7 +45,9 @@ def make_app(view: View, *, token: str) -> Starlette:
         view: The run.
         token: What the printed URL holds.
     """
-    environment = _environment()
+    environment = templates("transfergrid.view")
+    environment.filters["seed"] = lambda seed: "none" if seed < 0 else seed
+    environment.globals |= {"link": link, "split_shared": split_shared}
     routes = [Route("/static/{name}", _static)]
     routes += [Route("/" if name == "overview" else f"/{name}", _endpoint(view, environment, name)) for name in PAGES]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
@@ -123,19 +125,6 @@ def _flat(table: pl.DataFrame) -> pl.DataFrame:
 
 
 _EMPTY: Mapping[str, Any] = {"query": {}, "data": None, "csv": None, "refresh": None}
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("transfergrid.view", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"pp": pp, "percent": percent, "seed": lambda seed: "none" if seed < 0 else seed}
-    environment.globals |= {"link": link, "split_shared": split_shared}
-    return environment
 
 
 def link(page: str, /, **query: Any) -> str:

@@ -1,4 +1,4 @@
-"""Numbers as the page writes them."""
+"""Numbers as pages write them, and the templates that do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 NBSP = "\u00a0"
@@ -41,3 +42,12 @@ def interval(row: Mapping[str, Any], name: str, form: str = "pp") -> str | None:
 def excludes_zero(row: Mapping[str, Any]) -> bool:
     """Return whether the interval of the mean delta leaves 0 out."""
     return bool(row["mean_pp_low"] > 0 or row["mean_pp_high"] < 0)
+
+
+def templates(package: str) -> Environment:
+    """Return a package's page templates: text is escaped, and a value that is not there is an error."""
+    loader = PackageLoader(package, ".")
+    found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    found.filters |= {"pp": pp, "percent": percent, "bold_numbers": bold_numbers}
+    found.globals["interval"] = interval
+    return found

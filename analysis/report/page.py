@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from rich.text import Text
 
@@ -17,7 +15,7 @@ from transfergrid.analysis.records import TARGET
 from transfergrid.analysis.report.answer import answer
 from transfergrid.analysis.report.figures import page_charts, write_figures
 from transfergrid.analysis.report.headline import headline, key_figures
-from transfergrid.analysis.report.numbers import bold_numbers, interval, percent, pp
+from transfergrid.analysis.report.numbers import templates
 from transfergrid.analysis.report.origins import ManifestPart, read_run_manifest
 from transfergrid.analysis.report.proof import Proof, find_proof
 from transfergrid.analysis.report.sentences import REGIME_WORDS, findings
@@ -32,8 +30,6 @@ from transfergrid.grid import UserError
 from transfergrid.store.files import write_text
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.imported import read_noise_floor
-
-_PACKAGE = "transfergrid.analysis.report"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +130,7 @@ def render_page(content: PageContent) -> str:
     nothing = nothing_to_say(tables, content.noise_floor)
     script = f"{libraries()}\n{page_script()}"
     return (
-        _environment()
+        templates("transfergrid.analysis.report")
         .get_template("page.html.j2")
         .render(
             name=content.name,
@@ -195,17 +191,3 @@ def noise_rows(noise_floor: pl.DataFrame) -> list[dict[str, Any]]:
         max_abs_diff_nats=pl.col("max_abs_diff_nats").max(),
     )
     return by_model.sort("model").to_dicts()
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader(_PACKAGE, "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"pp": pp, "percent": percent, "bold_numbers": bold_numbers}
-    environment.globals["interval"] = interval
-    return environment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,11 +10,11 @@ import polars as pl
 from transfergrid.analysis.graded.learnt import learnt, learnt_sentences
 from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.report.numbers import excludes_zero, interval, percent, pp
+from transfergrid.analysis.report.several import comparison_texts
 from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.facts import (
     Significance,
     agreement,
-    comparisons,
     distance_correlations,
     graded_transfer,
     labelled,
@@ -70,10 +69,9 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
             Finding("Do models agree?", _agreement(tables.consistency)),
             Finding("Does distance matter?", _distance(tables.distance)),
         ]
+    found += [Finding(question, text) for question, text in comparison_texts(tables)]
     if lines := learnt_sentences(learnt(tables.single_source, settings), settings):
         found.insert(1, Finding("What was learnt?", " ".join(lines).replace(" -", " −")))
-    for lead, lines in comparisons(tables.mixtures, tables.merges, tables.variants).items():
-        found.append(Finding(lead, re.sub(r"(?<!\w)-(?=\d)", "\N{MINUS SIGN}", ". ".join(lines)) + "."))
     if tables.missing.height:
         found.append(Finding("What is missing?", _missing(tables.missing)))
     if lines := remark_lines(tables.transfer):

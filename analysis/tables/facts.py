@@ -169,7 +169,12 @@ SHOWN_COMPARISONS = 6
 
 
 def comparisons(mixtures: pl.DataFrame, merges: pl.DataFrame, variants: pl.DataFrame) -> dict[str, list[str]]:
-    """Return what mixtures, merges and variants do, a line for every mean, by question; none without such sources."""
+    """Return what mixtures, merges and variants do, a line for every mean, by question; none without such sources.
+
+    Of a variant's regimes: all transfer, a source's own cell, and those that it surely changes.
+    """
+    surely = (pl.col("minus_main_pp_low") > 0) | (pl.col("minus_main_pp_high") < 0)
+    told = variants.filter(pl.col("regime").is_in([ALL_TRANSFER, Regime.MT_ML.value]) | surely)
     asked = (
         ("Do cells add up?", mixtures.filter(pl.col("target_task").is_null()), "delta_pp", _adds),
         (
@@ -178,7 +183,7 @@ def comparisons(mixtures: pl.DataFrame, merges: pl.DataFrame, variants: pl.DataF
             "minus_together_pp",
             _equals,
         ),
-        ("What does another recipe change?", variants.filter(regime=ALL_TRANSFER), "minus_main_pp", _changes),
+        ("What does another recipe change?", told, "minus_main_pp", _changes),
     )
     found = {}
     for question, table, needed, line in asked:
@@ -219,9 +224,10 @@ def _equals(row: dict[str, Any]) -> str:
 def _changes(row: dict[str, Any]) -> str:
     of = "" if row["of"] == CELL_KIND else f" of {row['of']}s"
     costs = [row[name] for name in ("n_weights", "main_n_weights", "train_s", "main_train_s")]
-    cost = "" if None in costs else "; {:,} weights for {:,}, {:.0f} s of training for {:.0f}".format(*costs)
+    is_first = row["regime"] == ALL_TRANSFER
+    cost = "" if None in costs or not is_first else "; {:,} weights for {:,}, {:.0f} s of training for {:.0f}".format(*costs)
     told, verdict = _told(row, "minus_main_pp"), _verdict(row, "minus_main_pp")
-    return f"Variant {row['variant']}{of}: {told} against the main recipe in {ALL_TRANSFER}{verdict}{cost}"
+    return f"Variant {row['variant']}{of}: {told} against the main recipe in {row['regime']}{verdict}{cost}"
 
 
 def _told(row: dict[str, Any], name: str) -> str:

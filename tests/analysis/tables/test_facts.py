@@ -198,3 +198,19 @@ def test_merges_and_variants_are_compared_in_a_line_each() -> None:
     assert (len(lines), lines[-1]) == (7, "3 more stand in its table")
     assert lines[0].endswith("no difference that can be told [m0]")
     assert comparisons(row.clear(), row.clear(), row.clear()) == {}
+
+
+def test_a_variant_is_told_of_its_own_cell_and_of_regimes_that_it_surely_changes() -> None:
+    none = pooled().clear()
+    rows = [
+        pooled(regime=regime, minus_main_pp=value, minus_main_pp_low=value - 1, minus_main_pp_high=value + 1)
+        for regime, value in (("all transfer", -0.5), ("MT-ML", 0.5), ("MT-CL", -3.0), ("CT-ML", 0.9), ("CT-CL", 2.0))
+    ]
+    lines = comparisons(none, none, pl.concat(rows))["What does another recipe change?"]
+    assert [line.partition(" in ")[2].partition(",")[0].partition(";")[0] for line in lines] == [
+        "all transfer",
+        "MT-ML",
+        "MT-CL",
+        "CT-CL",
+    ]
+    assert sum("of training for" in line for line in lines) == 1
