@@ -8,7 +8,7 @@ from typing import NamedTuple
 import polars as pl
 
 from transfergrid.config.settings import AnalysisConfig
-from transfergrid.grid import Regime
+from transfergrid.grid import VARIANT_KIND, Regime
 from transfergrid.wording import count, level
 
 _GROUPS = (
@@ -34,6 +34,21 @@ class Learnt(NamedTuple):
     n_better: int
     """Pairs with graded transfer above 0 for sure."""
     n_worse: int
+
+
+def taught(single_source: pl.DataFrame, transfer: pl.DataFrame, settings: AnalysisConfig) -> dict[str, str]:
+    """Return what was learnt, in words, by variant of the recipe, "" for the main one; none without graded transfer.
+
+    Args:
+        single_source: The transfer table of single cells.
+        transfer: That of all sources.
+        settings: The false discovery rate.
+    """
+    rows = transfer.filter(source_kind=VARIANT_KIND)
+    variants = rows.partition_by("variant", as_dict=True) if rows.height else {}
+    parts = {"": single_source, **{str(name): part for (name,), part in sorted(variants.items())}}
+    told = {name: " ".join(learnt_sentences(learnt(rows, settings), settings)) for name, rows in parts.items()}
+    return {name: text for name, text in told.items() if text}
 
 
 def learnt(transfer: pl.DataFrame, settings: AnalysisConfig) -> list[Learnt]:

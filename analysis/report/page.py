@@ -99,7 +99,7 @@ def write_report(
         settings=settings,
         noise_floor=read_noise_floor(run),
         manifest=read_run_manifest(run, config),
-        proof=find_proof(run, config, tables.single_source, settings),
+        proof=find_proof(run, config, tables.transfer, settings),
     )
     page = out if out is not None else run.report
     text = render_page(content)

@@ -42,7 +42,7 @@ def find_proof(run: RunFolder, config: GridConfig | None, transfer: pl.DataFrame
     Args:
         run: Item rows and texts are read from it.
         config: Names custom tasks and the format that was scored.
-        transfer: The transfer table of single cells.
+        transfer: The transfer table of all sources.
         settings: The false discovery rate.
     """
     found = _surest(transfer, settings)

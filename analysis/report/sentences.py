@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from transfergrid.analysis.graded.learnt import learnt, learnt_sentences
+from transfergrid.analysis.graded.learnt import taught
 from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.report.numbers import excludes_zero, interval, percent, pp
 from transfergrid.analysis.report.several import comparison_texts
@@ -70,8 +70,11 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
             Finding("Does distance matter?", _distance(tables.distance)),
         ]
     found += [Finding(question, text) for question, text in comparison_texts(tables)]
-    if lines := learnt_sentences(learnt(tables.single_source, settings), settings):
-        found.insert(1, Finding("What was learnt?", " ".join(lines).replace(" -", " −")))
+    told = taught(tables.single_source, tables.transfer, settings)
+    found[1:1] = [
+        Finding(f"What was learnt{f' under {name}' if name else ''}?", text.replace(" -", " −"))
+        for name, text in told.items()
+    ]
     if tables.missing.height:
         found.append(Finding("What is missing?", _missing(tables.missing)))
     if lines := remark_lines(tables.transfer):

@@ -224,12 +224,8 @@ def _equals(row: dict[str, Any]) -> str:
 def _changes(row: dict[str, Any]) -> str:
     of = "" if row["of"] == CELL_KIND else f" of {row['of']}s"
     costs = [row[name] for name in ("n_weights", "main_n_weights", "train_s", "main_train_s")]
-    is_first = row["regime"] == ALL_TRANSFER
-    cost = (
-        ""
-        if None in costs or not is_first
-        else "; {:,} weights for {:,}, {:.0f} s of training for {:.0f}".format(*costs)
-    )
+    told_here = row["regime"] == ALL_TRANSFER and None not in costs
+    cost = "; {:,} weights for {:,}, {:.0f} s of training for {:.0f}".format(*costs) if told_here else ""
     told, verdict = _told(row, "minus_main_pp"), _verdict(row, "minus_main_pp")
     return f"Variant {row['variant']}{of}: {told} against the main recipe in {row['regime']}{verdict}{cost}"
 

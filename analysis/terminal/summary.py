@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from transfergrid.analysis.graded.learnt import learnt, learnt_sentences
+from transfergrid.analysis.graded.learnt import taught
 from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.facts import (
@@ -39,10 +39,13 @@ _TOP = 3
 
 def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
     """Return regimes, donors and recipients, variance and agreement, and what is and is not significant."""
-    taught = " ".join(learnt_sentences(learnt(tables.single_source, settings), settings))
+    learnt = [
+        f"Learnt{f' under {name}' if name else ''}: {text}"
+        for name, text in taught(tables.single_source, tables.transfer, settings).items()
+    ]
     parts: list[RenderableType] = [
         _regimes(tables.regimes, settings),
-        Text("\n".join([*_significance(tables.regimes), *([f"Learnt: {taught}"] if taught else [])])),
+        Text("\n".join([*_significance(tables.regimes), *learnt])),
         Text("\n".join([*_noise_floor(tables.single_source), ""])),
         _roles(tables.roles),
         Text("\n".join([*_labels(tables.roles), ""])),

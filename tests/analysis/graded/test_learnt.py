@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from tests.analysis.synthetic import cells, transfer_rows
-from transfergrid.analysis.graded.learnt import learnt, learnt_sentences
+from transfergrid.analysis.graded.learnt import learnt, learnt_sentences, taught
 from transfergrid.config.settings import AnalysisConfig
 
 SETTINGS = AnalysisConfig()
@@ -71,3 +71,12 @@ def test_rows_without_graded_transfer_say_nothing() -> None:
     assert said(transfer_rows(["m"], cells())) == ""
     one_task = rows_of(0.5, 0.125).filter(pl.col("source_task") == pl.col("target_task"))
     assert "other tasks" not in said(one_task)
+
+
+def test_variants_of_the_recipe_are_told_of_one_by_one() -> None:
+    main, other = rows_of(0.4, 0.4), rows_of(0.4, 0.1)
+    variant = other.with_columns(source_kind=pl.lit("variant"), variant=pl.lit("matched"))
+    both = pl.concat([main, variant], how="diagonal")
+    assert taught(main, both, SETTINGS) == {"": said(main), "matched": said(other)}
+    assert taught(main, main, SETTINGS) == {"": said(main)}
+    assert taught(main.clear(), main.clear(), SETTINGS) == {}
