@@ -15,6 +15,8 @@ TARGET = ("target_task", "target_language")
 PAIR = (*SOURCE, *TARGET)
 ROW = ("model", "seed", *PAIR)
 """Key of one row of the transfer table by seed."""
+IS_SINGLE = pl.col("source_task").is_not_null()
+"""Whether a row is of a usual single-cell adapter."""
 FloatArray = npt.NDArray[np.float32]
 ALL_TRANSFER = "all transfer"
 """The three transfer regimes together, without MT-ML."""

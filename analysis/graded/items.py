@@ -146,20 +146,20 @@ def _of_target(part: _Target, choices: ItemChoices, settings: AnalysisConfig) ->
     found, values, tests = _compare(_Sides(base, shifted(z), gold, scored), 1 / temperature)
     with np.errstate(invalid="ignore"):
         change = choices.per_char(part.rows, width) - choices.per_char(part.base_rows, width)[:, part.item]
-    found |= _register(change, gold[part.item], usable, part.pair)
+    found |= _register(change, part, gold=gold[part.item], usable=usable)
     has = np.isfinite(found["graded_pp"])
     one = has & ~_is_repeated(part.pairs, has)
     return _Found(np.where(usable, values[part.pair, part.item], np.nan), found | _tested(tests, one, settings))
 
 
-def _register(change: FloatArray, gold: IntArray, usable: BoolArray, pair: IntArray) -> dict[str, FloatArray]:
+def _register(change: FloatArray, part: _Target, *, gold: IntArray, usable: BoolArray) -> dict[str, FloatArray]:
     """Return by pair how much right and wrong choices rose per character, each an item's mean and then theirs.
 
     Args:
         change: Log-likelihoods per character, adapter minus base, shape [C, n].
+        part: The target, whose pairs without any item have none.
         gold: Shape [n].
         usable: Items that count, shape [n].
-        pair: Which pair, shape [n].
     """
     is_gold = np.arange(len(change))[:, None] == gold
     found = {}
@@ -167,7 +167,10 @@ def _register(change: FloatArray, gold: IntArray, usable: BoolArray, pair: IntAr
         n_choices = chosen.sum(axis=0)
         counted = usable & (n_choices > 0)
         mean = np.where(chosen, change, 0.0).sum(axis=0) / np.maximum(n_choices, 1)
-        total, n_items = (np.bincount(pair, each) for each in (np.where(counted, mean, 0.0), counted))
+        total, n_items = (
+            np.bincount(part.pair, each, minlength=part.pairs.height)
+            for each in (np.where(counted, mean, 0.0), counted)
+        )
         with np.errstate(invalid="ignore"):
             found[f"{name}_nats_per_char"] = total / n_items
     return found

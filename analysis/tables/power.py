@@ -14,7 +14,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from transfergrid.analysis.records import ALL_TRANSFER, TARGET
+from transfergrid.analysis.records import ALL_TRANSFER, IS_SINGLE, TARGET
 from transfergrid.analysis.statistics.power import (
     ASSUMED_ACCURACY,
     Noise,
@@ -27,7 +27,6 @@ from transfergrid.analysis.statistics.power import (
     seeds_needed,
 )
 from transfergrid.analysis.tables.table import REASON, Column, Table, TableInputs, schema_of
-from transfergrid.analysis.transfer.sources import IS_SINGLE
 from transfergrid.analysis.transfer.table import REDRAWN_TEST, read_transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import BASELINE_NAME, TRANSFER_REGIMES, Grid, UserError

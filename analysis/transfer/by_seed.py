@@ -6,9 +6,8 @@ import numpy as np
 import polars as pl
 
 from transfergrid.analysis.graded.columns import NUMBERS
-from transfergrid.analysis.records import EVERY_KEY, ROW, TARGET
+from transfergrid.analysis.records import EVERY_KEY, IS_SINGLE, ROW, TARGET
 from transfergrid.analysis.statistics.significance import benjamini_hochberg, mcnemar_exact_p
-from transfergrid.analysis.transfer.sources import IS_SINGLE
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.scores import with_regime
 

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import polars as pl
 
-from transfergrid.analysis.records import ItemBlock
+from transfergrid.analysis.records import IS_SINGLE, ItemBlock
 from transfergrid.grid import MERGE_KIND, TASKS, VARIANT_KIND, Cell, Source, UserError
 from transfergrid.store.folder import RECORD_FILE, RunFolder
 from transfergrid.store.json_text import JsonError, header_shapes, read_json
 from transfergrid.store.scores import SOURCE_COLUMNS, source_columns
 
-IS_SINGLE = pl.col("source_task").is_not_null()
-"""Whether a row is of a usual single-cell adapter."""
 _SCHEMA = pl.Schema(dict.fromkeys(("source_task", "source_language", *SOURCE_COLUMNS), pl.String()))
 
 

@@ -11,7 +11,7 @@ import polars as pl
 
 from transfergrid.analysis.graded.columns import OF_SEEDS
 from transfergrid.analysis.graded.seeds import graded_as_delta, graded_columns
-from transfergrid.analysis.records import EVERY_KEY, KEY, ItemBlock, Transfer
+from transfergrid.analysis.records import EVERY_KEY, IS_SINGLE, KEY, ItemBlock, Transfer
 from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.significance import (
     EXACT_MCNEMAR,
@@ -28,7 +28,6 @@ from transfergrid.analysis.transfer.model_traits import traits_frame
 from transfergrid.analysis.transfer.pairing import ModelObservations, merge_blocks, observe
 from transfergrid.analysis.transfer.remarks import add_remarks
 from transfergrid.analysis.transfer.sources import (
-    IS_SINGLE,
     read_sources,
     read_trainings,
     single_blocks,
