@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -196,6 +197,12 @@ def comparisons(mixtures: pl.DataFrame, merges: pl.DataFrame, variants: pl.DataF
     return found
 
 
+def comparison_texts(mixtures: pl.DataFrame, merges: pl.DataFrame, variants: pl.DataFrame) -> Iterator[tuple[str, str]]:
+    """Yield the questions of ``comparisons`` with their lines as one text, for a page."""
+    for question, lines in comparisons(mixtures, merges, variants).items():
+        yield question, f"{'. '.join(lines)}.".replace(" -", " −").replace("(-", "(−")
+
+
 def _adds(row: dict[str, Any]) -> str:
     of_mean, of_sum = _told(row, "minus_mean_pp"), _told(row, "minus_sum_pp")
     return (
@@ -225,7 +232,11 @@ def _changes(row: dict[str, Any]) -> str:
     of = "" if row["of"] == CELL_KIND else f" of {row['of']}s"
     costs = [row[name] for name in ("n_weights", "main_n_weights", "train_s", "main_train_s")]
     is_first = row["regime"] == ALL_TRANSFER
-    cost = "" if None in costs or not is_first else "; {:,} weights for {:,}, {:.0f} s of training for {:.0f}".format(*costs)
+    cost = (
+        ""
+        if None in costs or not is_first
+        else "; {:,} weights for {:,}, {:.0f} s of training for {:.0f}".format(*costs)
+    )
     told, verdict = _told(row, "minus_main_pp"), _verdict(row, "minus_main_pp")
     return f"Variant {row['variant']}{of}: {told} against the main recipe in {row['regime']}{verdict}{cost}"
 
