@@ -10,11 +10,11 @@ import polars as pl
 from transfergrid.analysis.graded.learnt import taught
 from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.report.numbers import excludes_zero, interval, percent, pp
-from transfergrid.analysis.report.several import comparison_texts
 from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.facts import (
     Significance,
     agreement,
+    comparison_texts,
     distance_correlations,
     graded_transfer,
     labelled,
@@ -69,7 +69,9 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
             Finding("Do models agree?", _agreement(tables.consistency)),
             Finding("Does distance matter?", _distance(tables.distance)),
         ]
-    found += [Finding(question, text) for question, text in comparison_texts(tables)]
+    found += [
+        Finding(question, text) for question, text in comparison_texts(tables.mixtures, tables.merges, tables.variants)
+    ]
     told = taught(tables.single_source, tables.transfer, settings)
     found[1:1] = [
         Finding(f"What was learnt{f' under {name}' if name else ''}?", text.replace(" -", " −"))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from transfergrid.analysis.report.numbers import interval, percent, pp
 from transfergrid.analysis.tables.build import AnalysisTables
-from transfergrid.analysis.tables.facts import comparisons
 from transfergrid.grid import CELL_KIND
 
 
@@ -89,9 +87,3 @@ def _variant_row(row: dict[str, Any]) -> VariantRow:
 
 def _both(row: dict[str, Any], name: str) -> str:
     return " / ".join("not known" if (value := row[key]) is None else f"{value:,.0f}" for key in (name, f"main_{name}"))
-
-
-def comparison_texts(tables: AnalysisTables) -> Iterator[tuple[str, str]]:
-    """Yield question and answer about mixtures, merges and variants; none without such sources."""
-    for question, lines in comparisons(tables.mixtures, tables.merges, tables.variants).items():
-        yield question, f"{'. '.join(lines)}.".replace(" -", " −").replace("(-", "(−")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -194,6 +195,12 @@ def comparisons(mixtures: pl.DataFrame, merges: pl.DataFrame, variants: pl.DataF
         if lines:
             found[question] = [*lines[:SHOWN_COMPARISONS], *more]
     return found
+
+
+def comparison_texts(mixtures: pl.DataFrame, merges: pl.DataFrame, variants: pl.DataFrame) -> Iterator[tuple[str, str]]:
+    """Yield the questions of ``comparisons`` with their lines as one text, for a page."""
+    for question, lines in comparisons(mixtures, merges, variants).items():
+        yield question, f"{'. '.join(lines)}.".replace(" -", " −").replace("(-", "(−")
 
 
 def _adds(row: dict[str, Any]) -> str:
