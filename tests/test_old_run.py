@@ -15,6 +15,7 @@ from polars.testing import assert_frame_equal
 
 from tests.engine.sweeps import stored_rows
 from transfergrid.analysis.analyze import analyze
+from transfergrid.analysis.tables.variance import NEARLY_ZERO, WIDEST
 from transfergrid.config.file import load_config
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.evaluation.sweep import evaluate
@@ -51,10 +52,23 @@ def run(folder: Path, config: GridConfig) -> RunFolder:
     return run
 
 
+def without_intervals_of_nothing(variance: pl.DataFrame) -> pl.DataFrame:
+    """A variance whose interval reached from a thousandth of it to a thousand times it has none today."""
+    ends, estimate = ("variance_pp2_low", "variance_pp2_high"), pl.col("variance_pp2")
+    is_nothing = pl.col(ends[1]) > WIDEST * estimate
+    assert variance.filter(is_nothing).height > 0
+    return variance.with_columns(
+        *(pl.when(~is_nothing).then(column).alias(column) for column in ends),
+        reason=pl.when(is_nothing).then(pl.lit(NEARLY_ZERO)).otherwise("reason"),
+    )
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_an_old_run_is_analysed_to_the_tables_of_its_time(name: str, run: RunFolder) -> None:
     then = pl.read_csv(OLD / "tables" / f"{name}.csv", infer_schema_length=None)
     now = pl.read_csv(run.tables / f"{name}.csv", infer_schema_length=None)
+    if name == "variance":
+        then = without_intervals_of_nothing(then)
     columns = [column for column in then.columns if column not in CHANGED.get(name, set())]
     assert len(columns) >= min(4, len(then.columns))
     assert_frame_equal(now.select(columns), then.select(columns), rel_tol=1e-9, abs_tol=1e-12, check_dtypes=False)

@@ -69,13 +69,10 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
             Finding("Do models agree?", _agreement(tables.consistency)),
             Finding("Does distance matter?", _distance(tables.distance)),
         ]
-    found += [
-        Finding(question, text) for question, text in comparison_texts(tables.mixtures, tables.merges, tables.variants)
-    ]
+    found += [Finding(*each) for each in comparison_texts(tables.mixtures, tables.merges, tables.variants)]
     told = taught(tables.single_source, tables.transfer, settings)
     found[1:1] = [
-        Finding(f"What was learnt{f' under {name}' if name else ''}?", text.replace(" -", " −"))
-        for name, text in told.items()
+        Finding(f"What was learnt{name and f' under {name}'}?", text.replace(" -", " −")) for name, text in told.items()
     ]
     if tables.missing.height:
         found.append(Finding("What is missing?", _missing(tables.missing)))

@@ -124,7 +124,12 @@ def test_a_model_that_is_not_there_is_named(config: GridConfig, run: RunFolder, 
 
 def rendered(n_models: int, width: int) -> str:
     figures = dict.fromkeys((field.name for field in fields(ModelEstimate)), 2_340_800)
-    figures |= {"n_adapters": 132, "n_adapters_to_train": 132, "n_repeated_tokens": 1_234_567_890}
+    figures |= {
+        "n_adapters": 132,
+        "n_adapters_to_train": 132,
+        "n_repeated_tokens": 1_234_567_890,
+        "n_training_bytes": 0,
+    }
     names = [path.rpartition("/")[2] for path in PAPER_MODELS[:n_models]]
     models = [ModelEstimate(**{**figures, "model": name, "expected_s": None}) for name in names]
     console = Console(width=width, color_system=None)
