@@ -50,6 +50,7 @@ def open_port(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((HOST, port))
+        listening.listen()  # whoever reads the address may ask at once
     except OSError as error:
         listening.close()
         raise UserError(
