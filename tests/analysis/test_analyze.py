@@ -58,7 +58,7 @@ def unexplained(table: pl.DataFrame) -> list[str]:
 def test_every_table_is_written_twice_and_reads_back(run: RunFolder) -> None:
     report = analyze(run, FAST)
     assert {path.name for path in run.tables.iterdir()} == {
-        f"{name}.{ending}" for name in all_tables() for ending in ("parquet", "csv")
+        f"{name}.{ending}" for name in all_tables().keys() - {"variants"} for ending in ("parquet", "csv")
     }
     for name, table in report.tables.named():
         assert pl.read_parquet(run.tables / f"{name}.parquet").equals(table)
