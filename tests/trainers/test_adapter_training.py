@@ -13,7 +13,7 @@ from tests.trainers.small_grid import make_config, make_jobs, train_weights
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import TASKS, UserError
 from transfergrid.trainers import adapter_training
-from transfergrid.trainers.base_model import LoadedBase, load_base
+from transfergrid.trainers.base_model import LoadedBase, attached_adapter, load_base
 from transfergrid.trainers.events import BatchHalved, EpochDone, StepDone
 from transfergrid.trainers.jobs import BatchShape, TrainingJob
 from transfergrid.trainers.sft import IGNORED
@@ -337,7 +337,7 @@ def test_settings_of_the_recipe_arrive_at_the_trainer(
     )
     job = first_job(config, tmp_path)
     shape = BatchShape(batch_size=2, gradient_accumulation=2)
-    with adapter_training.attached_adapter(base, config.lora, 17) as model:
+    with attached_adapter(base, config.lora, 17) as model:
         trainer = adapter_training.make_trainer(
             model, job, base, config.training, shape=shape, scratch=tmp_path / "scratch"
         )
