@@ -47,7 +47,7 @@ def taught(single_source: pl.DataFrame, transfer: pl.DataFrame, settings: Analys
     rows = transfer.filter(source_kind=VARIANT_KIND)
     variants = rows.partition_by("variant", as_dict=True) if rows.height else {}
     parts = {"": single_source, **{str(name): part for (name,), part in sorted(variants.items())}}
-    told = {name: " ".join(learnt_sentences(learnt(rows, settings), settings)) for name, rows in parts.items()}
+    told = {name: " ".join(learnt_sentences(learnt(part, settings), settings)) for name, part in parts.items()}
     return {name: text for name, text in told.items() if text}
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from transfergrid.analysis.records import TARGET
 from transfergrid.analysis.report.numbers import pp
-from transfergrid.benchmarks.metrics import METRICS
+from transfergrid.benchmarks.metrics import METRICS, pick_choice
 from transfergrid.benchmarks.texts import ItemTexts
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import BASELINE_NAME
@@ -116,13 +116,9 @@ def _compared(pair: Mapping[str, Any], suffix: str) -> list[float]:
 
 
 def _question(pair: Mapping[str, Any], item: Any) -> Question:
-    picks = {name: _pick(_compared(pair, suffix)) for name, suffix in (("base", ""), ("adapter", "_adapter"))}
+    picks = {name: pick_choice(_compared(pair, suffix)) for name, suffix in (("base", ""), ("adapter", "_adapter"))}
     choices = []
     for place, text in enumerate(item.choices):
         marks = ["right"] * (place == pair["gold"]) + [f"the {name}'s" for name, pick in picks.items() if pick == place]
         choices.append((text, ", ".join(marks)))
     return Question(item.context.split("\n\n")[-1], choices)
-
-
-def _pick(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
