@@ -85,7 +85,9 @@ class SequentialScorer:
         engine = self._engine or self._start(self.model_folder, None)
         return SequentialPrepared(tuple(items), engine.prepare(items))
 
-    def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
+    def score(
+        self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False
+    ) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, in no fixed order; another adapter than the last one starts another engine.
 
         Raises:
@@ -96,7 +98,7 @@ class SequentialScorer:
         engine = self._engine_of(adapter)
         if own.steps.plan.limits != engine.limits:
             own.steps = engine.prepare(own.items)
-        return engine.score(own.steps)
+        return engine.score(own.steps, greedy=greedy)
 
     def prefetch(self, adapter: Adapter) -> None:
         """Do nothing: two merged models would not fit into memory."""

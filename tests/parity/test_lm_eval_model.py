@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.parity.families import TASKS, serve_rows
-from transfergrid.benchmarks.harness import LoadedTask
+from transfergrid.benchmarks.harness.index import LoadedTask
 from transfergrid.grid import UserError
 
 TOLERANCE_NATS = 1e-3

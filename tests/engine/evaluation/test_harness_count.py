@@ -13,7 +13,7 @@ import pytest
 from tests.benchmarks.harness_folder import documents, write_languages, write_task
 from tests.engine.sweeps import FakeMaker, add_adapters, small_config
 from transfergrid.analysis.analyze import analyze
-from transfergrid.benchmarks.harness import TaskIndex
+from transfergrid.benchmarks.harness.index import TaskIndex
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.materialise import materialise
 from transfergrid.benchmarks.metrics import ScoringError
@@ -73,7 +73,7 @@ def test_values_are_those_of_the_harness(tmp_path: Path, by_function: bool, metr
     for item, document in zip(items, task.test_docs(), strict=True):
         sums = [-9 * draw.random() for _ in item.choices]
         expected = task.process_results(document, [(value, False) for value in sums])[metric]
-        assert count_answer(item, sums) == pytest.approx(float(expected))
+        assert count_answer(item, sums).value == pytest.approx(float(expected))
 
 
 def test_counted_cells_are_scored_stored_and_analysed(
@@ -92,7 +92,7 @@ def test_counted_cells_are_scored_stored_and_analysed(
     assert rows["primary_metric"].unique().to_list() == ["lm_eval"]
     items = {item.item_id: item for item in load_cell(config, run.data, Cell("mine", "sw")).items}
     for row in rows.filter(target_language="sw").iter_rows(named=True):
-        assert row["value"] == pytest.approx(count_answer(items[row["item_id"]], json.loads(row["output"])))
+        assert row["value"] == pytest.approx(count_answer(items[row["item_id"]], json.loads(row["output"])).value)
     table = analyze(run, config, write=False).tables.transfer.filter(pl.col("source") == "mine-sw")
     base, adapter = (
         rows.filter(pl.col("source") == source, target_language="yo")["value"].mean() for source in ("base", "mine-sw")
