@@ -91,8 +91,15 @@ class Item:
 
     @property
     def choice_chars(self) -> tuple[int, ...]:
-        """Shape [C]: length of every choice in characters (code points), without the delimiter."""
-        return tuple(len(choice) for choice in self.choices)
+        """Shape [C]: length of what is scored of every choice in characters (code points), without the delimiter."""
+        return tuple(map(len, self.measured))
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Shape [C]: the texts that are scored, without the delimiter: the choices, unless these are prompts."""
+        if len(self.requests) != len(self.choices):
+            return self.choices
+        return tuple(each.continuation.removeprefix(self.delimiter) for each in self.requests)
 
 
 def item_of_harness(item_id: str, choices: tuple[str, ...], gold: int, asked: Mapping[str, Any]) -> Item:

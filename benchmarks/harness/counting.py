@@ -13,6 +13,8 @@ from transfergrid.store.files import hash_files
 _PLAIN = ("acc_norm", "acc")
 _MUTUAL_INFO = "acc_mutual_info"
 _PERPLEXITIES = ("byte_perplexity", "bits_per_byte", "word_perplexity")
+_BY_LENGTH = ("acc_norm", "acc_bytes")
+"""Metrics that divide by the length of the choice, which is not what is scored where the choices are prompts."""
 _OTHERS = (_MUTUAL_INFO, "acc_bytes", *_PERPLEXITIES, "perplexity")
 """Metrics that are the score where there is none before them."""
 _BY_KIND: Mapping[str, Sequence[str]] = {
@@ -71,6 +73,7 @@ def counting_of(name: str, task: Any, wanted: str | None) -> Counting:
         if (combine := getattr(each, "__name__", "")) in AGGREGATIONS
         and (combine != "mean" or task.higher_is_better().get(metric, True))
         and (own or metric in _BY_KIND[task.OUTPUT_TYPE])
+        and not (task.multiple_input and metric in _BY_LENGTH)
     }
     means = [metric for metric, combine in known.items() if combine == "mean"] if own else []
     order = [metric for metric in (*_PLAIN, *means, *_OTHERS) if metric in known]
