@@ -84,11 +84,6 @@ def build_examples(tokenizer: Any, items: Sequence[Item], settings: ExampleSetti
     No BOS is added where only the choice is learnt, as in the study; where the whole text is learnt, the tokenizer's
     own BOS is. White space at the end of a context goes to the choice, as in the evaluation.
 
-    Args:
-        tokenizer: A transformers tokenizer.
-        items: Items of one cell.
-        settings: What is learnt and how long an example may be.
-
     Raises:
         UserError: If a right choice does not fit, or an example is too long and may not be cut; names the ids.
     """
@@ -118,12 +113,7 @@ def build_examples(tokenizer: Any, items: Sequence[Item], settings: ExampleSetti
 
 
 def split_validation(n_items: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Return the indices of train and validation examples.
-
-    Args:
-        n_items: Items to split, 2 or more.
-        fraction: Share of validation examples, rounded up.
-        seed: Seed of the permutation.
+    """Return the indices of train and validation examples; the share of the latter is rounded up.
 
     Raises:
         UserError: If one of the parts would be empty.

@@ -159,12 +159,6 @@ def prepare_jobs(
 ) -> list[TrainingJob]:
     """Resolve every model, tokenise every cell that is trained on and check them all.
 
-    Args:
-        config: The run's configuration.
-        run: Its folder, with materialised data.
-        selection: Models, seeds and sources; merges among them are left out.
-        with_weights: Whether weights are fetched from the hub; a plan needs none.
-
     Returns:
         Jobs in the order they are trained: model by model, seed by seed, source by source.
 

@@ -60,12 +60,6 @@ def start_public(
 ) -> PublicScorer:
     """Load a base model into a vLLM engine without anything of ours inside.
 
-    Args:
-        model_folder: Local folder of the base.
-        config: Settings of the engine.
-        max_rank: Largest rank of the adapters to come.
-        longest_tokens: Longest sequence to come.
-
     Raises:
         UserError: If the model does not fit, is one of text and images, or takes no sequence that is two tokens longer.
     """

@@ -55,10 +55,6 @@ class VllmScorer:
     def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> PreparedSteps:
         """Plan the items of a batch of cells once; the result serves every adapter.
 
-        Args:
-            items: In the order in which results are wanted.
-            halve_steps: Make steps of half as many tokens, so that the same sums run in another order.
-
         Raises:
             UserError: If an item is longer than the engine was started for.
             ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
@@ -71,10 +67,7 @@ class VllmScorer:
     ) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, as soon as it is done, in no fixed order; None scores the base.
 
-        Args:
-            prepared: From ``prepare``.
-            adapter: None is the base.
-            greedy: Whether results say, too, which continuations greedy decoding would give.
+        With ``greedy``, results say too which continuations greedy decoding would give.
 
         Raises:
             ScoringError: If the items were prepared by another kind of scorer.
@@ -94,11 +87,6 @@ class VllmScorer:
         self, prompts: Sequence[Sequence[int]], sampling: Sequence[Any], adapter: Adapter | None = None
     ) -> list[list[int]]:
         """Return the tokens that vLLM's own scheduler generates after every prompt; ends a pass that runs.
-
-        Args:
-            prompts: Tokens.
-            sampling: vLLM's ``SamplingParams``, one per prompt.
-            adapter: None is the base.
 
         Raises:
             AdapterError: As ``score`` does.

@@ -102,13 +102,6 @@ def prepare_merges(
 ) -> list[MergeJob]:
     """Return the merges of a selection, model by model, seed by seed.
 
-    Args:
-        config: The run's configuration.
-        run: Its folder.
-        selection: Models, seeds and sources.
-        trained: What the same sweep trains.
-        with_weights: Whether weights are fetched from the hub; a plan needs none.
-
     Raises:
         UserError: If a part is neither there nor among what is trained, or is of another base; names every fault.
     """
