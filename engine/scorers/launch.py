@@ -78,10 +78,10 @@ def start_vllm(
     llm = start_llm(arguments)
     try:
         return VllmScorer(llm, sizes)
-    except UserError:
-        raise
     except Exception as error:
         close_llm(llm)
+        if isinstance(error, UserError):
+            raise
         raise _not_served(arguments, error) from error
 
 
