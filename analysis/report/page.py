@@ -20,11 +20,12 @@ from transfergrid.analysis.report.origins import ManifestPart, read_run_manifest
 from transfergrid.analysis.report.proof import Proof, find_proof
 from transfergrid.analysis.report.sentences import REGIME_WORDS, findings
 from transfergrid.analysis.report.several import several_rows, variant_rows
-from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
-from transfergrid.analysis.tables.facts import missing_reasons
+from transfergrid.analysis.tables.build import Progress, build_tables
+from transfergrid.analysis.tables.facts import missing_reasons, seeds_only
 from transfergrid.analysis.tables.recommendation import LIKELY_HELP
-from transfergrid.analysis.tables.regimes import SEEDS_ONLY, seeds_only
+from transfergrid.analysis.tables.regimes import SEEDS_ONLY
 from transfergrid.analysis.tables.registry import all_tables
+from transfergrid.analysis.tables.table import AnalysisTables
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.files import write_text

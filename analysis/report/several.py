@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from transfergrid.analysis.report.numbers import interval, percent, pp
-from transfergrid.analysis.tables.build import AnalysisTables
+from transfergrid.analysis.tables.table import AnalysisTables
 from transfergrid.grid import CELL_KIND
 
 

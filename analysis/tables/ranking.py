@@ -6,16 +6,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from transfergrid.analysis.statistics.bootstrap import (
-    ClusterBootstrap,
-    DrawArray,
-    Interval,
-    centred_interval,
-    rate_interval,
-)
+from transfergrid.analysis.arrays import BoolArray, Float32Array
+from transfergrid.analysis.statistics.bootstrap import ClusterBootstrap, Interval, centred_interval, rate_interval
 from transfergrid.analysis.statistics.group_draws import Group, GroupDraws, resample_groups
 from transfergrid.analysis.statistics.levels import count_levels
 from transfergrid.analysis.statistics.simultaneous import differs_from_mean, rank_sets
@@ -38,12 +32,12 @@ class Ranking(NamedTuple):
     score: Interval
     harm_rate: Interval
     rank: Interval
-    stands_out: npt.NDArray[np.bool_]
+    stands_out: BoolArray
     """Shape [G]: donors whose score lies above the mean of their kind, recipients below; all together at the level."""
 
 
 def rank_units(
-    part: pl.DataFrame, kind: Kind, scores: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig
+    part: pl.DataFrame, kind: Kind, scores: pl.DataFrame, draws: Float32Array, settings: AnalysisConfig
 ) -> Ranking | None:
     """Resample models, items and the other side; None where that leaves nothing to resample."""
     other = "targets" if kind.role == "donor" else "sources"

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import polars as pl
 
+from transfergrid.analysis.arrays import Float32Array
 from transfergrid.analysis.records import ALL_TRANSFER, in_regime
-from transfergrid.analysis.statistics.bootstrap import DRAW_DECIMALS, DrawArray
+from transfergrid.analysis.statistics.bootstrap import DRAW_DECIMALS
 from transfergrid.analysis.statistics.true_rates import true_rates
 from transfergrid.analysis.tables.ranking import Kind, rank_units, ranking_columns
 from transfergrid.analysis.tables.table import (
@@ -84,7 +85,7 @@ def unit_expr(role: str, unit: str) -> pl.Expr:
     return pl.col(f"{side}_{unit}")
 
 
-def role_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig, truth: DrawArray) -> pl.DataFrame:
+def role_table(rows: pl.DataFrame, draws: Float32Array, settings: AnalysisConfig, truth: Float32Array) -> pl.DataFrame:
     """Return donor and recipient scores with standard errors, ranks with intervals, and labels.
 
     A score is the mean over models of the model's mean delta in the unit's rows (donor) or columns (recipient);
@@ -111,7 +112,7 @@ def role_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig, t
 
 
 def _with_true_rates(
-    table: pl.DataFrame, members: Sequence[pl.DataFrame], truth: DrawArray, settings: AnalysisConfig
+    table: pl.DataFrame, members: Sequence[pl.DataFrame], truth: Float32Array, settings: AnalysisConfig
 ) -> pl.DataFrame:
     """Add the true rates of every unit; all groups at once, since the draws of a large table are many."""
     units = pl.concat(members) if members else table.select(_UNIT).with_columns(row=pl.lit([]))
@@ -135,7 +136,7 @@ def _kinds() -> Iterator[Kind]:
                 yield Kind(role, unit, regime)
 
 
-def rank_all_models(part: pl.DataFrame, kind: Kind, draws: DrawArray, settings: AnalysisConfig) -> pl.DataFrame:
+def rank_all_models(part: pl.DataFrame, kind: Kind, draws: Float32Array, settings: AnalysisConfig) -> pl.DataFrame:
     """Return scores, ranks and labels of all models; ``part`` has ``name`` and ``row``, its places in the draws."""
     scores = _scores(part.with_columns(models=pl.lit("all")), settings).with_columns(models_by=pl.lit("all"))
     scores = scores.with_columns(rank=_rank())

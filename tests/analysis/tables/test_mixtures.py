@@ -16,7 +16,8 @@ from transfergrid.analysis.mixing.contrasts import ALL_EQUAL, NO_MEMBER, OTHER_S
 from transfergrid.analysis.records import EVERY_KEY
 from transfergrid.analysis.report.page import write_report
 from transfergrid.analysis.report.several import several_rows
-from transfergrid.analysis.tables.build import AnalysisTables, build_tables
+from transfergrid.analysis.tables.build import build_tables
+from transfergrid.analysis.tables.table import AnalysisTables
 from transfergrid.grid import Cell
 from transfergrid.store.folder import RunFolder
 

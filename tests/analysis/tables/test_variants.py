@@ -15,7 +15,8 @@ from tests.analysis.synthetic import item_frame, item_row, item_rows, write_run
 from transfergrid.analysis.analyze import write_tables
 from transfergrid.analysis.report.page import write_report
 from transfergrid.analysis.report.several import variant_rows
-from transfergrid.analysis.tables.build import AnalysisTables, build_tables
+from transfergrid.analysis.tables.build import build_tables
+from transfergrid.analysis.tables.table import AnalysisTables
 from transfergrid.cli import main
 from transfergrid.grid import Cell, Regime
 from transfergrid.store.files import write_json
