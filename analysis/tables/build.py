@@ -55,5 +55,5 @@ def tables_from(transfer: Transfer, settings: AnalysisConfig, *, on_progress: Pr
     with threadpool_limits(limits=1, user_api="blas"):
         for name, table in all_tables().items():
             report(name)
-            frames[name] = with_variant(with_remark(table.build(inputs), lines), transfer.has_variants)
+            frames[name] = with_variant(with_remark(table.make(inputs), lines), transfer.has_variants)
     return AnalysisTables(frames)

@@ -260,7 +260,7 @@ def grid_of(rows: pl.DataFrame) -> Grid:
 def _of_run(inputs: TableInputs) -> pl.DataFrame:
     noise = _noise_of(inputs.rows, inputs.transfer.by_seed)
     if noise is None:
-        return pl.DataFrame(schema=schema_of(_COLUMNS))
+        return pl.DataFrame()
     return power_table(noise, grid_of(inputs.rows), inputs.settings, origin=MEASURED)
 
 

@@ -11,7 +11,7 @@ from transfergrid.analysis.arrays import Float32Array
 from transfergrid.analysis.records import ALL_TRANSFER, in_regime
 from transfergrid.analysis.statistics.bootstrap import DRAW_DECIMALS
 from transfergrid.analysis.statistics.true_rates import true_rates
-from transfergrid.analysis.tables.ranking import Kind, rank_units, ranking_columns
+from transfergrid.analysis.tables.ranking import Kind, rank_units
 from transfergrid.analysis.tables.table import (
     ONE_MODEL,
     REASON,
@@ -107,8 +107,7 @@ def role_table(rows: pl.DataFrame, draws: Float32Array, settings: AnalysisConfig
             of_kind = {"role": kind.role, "unit": kind.unit, "regime": kind.regime, "models_by": "all"}
             found = part.group_by("name").agg("row").sort("name")
             members.append(found.with_columns(pl.lit(value).alias(name) for name, value in of_kind.items()))
-    table = pl.concat([frame.select(frames[0].columns) for frame in frames])
-    return _with_true_rates(table, members, truth, settings).select(column.name for column in _COLUMNS)
+    return _with_true_rates(pl.concat(frames, how="diagonal_relaxed"), members, truth, settings)
 
 
 def _with_true_rates(
@@ -141,12 +140,12 @@ def rank_all_models(part: pl.DataFrame, kind: Kind, draws: Float32Array, setting
     scores = _scores(part.with_columns(models=pl.lit("all")), settings).with_columns(models_by=pl.lit("all"))
     scores = scores.with_columns(rank=_rank())
     if scores.height < 2:
-        return _label(scores.with_columns(_nothing(), reason=pl.lit(ONE_NAME)), kind)
+        return _label(scores.with_columns(reason=pl.lit(ONE_NAME)), kind)
     ranked = rank_units(part, kind, scores, draws, settings)
     if ranked is None:
-        return _label(scores.with_columns(_nothing(), reason=pl.lit(TOO_FEW)), kind)
+        return _label(scores.with_columns(reason=pl.lit(TOO_FEW)), kind)
     unranked = pl.when(pl.col("rank_low").is_null()).then(pl.lit(NO_RANKS))
-    found = scores.with_columns(ranking_columns(ranked)).with_columns(reason=pl.coalesce("reason", unranked))
+    found = scores.with_columns(ranked).with_columns(reason=pl.coalesce("reason", unranked))
     return _label(_drop_of_one(found, part, kind), kind)
 
 
@@ -186,7 +185,7 @@ def _model_groups(part: pl.DataFrame, kind: Kind, settings: AnalysisConfig) -> I
     rank = _rank().over("models")
     for by in ("family", "size"):
         scores = _scores(part.with_columns(models=by), settings).with_columns(models_by=pl.lit(by))
-        yield _label(scores.with_columns(_nothing(), rank=rank), kind)
+        yield _label(scores.with_columns(rank=rank), kind)
 
 
 def _scores(part: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
@@ -218,22 +217,13 @@ def _scores(part: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
     )
 
 
-def _nothing() -> list[pl.Expr]:
-    floats = ("score_pp_low", "score_pp_high", "harm_rate_low", "harm_rate_high")
-    return [
-        pl.lit(False).alias("stands_out"),
-        *(pl.lit(None, dtype=pl.Float64).alias(name) for name in floats),
-        *(pl.lit(None, dtype=pl.Int64).alias(name) for name in ("rank_low", "rank_high")),
-    ]
-
-
 def _label(scores: pl.DataFrame, kind: Kind) -> pl.DataFrame:
-    label = HUB if kind.role == "donor" else FRAGILE
+    label = pl.lit(HUB if kind.role == "donor" else FRAGILE)
     return scores.with_columns(
         role=pl.lit(kind.role),
         unit=pl.lit(kind.unit),
         regime=pl.lit(kind.regime),
-        label=pl.when("stands_out").then(pl.lit(label)),
+        label=pl.when("stands_out").then(label) if "stands_out" in scores.columns else None,
     ).sort("models", "rank", "name")
 
 

@@ -102,9 +102,18 @@ class Table:
     """What its numbers estimate, over which population, and what is held fixed."""
     columns: tuple[Column, ...]
     build: Callable[[TableInputs], pl.DataFrame]
-    """Returns a frame with exactly these columns."""
+    """Returns a frame with these columns in any order; one that it leaves out is null, others are dropped."""
     shown: str = ""
     """Columns that fit a terminal, separated by spaces (see `shown_columns`); empty: all."""
+
+    def make(self, inputs: TableInputs) -> pl.DataFrame:
+        """Return the table's rows in its columns."""
+        frame, schema = self.build(inputs), schema_of(self.columns)
+        if frame.is_empty():
+            return pl.DataFrame(schema=schema)
+        return frame.select(
+            (pl.col(name) if name in frame.columns else pl.lit(None).alias(name)).cast(schema[name]) for name in schema
+        )
 
     @property
     def approximate(self) -> str:
