@@ -102,8 +102,6 @@ def main(data: str, model: str, items: int, languages: str) -> None:
             items_per_cell=items,
             adapters=adapters,
             dtype="float32",
-            repeats=1,
-            many_adapters=1,
         )
         for source, task, flips in compare(workload):
             counts = (str(flips.n_items), str(flips.n_flips_acc), str(flips.n_flips_acc_norm))

@@ -35,8 +35,8 @@ class Workload:
     adapters: str
     """Folder of the adapters ``0``, ``1``, ..."""
     dtype: Dtype
-    repeats: int
-    many_adapters: int
+    repeats: int = 1
+    many_adapters: int = 1
 
     def as_json(self) -> dict[str, object]:
         """Return the fields."""
