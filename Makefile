@@ -53,6 +53,7 @@ bench: $(STAMP)
 	$(BIN)/python -m transfergrid.perf.planner
 	$(BIN)/python -m transfergrid.perf.engine
 	$(BIN)/python -m transfergrid.perf.flips
+	$(BIN)/python -m transfergrid.perf.harness
 	$(BIN)/python -m transfergrid.perf.training
 	$(BIN)/python -m transfergrid.perf.training_at_once
 	$(BIN)/python -m transfergrid.perf.analysis table

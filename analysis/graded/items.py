@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from transfergrid.analysis.arrays import BoolArray, FloatArray, IntArray
 from transfergrid.analysis.graded.choices import ItemChoices
 from transfergrid.analysis.graded.columns import NUMBERS
 from transfergrid.analysis.graded.sign_flips import FlipColumns, flip_columns, sign_flip_tests
@@ -22,10 +22,6 @@ from transfergrid.analysis.records import TARGET
 from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.benchmarks.metrics import METRICS
 from transfergrid.config.settings import AnalysisConfig
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.intp]
-BoolArray = npt.NDArray[np.bool_]
 
 NO_CHOICES = "no graded transfer: no item has finite log-likelihoods of two choices or more on both sides"
 NO_LENGTHS = "no graded transfer: the metric compares lengths that the store does not have"

@@ -7,18 +7,16 @@ from math import factorial
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from scipy import stats
 from scipy.spatial import distance
 
+from transfergrid.analysis.arrays import FloatArray
 from transfergrid.analysis.statistics.significance import t_test_p
 from transfergrid.analysis.tables.table import PAIR_COLUMNS, REASON, Column, Table, TableInputs, schema_of
 from transfergrid.analysis.transfer.languages import FEATURE_SETS, UnknownLanguageError, uriel_vector
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
-
-FloatArray = npt.NDArray[np.float64]
 
 MIN_LANGUAGES = 3
 

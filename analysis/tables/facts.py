@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from transfergrid.analysis.records import ALL_TRANSFER
-from transfergrid.analysis.tables.regimes import seeds_only
 from transfergrid.analysis.tables.roles import FRAGILE, HUB, why_unlabelled
 from transfergrid.grid import CELL_KIND, Regime
+from transfergrid.store.imported import SE_OF_SEEDS
 from transfergrid.wording import count
 
 
@@ -92,6 +92,11 @@ class NoiseFloor(NamedTuple):
 def regime_row(regimes: pl.DataFrame, regime: str) -> dict[str, Any]:
     """Return the row of a whole regime."""
     return regimes.filter(regime=regime, by="all").row(0, named=True)
+
+
+def seeds_only(row: Mapping[str, Any]) -> bool:
+    """Return whether a row of the regime table rests on standard errors that are across seeds only."""
+    return SE_OF_SEEDS in (row["se_origin"] or "").split(", ")
 
 
 def significance(row: dict[str, Any]) -> Significance:

@@ -14,7 +14,7 @@ from transfergrid.analysis.records import ALL_TRANSFER, PAIR, TARGET, ItemBlock,
 from transfergrid.analysis.statistics.pair_noise import PairNoise, independent_noise, measure_noise
 from transfergrid.analysis.statistics.reml import FitError
 from transfergrid.analysis.statistics.shrinkage import shrink
-from transfergrid.analysis.tables.table import PAIR_COLUMNS, REASON, REGIME, Column, Table, TableInputs, schema_of
+from transfergrid.analysis.tables.table import PAIR_COLUMNS, REASON, REGIME, Column, Table, TableInputs
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Cell, Regime, UserError
 
@@ -211,10 +211,9 @@ def recommendations_table(inputs: TableInputs) -> pl.DataFrame:
     """Return the estimate of every pair of a source and another target, over all models."""
     there = inputs.rows.filter(pl.col("delta_pp").is_not_null() & in_regime(ALL_TRANSFER))
     if there.is_empty():
-        return pl.DataFrame(schema=schema_of(_COLUMNS))
+        return there
     estimates = estimate_pairs(noisy_pairs(there, inputs.transfer.items), inputs.settings)
-    estimates = with_graded_estimates(estimates, there, inputs.transfer.graded_items, inputs.settings)
-    return estimates.select(pl.col(column.name).cast(column.dtype) for column in _COLUMNS)
+    return with_graded_estimates(estimates, there, inputs.transfer.graded_items, inputs.settings)
 
 
 RECOMMENDATIONS = Table(

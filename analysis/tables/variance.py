@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from scipy import special
 
+from transfergrid.analysis.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from transfergrid.analysis.records import EVERY_REGIME, ItemBlock, in_regime
 from transfergrid.analysis.statistics.component_noise import noise_of_components
 from transfergrid.analysis.statistics.levels import count_levels, level_codes
@@ -18,9 +18,6 @@ from transfergrid.analysis.statistics.multiway import Influences, item_influence
 from transfergrid.analysis.statistics.reml import FitError, RemlFit, fit_reml, same_grouping
 from transfergrid.analysis.tables.table import CONFIDENCE, REASON, REGIME, Column, Table, schema_of, with_ends
 from transfergrid.config.settings import AnalysisConfig
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.intp]
 
 NESTED, CROSSED, PARTS = "nested", "crossed", "crossed, task and language"
 """Names of the three fits."""
@@ -59,7 +56,7 @@ _TRUE_COLUMNS = (
     ),
 )
 _TRUE = tuple(column.name for column in _TRUE_COLUMNS)
-_Inside = Sequence[tuple[IntArray, npt.NDArray[np.float32]]]
+_Inside = Sequence[tuple[IntArray, Float32Array]]
 """Rows of one regime and what their items add to them."""
 
 _COLUMNS = (
@@ -125,7 +122,7 @@ def variance_rows(
     return _frame(fit, regime, part.height, [*_records(found, codes, noise, settings), *left_out])
 
 
-def _inside(influences: Sequence[Influences], mask: npt.NDArray[np.bool_]) -> _Inside:
+def _inside(influences: Sequence[Influences], mask: BoolArray) -> _Inside:
     place = np.cumsum(mask) - 1
     return [(place[each.rows[mask[each.rows]]], each.values[mask[each.rows]]) for each in influences]
 

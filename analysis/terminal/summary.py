@@ -12,7 +12,6 @@ from rich.text import Text
 
 from transfergrid.analysis.graded.learnt import taught
 from transfergrid.analysis.records import ALL_TRANSFER
-from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.facts import (
     agreement,
     comparisons,
@@ -26,6 +25,7 @@ from transfergrid.analysis.tables.facts import (
 )
 from transfergrid.analysis.tables.regimes import REGIMES, SEEDS_ONLY
 from transfergrid.analysis.tables.roles import FRAGILE, HUB
+from transfergrid.analysis.tables.table import AnalysisTables
 from transfergrid.analysis.tables.variance import CROSSED, NESTED
 from transfergrid.analysis.terminal.plain_table import plain_table
 from transfergrid.analysis.terminal.table_view import reasons_view
@@ -108,7 +108,7 @@ def _significance(regimes: pl.DataFrame) -> list[str]:
     if fact.harm_threshold_items is not None:
         parts.append(f"the harm cut is {count(fact.harm_threshold_items, 'item')} of a target")
     if fact.median_se_pp is not None:
-        parts.append(f"the median standard error of a delta is {fact.median_se_pp:.2f} pp")
+        parts.append(f"the median standard error of a delta, where an answer changed, is {fact.median_se_pp:.2f} pp")
     if fact.harm_rate_by_chance is not None:
         parts.append(f"with no effect anywhere, {fact.harm_rate_by_chance:.1%} of deltas would count as harm")
     if fact.seeds_only:

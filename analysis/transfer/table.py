@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from transfergrid.analysis.graded.columns import OF_SEEDS
 from transfergrid.analysis.graded.seeds import graded_as_delta, graded_columns
 from transfergrid.analysis.records import EVERY_KEY, IS_SINGLE, KEY, ItemBlock, Transfer
 from transfergrid.analysis.statistics.levels import level_codes
@@ -19,7 +18,7 @@ from transfergrid.analysis.statistics.significance import (
     crossed_standard_error,
     t_test_p,
 )
-from transfergrid.analysis.transfer.adaptive import DECISION_SCHEMA, Stopping, read_cells, read_stopping, with_decisions
+from transfergrid.analysis.transfer.adaptive import Stopping, read_cells, read_stopping, with_decisions
 from transfergrid.analysis.transfer.by_seed import no_counts, transfer_by_seed, with_q
 from transfergrid.analysis.transfer.construction import construction_expr
 from transfergrid.analysis.transfer.imported import transfer_from_imported
@@ -89,7 +88,7 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     rows = _finish(rows, imported, run, config, stopping)
     by_seed = add_remarks(by_seed, run)
     return Transfer(
-        with_decisions(by_seed.drop("squares", *OF_SEEDS), stopping),
+        with_decisions(by_seed, stopping),
         rows.filter(IS_SINGLE),
         single_blocks(blocks, sources),
         _unscored_models(by_seed.filter(IS_SINGLE), config),
@@ -215,54 +214,6 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
     ).drop("between_items", "between_seeds", "n_items_of_all_seeds")
 
 
-GRADED = (
-    "graded_pp",
-    "graded_pp_low",
-    "graded_pp_high",
-    "graded_se_pp",
-    "graded_p",
-    "graded_q",
-    "graded_p_below_0",
-    "graded_p_method",
-    "temperature_ratio",
-    "register_nats_per_char",
-    "others_nats_per_char",
-    "graded_reason",
-)
-_COLUMNS = (
-    *KEY,
-    "source",
-    "source_kind",
-    "regime",
-    "family",
-    "size",
-    "construction",
-    "source_language_family",
-    "target_language_family",
-    "primary_metric",
-    "origin",
-    "n_seeds",
-    "n_seeds_missing",
-    "n_items",
-    "n_unscored",
-    "base_score",
-    "adapter_score",
-    "delta_pp",
-    "delta_sd_seeds_pp",
-    "se_pp",
-    "se_origin",
-    "df",
-    "p_value",
-    "q_value",
-    "p_method",
-    *GRADED,
-    "n_flips_noise_floor",
-    "reason",
-    "remark",
-    *DECISION_SCHEMA,
-)
-
-
 def _finish(
     rows: pl.DataFrame, imported: pl.DataFrame, run: RunFolder, config: GridConfig | None, stopping: Stopping
 ) -> pl.DataFrame:
@@ -276,7 +227,7 @@ def _finish(
         target_language_family=pl.col("target_language").replace_strict(families, return_dtype=pl.String),
     )
     frame = with_q(with_q(frame, "p_value", "q_value"), "graded_p", "graded_q")
-    return frame.select(_COLUMNS).sort(*KEY, "source", nulls_last=True)
+    return frame.sort(*KEY, "source", nulls_last=True)
 
 
 def _traits(rows: pl.DataFrame, imported: pl.DataFrame, config: GridConfig | None) -> pl.DataFrame:
