@@ -61,20 +61,15 @@ class ItemLoglikelihoods:
     """Shape [C]: whether greedy decoding would give just this continuation; None: not asked for."""
 
 
-class Prepared(Protocol):
-    """Items planned once, scored under many adapters."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Items planned once, scored under many adapters; every kind of scorer keeps more."""
 
-    @property
-    def n_items(self) -> int:
-        """Number of items."""
-
-    @property
-    def n_computed_tokens(self) -> int:
-        """Tokens that one adapter's pass computes."""
-
-    @property
-    def n_repeated_tokens(self) -> int:
-        """Tokens a pass would compute if every choice repeated its context."""
+    n_items: int
+    n_computed_tokens: int
+    """Tokens that one adapter's pass computes."""
+    n_repeated_tokens: int
+    """Tokens a pass would compute if every choice repeated its context."""
 
 
 class Scorer(Protocol):

@@ -88,7 +88,7 @@ class PublicScorer:
             UserError: If an item is longer than the engine was started for.
         """
         require_fit(items, self._max_model_len - _EXTRA_TOKENS)
-        return WholeItems(tuple(items))
+        return WholeItems.of(items)
 
     def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, in order.

@@ -57,7 +57,7 @@ class ReferenceScorer:
 
     def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> WholeItems:
         """Keep the items; there is nothing to plan and no step to halve."""
-        return WholeItems(tuple(items))
+        return WholeItems.of(items)
 
     def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, in order.
