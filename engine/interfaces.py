@@ -67,17 +67,14 @@ class Prepared(Protocol):
     @property
     def n_items(self) -> int:
         """Number of items."""
-        ...
 
     @property
     def n_computed_tokens(self) -> int:
         """Tokens that one adapter's pass computes."""
-        ...
 
     @property
     def n_repeated_tokens(self) -> int:
         """Tokens a pass would compute if every choice repeated its context."""
-        ...
 
 
 class Scorer(Protocol):
@@ -91,19 +88,15 @@ class Scorer(Protocol):
             halve_steps: Make the steps half as large, so that the same sums run in another order; a scorer without
                 steps plans as before.
         """
-        ...
 
     def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, as soon as it is done, in no fixed order; None scores the base."""
-        ...
 
     def prefetch(self, adapter: Adapter) -> None:
         """Start to load the adapter that is scored next; returns at once."""
-        ...
 
     def close(self) -> None:
         """Free the model."""
-        ...
 
 
 class ScorerMaker(Protocol):
@@ -111,11 +104,9 @@ class ScorerMaker(Protocol):
 
     def key_parts(self) -> Mapping[str, Any]:
         """Return what of the engine decides the numbers: its name, its version and its "way" of scoring."""
-        ...
 
     def device_name(self) -> str | None:
         """Return the name of the device that scores, for the record; None where it is not known."""
-        ...
 
     def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
         """Check that an adapter can be used with a base, before anything is loaded.
@@ -123,7 +114,6 @@ class ScorerMaker(Protocol):
         Raises:
             AdapterError: If it cannot.
         """
-        ...
 
     def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> Scorer:
         """Load a model.
@@ -136,4 +126,3 @@ class ScorerMaker(Protocol):
         Raises:
             UserError: If the model, the length or the rank is beyond the limits of this way.
         """
-        ...

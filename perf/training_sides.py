@@ -136,7 +136,7 @@ class Ours:
         """Attach an adapter and give out its trainer."""
         examples = tuple(self._workload.examples(self._model.tokenizer, task))
         data = CellData(examples, examples[:1], "")
-        job = TrainingJob(self._model, SEED, Source.of(Cell(task, self._workload.language)), data, Path(scratch))
+        job = TrainingJob(self._model, SEED, Source.of(Cell(task, self._workload.language)), Path(scratch), data)
         shape = BatchShape(batch_size=BATCH, gradient_accumulation=1)
         with attached_adapter(self._base, LORA, SEED) as model:
             trainer = make_trainer(model, job, self._base, self._training, shape=shape, scratch=Path(scratch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from transfergrid.config.values import Dtype
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.null import make_random_adapter
 from transfergrid.engine.interfaces import Adapter, TokenisedItem
+from transfergrid.engine.models.device import engine_device_type
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.models.tokenizer import TokenisationSettings, load_tokenizer, render_contexts
 from transfergrid.engine.planning.tokenisation import tokenise_items
+from transfergrid.perf.scaling import Decoder
 
 TASKS = ("arc_challenge", "truthfulqa", "global_mmlu")
 RANK = 32
+TINY = Decoder(2, 64, 64, 2, 2, 32, 512)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,3 +77,28 @@ def make_adapters(model: Path, folder: Path, count: int) -> None:
     """Write rank-32 adapters on all seven projections with random A and small random B."""
     for index in range(count):
         make_random_adapter(model, folder / str(index), rank=RANK, seed=index)
+
+
+def make_model(folder: Path, shape: Decoder) -> Path:
+    """Write a Llama with random weights in bfloat16."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.n_layers,
+        num_attention_heads=shape.n_heads,
+        num_key_value_heads=shape.n_kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=2048,
+        dtype=torch.bfloat16,
+    )
+    torch.manual_seed(0)
+    with torch.device(engine_device_type()):
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    gc.collect()
+    if engine_device_type() == "cuda":
+        torch.cuda.empty_cache()
+    return folder

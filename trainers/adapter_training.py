@@ -29,14 +29,6 @@ def train_adapter(
 
     When memory runs out, the adapter starts again with half the batch and twice the accumulation.
 
-    Args:
-        job: What to train.
-        base: The base model.
-        config: Shape and recipe.
-        scratch: Folder that TRL may write to.
-        events: Called with every step and epoch.
-        save: Called before the adapter is removed.
-
     Raises:
         UserError: If the loss stops being finite, or memory does not suffice for a single example.
     """

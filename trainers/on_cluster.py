@@ -167,7 +167,10 @@ class TrainingRunner:
 
     def _train(self, unit: TrainingUnit, run: RunFolder, send: Send) -> None:
         model = self._find(unit)
-        jobs = [TrainingJob(model, *order, run.adapter(unit.model, order.seed, order.source)) for order in unit.jobs]
+        jobs = [
+            TrainingJob(model, seed, source, run.adapter(unit.model, seed, source), data)
+            for seed, source, data in unit.jobs
+        ]
         tell = send if unit.sees_run else partial(_tell_with_files, {job.name: job for job in jobs}, send)
         if self._base is None:
             self._base = self._open(jobs[0], tell)

@@ -38,16 +38,24 @@ class PreparedSteps:
         return self.plan.n_repeated_tokens
 
 
-def prepare_steps(items: Sequence[TokenisedItem], limits: PlanLimits, *, max_model_len: int) -> PreparedSteps:
-    """Plan items within an engine's limits and pack the steps.
+class PlannedScorer:
+    """What scorers that run planned steps have in common."""
 
-    Raises:
-        UserError: If an item is longer than the engine was started for.
-        ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
-    """
-    require_fit(items, max_model_len)
-    plan = plan_items(items, limits)
-    return PreparedSteps(plan, tuple(map(pack_step, plan.steps)))
+    def __init__(self, limits: PlanLimits, max_model_len: int) -> None:
+        self.limits = limits
+        """What one step and the KV cache hold."""
+        self._max_model_len = max_model_len
+
+    def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> PreparedSteps:
+        """Plan the items of a batch of cells once; the result serves every adapter.
+
+        Raises:
+            UserError: If an item is longer than the engine was started for.
+            ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
+        """
+        require_fit(items, self._max_model_len)
+        plan = plan_items(items, self.limits.halved() if halve_steps else self.limits)
+        return PreparedSteps(plan, tuple(map(pack_step, plan.steps)))
 
 
 def probe_tokens(vocab_size: int) -> Int32Array:

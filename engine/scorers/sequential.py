@@ -6,32 +6,25 @@ For comparison, and for adapters that peft can merge and vLLM cannot serve (DoRA
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.merge import check_mergeable, merge_adapter
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
-from transfergrid.engine.models.device import device_name, engine_device_type, resolve_dtype
+from transfergrid.engine.models.device import engine_device_type, resolve_dtype
 from transfergrid.engine.scorers.launch import start_vllm
 from transfergrid.engine.scorers.passes import PreparedSteps
 from transfergrid.engine.scorers.prepared import require_own
 from transfergrid.engine.scorers.vllm import VllmScorer
-from transfergrid.engine.scorers.vllm_way import vllm_key_parts
+from transfergrid.engine.scorers.vllm_way import VllmWay
 
 
-@dataclass(frozen=True, slots=True)
-class Sequential:
+class Sequential(VllmWay):
     """Merges every adapter and starts vLLM on the result."""
 
-    config: EngineConfig
-    device_name = staticmethod(device_name)
-
-    def key_parts(self) -> Mapping[str, Any]:
-        """Return vLLM, its version and the way."""
-        return vllm_key_parts("sequential", self.config)
+    way = "sequential"
 
     def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
         """Check that an adapter's files are there; whether it fits the base shows when it is merged.
