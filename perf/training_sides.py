@@ -96,8 +96,7 @@ class Pace(TrainerCallback):
 
 def say(**message: Any) -> None:
     """Write one line of JSON for the parent."""
-    sys.__stdout__.write(json.dumps(message) + "\n")
-    sys.__stdout__.flush()
+    print(json.dumps(message), file=sys.__stdout__, flush=True)
 
 
 def as_dataset(examples: list[TrainingExample]) -> Any:
