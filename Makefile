@@ -29,7 +29,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	mkdir -p .build/mypy && ln -sfn $(CURDIR) .build/mypy/transfergrid
 	cd .build/mypy && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p transfergrid.benchmarks -p transfergrid.engine \
-	  -p transfergrid.trainers -p transfergrid.analysis -p transfergrid.commands -p transfergrid.config -p transfergrid.store -p transfergrid.view -m transfergrid.cli -m transfergrid.grid -m transfergrid.wording -m transfergrid.interrupts
+	  -p transfergrid.trainers -p transfergrid.analysis -p transfergrid.commands -p transfergrid.config -p transfergrid.store -p transfergrid.view -p transfergrid.perf -m transfergrid.cli -m transfergrid.grid -m transfergrid.wording -m transfergrid.interrupts
 
 # The report's tests need a browser. Root on Debian or Ubuntu gets one; for others a message is printed and those tests skip.
 browser:
@@ -38,8 +38,9 @@ browser:
 	    && { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } >/dev/null 2>&1; } \
 	  || echo "no browser and none could be installed: the tests of the report in a browser will be skipped (Debian package: chromium)"
 
+# Two processes side by side: tests/conftest.py says which takes what. Threads that wait leave the other its core.
 test: $(STAMP) browser
-	$(BIN)/python -m pytest -m "not gpu"
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadgroup
 
 # Tries damaged contents on every reader of files from outside; prints how many inputs were tried and held.
 fuzz: $(STAMP)
@@ -52,6 +53,7 @@ bench: $(STAMP)
 	$(BIN)/python -m transfergrid.perf.planner
 	$(BIN)/python -m transfergrid.perf.engine
 	$(BIN)/python -m transfergrid.perf.flips
+	$(BIN)/python -m transfergrid.perf.harness
 	$(BIN)/python -m transfergrid.perf.training
 	$(BIN)/python -m transfergrid.perf.training_at_once
 	$(BIN)/python -m transfergrid.perf.analysis table

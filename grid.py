@@ -115,11 +115,6 @@ def regime_of(source: Cell, target: Cell) -> Regime:
     return Regime.CT_ML if source.language == target.language else Regime.CT_CL
 
 
-def regime_of_one(cells: Sequence[Cell], target: Cell) -> str:
-    """Return the regime of a source of one cell."""
-    return regime_of(cells[0], target)
-
-
 def regime_of_several(cells: Sequence[Cell], target: Cell) -> str:
     """Return IN-MIX for a target among the cells, else the nearest relation to any: MT-CL, then CT-ML, then CT-CL."""
     if target in cells:
@@ -130,10 +125,10 @@ def regime_of_several(cells: Sequence[Cell], target: Cell) -> str:
 
 KINDS: dict[str, Callable[[Sequence[Cell], Cell], str | None]] = {
     BASE_KIND: lambda cells, target: None,  # it was trained on no cell
-    CELL_KIND: regime_of_one,
+    CELL_KIND: lambda cells, target: regime_of(cells[0], target),
     MIXTURE_KIND: regime_of_several,
     MERGE_KIND: regime_of_several,
-    VARIANT_KIND: lambda cells, target: (regime_of_one if len(cells) == 1 else regime_of_several)(cells, target),
+    VARIANT_KIND: lambda cells, target: KINDS[CELL_KIND if len(cells) == 1 else MIXTURE_KIND](cells, target),
 }
 """Kinds of sources, each with its rule for the regime of its cells and a target; None: no regime."""
 
@@ -295,6 +290,6 @@ class Grid:
         return tuple(dict.fromkeys(cell.language for cell in self.cells))
 
     @property
-    def sources(self) -> tuple[Source, ...]:
-        """The base model, then one adapter per cell that is trained on."""
-        return (BASE, *map(Source.of, self.source_cells))
+    def pairs(self) -> tuple[tuple[Cell, Cell], ...]:
+        """Every source with every target but itself."""
+        return tuple((source, target) for source in self.source_cells for target in self.cells if source != target)

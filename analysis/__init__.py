@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transfergrid.analysis.report.page import write_report
-    from transfergrid.analysis.tables.build import AnalysisTables, build_tables
+    from transfergrid.analysis.tables.build import build_tables
+    from transfergrid.analysis.tables.table import AnalysisTables
     from transfergrid.analysis.terminal.recommendation import recommend
     from transfergrid.config.file import load_config
     from transfergrid.grid import Cell
     from transfergrid.store.folder import RunFolder
 
 _HOMES = {
-    "AnalysisTables": "analysis.tables.build",
+    "AnalysisTables": "analysis.tables.table",
     "Cell": "grid",
     "RunFolder": "store.folder",
     "build_tables": "analysis.tables.build",

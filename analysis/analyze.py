@@ -10,8 +10,9 @@ import polars as pl
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
+from transfergrid.analysis.tables.build import Progress, build_tables
 from transfergrid.analysis.tables.registry import all_tables
+from transfergrid.analysis.tables.table import AnalysisTables
 from transfergrid.analysis.terminal.hierarchy import hierarchy_rows, hierarchy_view
 from transfergrid.analysis.terminal.matrix import MatrixView
 from transfergrid.analysis.terminal.summary import summary

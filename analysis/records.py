@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from transfergrid.grid import TRANSFER_REGIMES, VARIANT_KIND, Regime
+from transfergrid.analysis.arrays import BoolArray, Float32Array
+from transfergrid.grid import TRANSFER_REGIMES, VARIANT_KIND, Cell, Regime
 
 SOURCE = ("source_task", "source_language")
 TARGET = ("target_task", "target_language")
@@ -17,7 +16,6 @@ ROW = ("model", "seed", *PAIR)
 """Key of one row of the transfer table by seed."""
 IS_SINGLE = pl.col("source_task").is_not_null()
 """Whether a row is of a usual single-cell adapter."""
-FloatArray = npt.NDArray[np.float32]
 ALL_TRANSFER = "all transfer"
 """The three transfer regimes together, without MT-ML."""
 EVERY_REGIME = (ALL_TRANSFER, *(regime.value for regime in Regime))
@@ -36,10 +34,20 @@ class ItemBlock:
     """Shape [N] rows: model, source and target of every row; the columns of `KEY` and ``source``."""
     item_ids: tuple[str, ...]
     """Shape [I], sorted; the same items in every language."""
-    differences: FloatArray
+    differences: Float32Array
     """Shape [N, I]: (adapter right - baseline right), mean over the seeds in which both were scored; 0 if never."""
-    scored: npt.NDArray[np.bool_]
+    scored: BoolArray
     """Shape [N, I]: whether both were scored in a seed."""
+
+
+def at_target(target: Cell) -> pl.Expr:
+    """Return whether a row's target is a cell."""
+    return (pl.col("target_task") == target.task) & (pl.col("target_language") == target.language)
+
+
+def cell_name(side: str) -> pl.Expr:
+    """Return the name of a row's cell as ``source`` or as ``target``."""
+    return pl.concat_str(f"{side}_task", f"{side}_language", separator="-")
 
 
 def in_regime(regime: str) -> pl.Expr:

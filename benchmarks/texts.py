@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,6 +21,13 @@ class Texts(NamedTuple):
     items: Mapping[str, Item]
     why_not: str | None
     """Why there are none."""
+
+    def split_shared(self, context: str) -> tuple[str, str]:
+        """Return the lines that every item starts with, such as worked examples, and the rest of an item's context."""
+        contexts = [item.context for item in self.items.values()]
+        shared = os.path.commonprefix(contexts) if len(contexts) > 1 else ""  # noqa: RUF071 characters are meant
+        end = shared.rfind("\n") + 1
+        return context[:end], context[end:]
 
 
 class ItemTexts:

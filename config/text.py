@@ -53,7 +53,7 @@ PRESETS = {
         update={
             **_SMALL,
             "tasks": ("arc_challenge", "hellaswag"),
-            "training": _QUICK.training.model_copy(update={"epochs": 2}),
+            "training": _QUICK.training.model_copy(update={"epochs": 1}),
             "variants": {
                 "matched": VariantConfig(
                     prompts=VariantPrompts(train_format="eval", train_chat_template=True),

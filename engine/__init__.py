@@ -9,16 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from transfergrid.benchmarks.items import Item
-    from transfergrid.benchmarks.metrics import pick_choice
-    from transfergrid.config.settings import EngineConfig
-    from transfergrid.engine.adapters.check import check_adapters
-    from transfergrid.engine.adapters.folder import find_adapters
-    from transfergrid.engine.models.resolve import resolve_model
-    from transfergrid.engine.models.shapes import read_linear_shapes
-    from transfergrid.engine.models.tokenizer import TokenisationSettings, load_tokenizer
-    from transfergrid.engine.planning.tokenisation import tokenise_items
-    from transfergrid.engine.scorers.launch import start_vllm
+    from transfergrid.benchmarks.items import Item as Item
+    from transfergrid.benchmarks.metrics import pick_choice as pick_choice
+    from transfergrid.config.settings import EngineConfig as EngineConfig
+    from transfergrid.engine.adapters.check import check_adapters as check_adapters
+    from transfergrid.engine.adapters.folder import find_adapters as find_adapters
+    from transfergrid.engine.models.resolve import resolve_model as resolve_model
+    from transfergrid.engine.models.shapes import read_linear_shapes as read_linear_shapes
+    from transfergrid.engine.models.tokenizer import (
+        TokenisationSettings as TokenisationSettings,
+    )
+    from transfergrid.engine.models.tokenizer import (
+        load_tokenizer as load_tokenizer,
+    )
+    from transfergrid.engine.planning.tokenisation import tokenise_items as tokenise_items
+    from transfergrid.engine.scorers.launch import start_vllm as start_vllm
 
 _HOMES = {
     "EngineConfig": "config.settings",
@@ -34,19 +39,7 @@ _HOMES = {
     "tokenise_items": "engine.planning.tokenisation",
 }
 
-__all__ = [
-    "EngineConfig",
-    "Item",
-    "TokenisationSettings",
-    "check_adapters",
-    "find_adapters",
-    "load_tokenizer",
-    "pick_choice",
-    "read_linear_shapes",
-    "resolve_model",
-    "start_vllm",
-    "tokenise_items",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -77,23 +77,15 @@ class ItemLoglikelihoods:
     """Shape [C]: whether greedy decoding would give just this continuation; None: not asked for."""
 
 
-class Prepared(Protocol):
-    """Items planned once, scored under many adapters."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Items planned once, scored under many adapters; every kind of scorer keeps more."""
 
-    @property
-    def n_items(self) -> int:
-        """Number of items."""
-        ...
-
-    @property
-    def n_computed_tokens(self) -> int:
-        """Tokens that one adapter's pass computes."""
-        ...
-
-    @property
-    def n_repeated_tokens(self) -> int:
-        """Tokens a pass would compute if every choice repeated its context."""
-        ...
+    n_items: int
+    n_computed_tokens: int
+    """Tokens that one adapter's pass computes."""
+    n_repeated_tokens: int
+    """Tokens a pass would compute if every choice repeated its context."""
 
 
 class Scorer(Protocol):
@@ -107,7 +99,6 @@ class Scorer(Protocol):
             halve_steps: Make the steps half as large, so that the same sums run in another order; a scorer without
                 steps plans as before.
         """
-        ...
 
     def score(
         self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False
@@ -117,15 +108,12 @@ class Scorer(Protocol):
         Raises:
             ScoringError: If ``greedy`` asks which continuations greedy decoding would give, and this scorer cannot say.
         """
-        ...
 
     def prefetch(self, adapter: Adapter) -> None:
         """Start to load the adapter that is scored next; returns at once."""
-        ...
 
     def close(self) -> None:
         """Free the model."""
-        ...
 
 
 class ScorerMaker(Protocol):
@@ -133,11 +121,9 @@ class ScorerMaker(Protocol):
 
     def key_parts(self) -> Mapping[str, Any]:
         """Return what of the engine decides the numbers: its name, its version and its "way" of scoring."""
-        ...
 
     def device_name(self) -> str | None:
         """Return the name of the device that scores, for the record; None where it is not known."""
-        ...
 
     def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
         """Check that an adapter can be used with a base, before anything is loaded.
@@ -145,7 +131,6 @@ class ScorerMaker(Protocol):
         Raises:
             AdapterError: If it cannot.
         """
-        ...
 
     def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> Scorer:
         """Load a model.
@@ -158,4 +143,3 @@ class ScorerMaker(Protocol):
         Raises:
             UserError: If the model, the length or the rank is beyond the limits of this way.
         """
-        ...

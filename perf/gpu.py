@@ -6,7 +6,6 @@ random weights in the shape of published ones; items are made up. Runs on a CPU,
 
 from __future__ import annotations
 
-import gc
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,42 +22,16 @@ from transfergrid.config.values import Dtype
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.evaluation.selftest import MIN_EFFECT, TOLERANCES, compare_ways, largest_difference, scores_of
 from transfergrid.engine.interfaces import Adapter, Scorer, TokenisedItem
-from transfergrid.engine.models.device import cuda_devices, engine_device_type
+from transfergrid.engine.models.device import cuda_devices
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.perf.host import make_items
 from transfergrid.perf.peak import GPUS, SHAPES
 from transfergrid.perf.scaling import TFLOP, Decoder
-from transfergrid.perf.workload import RANK, make_adapters
+from transfergrid.perf.workload import RANK, TINY, make_adapters, make_model
 
-TINY = Decoder(2, 64, 64, 2, 2, 32, 512)
 LONGEST = 1024
 N_STOCK_ITEMS = 64
-
-
-def make_model(folder: Path, shape: Decoder) -> Path:
-    """Write a Llama with random weights in bfloat16."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.n_layers,
-        num_attention_heads=shape.n_heads,
-        num_key_value_heads=shape.n_kv_heads,
-        head_dim=shape.head_dim,
-        max_position_embeddings=2048,
-        dtype=torch.bfloat16,
-    )
-    torch.manual_seed(0)
-    with torch.device(engine_device_type()):
-        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    gc.collect()
-    if engine_device_type() == "cuda":
-        torch.cuda.empty_cache()
-    return folder
 
 
 @contextmanager

@@ -25,30 +25,11 @@ from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.interfaces import Adapter, TokenisedItem
 from transfergrid.engine.models.shapes import read_linear_shapes
-from transfergrid.perf.workload import RANK, make_adapters
+from transfergrid.perf.workload import RANK, TINY, make_adapters, make_model
 
 STEP_TOKENS = 16_384
-N_LAYERS = 2
-VOCABULARY = 512
 REPEATS = 5
 GOAL_MS = 2.0
-
-
-def make_model(folder: Path) -> Path:
-    """Write a random two-layer Llama of width 64."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=N_LAYERS,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
 
 
 def make_items(n_items: int) -> list[TokenisedItem]:
@@ -56,7 +37,7 @@ def make_items(n_items: int) -> list[TokenisedItem]:
     random = np.random.default_rng(0)
 
     def tokens(low: int, high: int) -> tuple[int, ...]:
-        return tuple(random.integers(0, VOCABULARY, random.integers(low, high)).tolist())
+        return tuple(random.integers(0, TINY.vocabulary, random.integers(low, high)).tolist())
 
     head = tokens(30, 31)
     return [
@@ -85,7 +66,7 @@ def without_arithmetic(scorer: Any) -> Iterator[None]:
     StepRunner.copy_blocks = lambda *arguments: None
     torch.log_softmax = lambda rows, **keywords: rows
     kind.forward = lambda self, input_ids, *arguments, **keywords: hidden[: len(input_ids)]
-    kind.compute_logits = lambda self, rows: logits.expand(len(rows), VOCABULARY)
+    kind.compute_logits = lambda self, rows: logits.expand(len(rows), TINY.vocabulary)
     try:
         yield
     finally:
@@ -123,7 +104,7 @@ def main(items: int, causes: int) -> None:
     """Measure and print."""
     console = Console(width=110)
     with tempfile.TemporaryDirectory() as name:
-        folder = make_model(Path(name) / "model")
+        folder = make_model(Path(name) / "model", TINY)
         make_adapters(folder, Path(name), 1)
         adapter = check_adapter(Path(name) / "0", read_linear_shapes(folder), name="a0")
         measure(console, folder, adapter, make_items(items), n_causes=causes)
@@ -153,7 +134,7 @@ def measure(console: Console, folder: Path, adapter: Adapter, items: list[Tokeni
 
         short_s = lowest_s(lambda run=run: run(short))
         with without_arithmetic(scorer):
-            layer_s = (short_s - lowest_s(lambda run=run: run(short))) / short.plan.n_steps / N_LAYERS
+            layer_s = (short_s - lowest_s(lambda run=run: run(short))) / short.plan.n_steps / TINY.n_layers
             step_s = lowest_s(lambda run=run: run(prepared)) / n_steps
             causes = profiled(lambda run=run: run(prepared), n_steps, n_causes)
         per_sequence = 1e6 * step_s * n_steps / plan.n_sequences

@@ -11,6 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from scipy.sparse.csgraph import connected_components
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "transfergrid"
 ROOMS = ("analysis", "benchmarks", "commands", "config", "engine", "store", "trainers", "view")
@@ -96,31 +99,12 @@ def folder_imports() -> dict[str, set[str]]:
 
 
 def circles(graph: Mapping[str, frozenset[str] | set[str]]) -> tuple[tuple[str, ...], ...]:
-    """Return the strongly connected components of more than one node (Tarjan 1972)."""
-    index: dict[str, int] = {}
-    low: dict[str, int] = {}
-    stack: list[str] = []
-    found: list[tuple[str, ...]] = []
-
-    def visit(node: str) -> None:
-        index[node] = low[node] = len(index)
-        stack.append(node)
-        for target in sorted(graph.get(node, ())):
-            if target not in index:
-                visit(target)
-                low[node] = min(low[node], low[target])
-            elif target in stack:
-                low[node] = min(low[node], index[target])
-        if low[node] == index[node]:
-            at = stack.index(node)
-            if len(stack) - at > 1:
-                found.append(tuple(sorted(stack[at:])))
-            del stack[at:]
-
-    for node in sorted(graph):
-        if node not in index:
-            visit(node)
-    return tuple(found)
+    """Return the strongly connected components of more than one node."""
+    names = sorted({*graph, *(target for targets in graph.values() for target in targets)})
+    matrix = np.array([[target in graph.get(node, ()) for target in names] for node in names])
+    n_components, labels = connected_components(matrix, connection="strong")
+    found = [tuple(np.array(names)[labels == each].tolist()) for each in range(n_components)]
+    return tuple(component for component in found if len(component) > 1)
 
 
 def longest_chain(graph: Mapping[str, frozenset[str]]) -> tuple[str, ...]:

@@ -68,7 +68,7 @@ class MadeUpScorer:
         """Keep the items."""
         from transfergrid.engine.scorers.prepared import WholeItems
 
-        return WholeItems(tuple(items))
+        return WholeItems.of(items)
 
     def score(self, prepared: Any, adapter: Any = None, *, greedy: bool = False) -> Iterator[Any]:
         """Yield every item."""

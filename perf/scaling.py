@@ -152,15 +152,7 @@ def load_s(model: Decoder, inputs: Inputs) -> float:
 def simulate(
     models: Mapping[str, Decoder], n_workers: int, *, with_base: bool, job_s: Callable[[Job], float], load: Inputs
 ) -> Run:
-    """Give out units as on a cluster, and add up the time.
-
-    Args:
-        models: Models by name.
-        n_workers: Workers, each holding one model.
-        with_base: Whether the base is a source.
-        job_s: Seconds of a job.
-        load: For the time to load a model.
-    """
+    """Give out units as on a cluster, and add up the time."""
     groups: dict[tuple[str, int | None], list[Job]] = {}
     for name in models:
         if with_base:

@@ -77,7 +77,7 @@ class TrainingWorkload:
         }
 
 
-class Pace(TrainerCallback):  # type: ignore[misc]
+class Pace(TrainerCallback):
     """Waits for a line before every step, and answers with its seconds."""
 
     def __init__(self) -> None:
@@ -96,8 +96,7 @@ class Pace(TrainerCallback):  # type: ignore[misc]
 
 def say(**message: Any) -> None:
     """Write one line of JSON for the parent."""
-    sys.__stdout__.write(json.dumps(message) + "\n")  # type: ignore[union-attr]
-    sys.__stdout__.flush()  # type: ignore[union-attr]
+    print(json.dumps(message), file=sys.__stdout__, flush=True)
 
 
 def as_dataset(examples: list[TrainingExample]) -> Any:
@@ -136,7 +135,7 @@ class Ours:
         """Attach an adapter and give out its trainer."""
         examples = tuple(self._workload.examples(self._model.tokenizer, task))
         data = CellData(examples, examples[:1], "")
-        job = TrainingJob(self._model, SEED, Source.of(Cell(task, self._workload.language)), data, Path(scratch))
+        job = TrainingJob(self._model, SEED, Source.of(Cell(task, self._workload.language)), Path(scratch), data)
         shape = BatchShape(batch_size=BATCH, gradient_accumulation=1)
         with attached_adapter(self._base, LORA, SEED) as model:
             trainer = make_trainer(model, job, self._base, self._training, shape=shape, scratch=Path(scratch))

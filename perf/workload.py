@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.items import Item
@@ -12,12 +17,16 @@ from transfergrid.config.values import Dtype
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.null import make_random_adapter
 from transfergrid.engine.interfaces import Adapter, TokenisedItem
+from transfergrid.engine.models.device import engine_device_type
+from transfergrid.engine.models.resolve import resolve_model
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.models.tokenizer import TokenisationSettings, load_tokenizer, render_contexts
 from transfergrid.engine.planning.tokenisation import tokenise_items
+from transfergrid.perf.scaling import Decoder
 
 TASKS = ("arc_challenge", "truthfulqa", "global_mmlu")
 RANK = 32
+TINY = Decoder(2, 64, 64, 2, 2, 32, 512)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +40,8 @@ class Workload:
     adapters: str
     """Folder of the adapters ``0``, ``1``, ..."""
     dtype: Dtype
-    repeats: int
-    many_adapters: int
+    repeats: int = 1
+    many_adapters: int = 1
 
     def as_json(self) -> dict[str, object]:
         """Return the fields."""
@@ -69,7 +78,44 @@ class Workload:
         return check_adapter(Path(self.adapters) / str(index), read_linear_shapes(Path(self.model)), name=f"a{index}")
 
 
+@contextmanager
+def made_up_workload(
+    data: str, model: str, items: int, languages: str, *, n_adapters: int, **more: Any
+) -> Iterator[Workload]:
+    """Give out what command-line options ask for; its adapters are made now and removed at the end."""
+    folder = resolve_model(model)
+    with tempfile.TemporaryDirectory() as adapters:
+        make_adapters(folder, Path(adapters), n_adapters)
+        cells = {"data": data, "languages": tuple(languages.split(",")), "items_per_cell": items}
+        yield Workload(model=str(folder), adapters=adapters, **cells, **more)
+
+
 def make_adapters(model: Path, folder: Path, count: int) -> None:
     """Write rank-32 adapters on all seven projections with random A and small random B."""
     for index in range(count):
         make_random_adapter(model, folder / str(index), rank=RANK, seed=index)
+
+
+def make_model(folder: Path, shape: Decoder) -> Path:
+    """Write a Llama with random weights in bfloat16."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=shape.vocabulary,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.n_layers,
+        num_attention_heads=shape.n_heads,
+        num_key_value_heads=shape.n_kv_heads,
+        head_dim=shape.head_dim,
+        max_position_embeddings=2048,
+        dtype=torch.bfloat16,
+    )
+    torch.manual_seed(0)
+    with torch.device(engine_device_type()):
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    gc.collect()
+    if engine_device_type() == "cuda":
+        torch.cuda.empty_cache()
+    return folder

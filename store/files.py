@@ -90,10 +90,6 @@ def sync_folder(folder: Path) -> None:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file under a temporary name, flush it, then rename it into place.
 
-    Args:
-        path: The final path; its folder is created.
-        write: Called with the temporary path; must create that file.
-
     Raises:
         WriteError: If the disk is full or the folder cannot be written; no file is left behind.
     """

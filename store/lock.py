@@ -24,11 +24,6 @@ _PATIENCE_S = 0.5  # a process that was killed while it started another leaves t
 def hold_run_folder(folder: Path, purpose: str, option: str = "--run") -> Iterator[None]:
     """Hold a run folder; the operating system releases it when this process ends, also when it is killed.
 
-    Args:
-        folder: The run folder; created if it is not there.
-        purpose: What the holder does, for the message to the second process.
-        option: What names the folder on the command line.
-
     Raises:
         UserError: If another process holds it (says who, where and since when), or it cannot be written, now or
             while it is held.

@@ -189,12 +189,6 @@ class ScoreStore:
     ) -> Part:
         """Write one part.
 
-        Args:
-            origin: The source all rows belong to.
-            key_parts: What decided the numbers, without the items.
-            cells: The finished cells.
-            rows: Rows of these cells in SCORE_SCHEMA.
-
         Raises:
             OSError: If the folder cannot be written or the disk is full; no part is left behind.
             StoreError: If the rows have other columns.

@@ -38,13 +38,11 @@ class PartWriter(Protocol):
     @property
     def folder(self) -> Path:
         """Folder of the store, for messages."""
-        ...
 
     def write(
         self, origin: Origin, key_parts: Mapping[str, Any], cells: Sequence[CellRecord], rows: pl.DataFrame
     ) -> object:
         """Take one part."""
-        ...
 
 
 class StoreWriter:

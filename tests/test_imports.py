@@ -26,7 +26,7 @@ WORK = {*PLANNED, "engine/adapters", "engine/work"}
 CLUSTER = {*GROUND, "store", "config", "engine.interfaces", "engine/cluster"}
 ENGINE = {*SCORERS, *WORK, *CLUSTER, "engine/server", "engine/evaluation"}
 TRAINERS = {*ADAPTERS, *CLUSTER, "engine/planning", "interrupts"}
-RECORDS = {*ASKED, "analysis.records", "analysis.threads"}
+RECORDS = {*ASKED, "analysis.arrays", "analysis.records", "analysis.threads"}
 STATISTICS = {*RECORDS, "analysis/statistics", "analysis/mixing"}
 GRADED = {*STATISTICS, "analysis/graded"}
 TRANSFER = {*GRADED, "analysis/transfer"}
@@ -57,7 +57,8 @@ ALLOWED: dict[str, set[str]] = {
     "trainers/sft": {*TRAINERS, "trainers"},
     "trainers/sources": {*TRAINERS, "trainers"},
     "trainers": {*TRAINERS, "trainers", "trainers/sft", "trainers/sources"},
-    "analysis.records": ASKED,
+    "analysis.arrays": set(),
+    "analysis.records": {*ASKED, "analysis.arrays"},
     "analysis.threads": ASKED,
     "analysis/statistics": RECORDS,
     "analysis/mixing": RECORDS,

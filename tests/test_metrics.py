@@ -12,7 +12,7 @@ import pytest
 
 from tests.engine.sweeps import SEED, FakeMaker, add_adapters, small_config, stored_rows
 from transfergrid.analysis.analyze import analyze
-from transfergrid.analysis.tables.build import AnalysisTables
+from transfergrid.analysis.tables.table import AnalysisTables
 from transfergrid.benchmarks.metrics import METRICS, Metric, ScoringError, get_metric
 from transfergrid.benchmarks.spec import read_task_spec
 from transfergrid.config.settings import DataConfig

@@ -117,11 +117,6 @@ def read_adapter(folder: Path) -> dict[str, bytes]:
 def place_adapter(folder: Path, job: AdapterJob, files: Mapping[str, bytes]) -> None:
     """Write the files of an adapter that was trained elsewhere, and move the folder into place in one step.
 
-    Args:
-        folder: Empty scratch folder on the run folder's disk.
-        job: Names the final folder.
-        files: From ``read_adapter``.
-
     Raises:
         AdapterError: If the weights are not those of the record.
         UserError: If the disk is full or not writable.

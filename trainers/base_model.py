@@ -32,11 +32,6 @@ class LoadedBase:
 def load_base(folder: Path, training: TrainingConfig, *, device: str | None = None) -> LoadedBase:
     """Load a base model and freeze it.
 
-    Args:
-        folder: From ``resolve_model``.
-        training: Number format and quantisation.
-        device: ``cpu`` or ``cuda``; None: what is there.
-
     Raises:
         UserError: If a quantised base is asked for without a GPU or without bitsandbytes, or a number format in which
             small gradients vanish.
@@ -84,13 +79,7 @@ class AttachedAdapter:
     """A fresh adapter of a base, on it only while it is asked for, so that several can take turns."""
 
     def __init__(self, base: LoadedBase, lora: LoraConfig, seed: int) -> None:
-        """Make it; the base is left as it was.
-
-        Args:
-            base: The base; its weights are never changed.
-            lora: Shape of the adapter.
-            seed: Seed of A's random values, and of everything random that follows.
-        """
+        """Make it, the base left as it was; the seed decides A's random values and everything random that follows."""
         from peft import get_peft_model
         from transformers import set_seed
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from transfergrid.benchmarks.items import Item
 from transfergrid.config.sources import Budget
-from transfergrid.config.values import TEMPLATE_DATE
 from transfergrid.engine.models.tokenizer import TokenisationSettings, encode_items, render_contexts
 from transfergrid.grid import UserError
 from transfergrid.store.files import hash_json
@@ -22,23 +20,14 @@ _SHOWN_IDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExampleSettings:
-    """How the items of one task become examples."""
+class ExampleSettings(TokenisationSettings):
+    """How the items of one task become examples of at most ``max_length`` tokens; the right choice is never cut."""
 
-    max_length: int
-    """Most tokens of an example."""
+    truncation: Literal["refuse", "left"] = "left"
     supervise: Literal["continuation", "text"] = "continuation"
     """Learn the delimiter and the right choice only, or the whole text."""
-    truncation: Literal["refuse", "left"] = "left"
-    """Example too long: refuse all, or cut its beginning; the right choice is never cut."""
-    chat_template: bool = False
-    """Wrap every context as one user message; the delimiter before the choice is then left out."""
     supervise_end_token: bool = False
     """Put the end-of-text token after the right choice and learn it too."""
-    template_arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Further variables of the chat template."""
-    date: datetime.date = TEMPLATE_DATE
-    """The day that a chat template with a clock sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +73,12 @@ def build_examples(tokenizer: Any, items: Sequence[Item], settings: ExampleSetti
     No BOS is added where only the choice is learnt, as in the study; where the whole text is learnt, the tokenizer's
     own BOS is. White space at the end of a context goes to the choice, as in the evaluation.
 
-    Args:
-        tokenizer: A transformers tokenizer.
-        items: Items of one cell.
-        settings: What is learnt and how long an example may be.
-
     Raises:
         UserError: If a right choice does not fit, or an example is too long and may not be cut; names the ids.
     """
     has_bos = settings.supervise == "text" and not settings.chat_template
-    template = TokenisationSettings(
-        max_length=settings.max_length,
-        chat_template=settings.chat_template,
-        template_arguments=settings.template_arguments,
-        date=settings.date,
-    )
     contexts = render_contexts(
-        tokenizer, [item.learnt[0] for item in items], template, asked_by="prompts.train_chat_template"
+        tokenizer, [item.learnt[0] for item in items], settings, asked_by="prompts.train_chat_template"
     )
     choices = [item.learnt[1] for item in items]
     if settings.chat_template:
@@ -120,12 +98,7 @@ def build_examples(tokenizer: Any, items: Sequence[Item], settings: ExampleSetti
 
 
 def split_validation(n_items: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Return the indices of train and validation examples.
-
-    Args:
-        n_items: Items to split, 2 or more.
-        fraction: Share of validation examples, rounded up.
-        seed: Seed of the permutation.
+    """Return the indices of train and validation examples; the share of the latter is rounded up.
 
     Raises:
         UserError: If one of the parts would be empty.

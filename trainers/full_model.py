@@ -37,13 +37,7 @@ def trained_model(base: LoadedBase, config: GridConfig, seed: int) -> Iterator[A
 
 
 def write_full(model: Any, folder: Path, dtype: str) -> None:
-    """Write all weights of a trained model in a number format, and the configuration that says what they are.
-
-    Args:
-        model: The model; its weights are rounded to the number format.
-        folder: An empty folder.
-        dtype: Name of the number format.
-    """
+    """Write all weights of a trained model in a number format, and the configuration that says what they are."""
     import torch
 
     scratch = folder / "model"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from transfergrid.benchmarks.cells import load_items, shot_ids
 from transfergrid.benchmarks.tasks import get_task
@@ -55,42 +56,14 @@ class ResolvedModel:
         return self.config.path if is_named else self.config.name
 
 
-class AdapterJob(Protocol):
-    """An adapter that is to be made, in whatever way."""
-
-    @property
-    def name(self) -> str:
-        """``MODEL sSEED SOURCE``."""
-
-    @property
-    def model(self) -> ResolvedModel:
-        """Its base."""
-
-    @property
-    def source(self) -> Source:
-        """What it is an adapter of, without a seed."""
-
-    @property
-    def folder(self) -> Path:
-        """Where the adapter goes."""
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether all that it is made of is there."""
-
-    def key_parts(self, config: GridConfig) -> dict[str, Any]:
-        """Return what decides the adapter's weights, as JSON."""
-
-
 @dataclass(frozen=True, slots=True)
-class TrainingJob:
-    """One adapter to train."""
+class AdapterJob(ABC):
+    """An adapter that is to be made, in whatever way."""
 
     model: ResolvedModel
     seed: int
     source: Source
-    """A cell's usual adapter, a mixture, or a variant of one of them."""
-    data: CellData
+    """What it is an adapter of, without a seed."""
     folder: Path
     """Where the adapter goes."""
 
@@ -101,19 +74,26 @@ class TrainingJob:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all that it is made of is there: its data is."""
+        """Whether all that it is made of is there."""
         return True
+
+    @abstractmethod
+    def key_parts(self, config: GridConfig) -> dict[str, Any]:
+        """Return what decides the adapter's weights, as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob(AdapterJob):
+    """One adapter to train: a cell's usual one, of a mixture, or a variant of one of them."""
+
+    data: CellData
 
     def n_steps(self, batch_size: int, epochs: int) -> int:
         """Return the optimizer steps of all epochs at an effective batch size."""
         return epochs * math.ceil(len(self.data.train) / batch_size)
 
     def key_parts(self, config: GridConfig) -> dict[str, Any]:
-        """Return what decides the adapter's weights, as JSON.
-
-        What is decided by ``training.UNDECISIVE`` is left out. The number format is the one that this machine computes
-        in.
-        """
+        """Return what decides the weights: without ``training.UNDECISIVE``, in the number format of this machine."""
         config = config.of(self.source.variant)
         training = config.training.model_dump(mode="json", exclude=set(UNDECISIVE))
         training["dtype"] = resolve_dtype(config.training.dtype)
@@ -158,12 +138,6 @@ def prepare_jobs(
     config: GridConfig, run: RunFolder, selection: Selection, *, with_weights: bool = True
 ) -> list[TrainingJob]:
     """Resolve every model, tokenise every cell that is trained on and check them all.
-
-    Args:
-        config: The run's configuration.
-        run: Its folder, with materialised data.
-        selection: Models, seeds and sources; merges among them are left out.
-        with_weights: Whether weights are fetched from the hub; a plan needs none.
 
     Returns:
         Jobs in the order they are trained: model by model, seed by seed, source by source.
@@ -231,7 +205,7 @@ def _model_jobs(
             except UserError as error:
                 faults.append(f"{model.config.name}, {source.name}: {error}")
             else:
-                jobs.append(TrainingJob(model, seed, source, whole, run.adapter(model.config.name, seed, source)))
+                jobs.append(TrainingJob(model, seed, source, run.adapter(model.config.name, seed, source), whole))
     return jobs
 
 

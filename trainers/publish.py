@@ -58,12 +58,7 @@ def push_adapters(
     The name of a variant's repository ends in ``SOURCE-VARIANT``, since the hub takes no ``@``.
     A repository that has the same files already gets no new commit, so that the same call goes on where it stopped.
 
-    Args:
-        run: The run folder.
-        selection: Models, seeds and sources.
-        account: User or organisation on the hub; the token is the one that huggingface_hub finds.
-        is_public: Whether repositories that are made now are open to all.
-        on_pushed: Called with the name of every adapter that is there.
+    The token is the one that huggingface_hub finds.
 
     Raises:
         UserError: If there is no finished adapter, or the hub refuses or cannot be reached.

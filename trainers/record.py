@@ -16,7 +16,7 @@ from transfergrid.store.files import hash_files
 from transfergrid.store.json_text import JsonError, read_json
 from transfergrid.store.provenance import git_state, package_versions
 from transfergrid.trainers.base_model import LoadedBase
-from transfergrid.trainers.jobs import BatchShape, TrainingJob
+from transfergrid.trainers.jobs import AdapterJob, BatchShape, TrainingJob
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +44,13 @@ class TrainedAdapter:
     """Of the process or the device, whatever else was trained in the same pass."""
     adapters_at_once: int = 1
     """Most adapters that were trained in one pass while this one was."""
+
+
+_FOUND = (
+    *("best_epoch", "best_validation_loss", "untrained_validation_loss"),
+    *("n_steps", "n_tokens", "train_s", "peak_gib", "wall_s"),
+)
+"""What a record takes of ``TrainedAdapter`` as it is."""
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -79,7 +86,7 @@ def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return key
 
 
-def described_source(source: Source) -> dict[str, Any]:
+def _described_source(source: Source) -> dict[str, Any]:
     """Return how a record names what its adapter is of."""
     if source.cell is not None:
         return {"cell": source.name}
@@ -87,44 +94,49 @@ def described_source(source: Source) -> dict[str, Any]:
     return {"source": source.name, "kind": source.kind, **variant, "cells": [cell.name for cell in source.cells]}
 
 
-def make_record(
-    job: TrainingJob, base: LoadedBase, config: GridConfig, trained: TrainedAdapter, *, started: datetime
-) -> dict[str, Any]:
-    """Return what ``training.json`` says: what was asked, what came of it, and from where."""
+def make_record(job: AdapterJob, key: Mapping[str, Any], started: datetime, **found: Any) -> dict[str, Any]:
+    """Return what ``training.json`` says of any adapter: what it is, what came of it, and from where."""
     return {
         "model": job.model.config.name,
         "seed": job.seed,
-        **described_source(job.source),
-        "config": config.model_dump(mode="json", include={"lora", "training", "prompts", "data"}),
-        "resolved": {
-            "dtype": base.dtype,
-            "device": base.device,
-            **asdict(trained.batch),
-            "adapters_at_once": trained.adapters_at_once,
-            "max_length": job.key_parts(config)["training"]["max_length"],
-            "model_folder": str(job.model.folder),
-        },
-        "key": job.key_parts(config),
+        **_described_source(job.source),
+        "key": key,
         "base": {"path": job.model.config.path, "revision": job.model.revision},
-        "data": {
-            "hash": job.data.data_hash,
-            "n_train": len(job.data.train),
-            "n_validation": len(job.data.validation),
-            "n_truncated_items": job.data.n_truncated_items,
-            "n_truncated_tokens": job.data.n_truncated_tokens,
-        },
-        "best_epoch": trained.best_epoch,
-        "best_validation_loss": trained.best_validation_loss,
-        "untrained_validation_loss": trained.untrained_validation_loss,
-        "n_steps": trained.n_steps,
-        "n_tokens": trained.n_tokens,
-        "train_s": trained.train_s,
-        "tokens_per_s": trained.n_tokens / trained.train_s,
-        "peak_gib": trained.peak_gib,
-        "wall_s": trained.wall_s,
-        "loss_curve": {"steps": trained.step_curve, "epochs": trained.epoch_curve},
+        **found,
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": package_versions(),
         "git": git_state(),
     }
+
+
+def training_record(
+    job: TrainingJob, base: LoadedBase, config: GridConfig, trained: TrainedAdapter, *, started: datetime
+) -> dict[str, Any]:
+    """Return what ``training.json`` says of a trained adapter."""
+    key, data = job.key_parts(config), job.data
+    found = {name: getattr(trained, name) for name in _FOUND}
+    return make_record(
+        job,
+        key,
+        started,
+        config=config.model_dump(mode="json", include={"lora", "training", "prompts", "data"}),
+        resolved={
+            "dtype": base.dtype,
+            "device": base.device,
+            **asdict(trained.batch),
+            "adapters_at_once": trained.adapters_at_once,
+            "max_length": key["training"]["max_length"],
+            "model_folder": str(job.model.folder),
+        },
+        data={
+            "hash": data.data_hash,
+            "n_train": len(data.train),
+            "n_validation": len(data.validation),
+            "n_truncated_items": data.n_truncated_items,
+            "n_truncated_tokens": data.n_truncated_tokens,
+        },
+        **found,
+        tokens_per_s=trained.n_tokens / trained.train_s,
+        loss_curve={"steps": trained.step_curve, "epochs": trained.epoch_curve},
+    )

@@ -87,13 +87,6 @@ def train_adapters(
 
     A job that fails is noted and the others go on. Killed at any point, the same call goes on where it stopped.
 
-    Args:
-        config: The run's configuration.
-        run: Its folder.
-        selection: Models, seeds and source cells.
-        events: Called with every event.
-        execute: Has the training done: in this process, or by workers.
-
     Raises:
         KeyboardInterrupt: After Ctrl-C, between two steps; nothing is left half-written.
         UserError: If a job cannot be trained as configured (before the first starts), an adapter is there that was

@@ -15,7 +15,7 @@ from transfergrid.trainers.adapter_training import SaveAdapter, train_adapter
 from transfergrid.trainers.base_model import LoadedBase, expected_keys, load_base
 from transfergrid.trainers.events import AdapterFailed, AdapterFinished, BaseLoaded, Remark, TrainingEvents
 from transfergrid.trainers.jobs import TrainingJob
-from transfergrid.trainers.record import TrainedAdapter, make_record
+from transfergrid.trainers.record import TrainedAdapter, training_record
 from transfergrid.trainers.trackers import tracked_run
 
 
@@ -54,7 +54,7 @@ def make_save(job: TrainingJob, base: LoadedBase, config: GridConfig, folder: Pa
     expected = None if is_full else expected_keys(base.model, config.lora.target_modules)
 
     def save(model: object, trained: TrainedAdapter) -> None:
-        record = make_record(job, base, config, trained, started=started)
+        record = training_record(job, base, config, trained, started=started)
         try:
             save_adapter(model, folder, job, record=record, expected=expected)
         except UserError as error:

@@ -25,7 +25,6 @@ from transfergrid.analysis.report.numbers import templates
 from transfergrid.grid import UserError
 from transfergrid.store.files import csv_text
 from transfergrid.view.pages import View
-from transfergrid.view.questions import split_shared
 
 HOST = "127.0.0.1"
 PAGES = ("overview", "matrix", "pair", "item", "source", "compare")
@@ -39,15 +38,10 @@ _COLUMNS = 44
 
 
 def make_app(view: View, *, token: str) -> Starlette:
-    """Return the server of a run's pages; it answers only who holds the token, in the URL once, then in a cookie.
-
-    Args:
-        view: The run.
-        token: What the printed URL holds.
-    """
+    """Return the server of a run's pages; it answers only who holds the token, in the URL once, then in a cookie."""
     environment = templates("transfergrid.view")
     environment.filters["seed"] = lambda seed: "none" if seed < 0 else seed
-    environment.globals |= {"link": link, "split_shared": split_shared}
+    environment.globals["link"] = link
     routes = [Route("/static/{name}", _static)]
     routes += [Route("/" if name == "overview" else f"/{name}", _endpoint(view, environment, name)) for name in PAGES]
     hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])

@@ -1,13 +1,9 @@
-"""How sure a model is of its choices, from their log-likelihoods, and what its question is."""
+"""How sure a model is of its choices, from their log-likelihoods."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-
 import polars as pl
 
-from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.metrics import METRICS
 
 _SIDES = {"base": "loglikelihoods_nats", "source": "loglikelihoods_nats_source"}
@@ -34,11 +30,3 @@ def with_probabilities(paired: pl.DataFrame) -> pl.DataFrame:
     gold = pl.col("gold").cast(pl.Int64)
     change = pl.col("p_source").list.get(gold, null_on_oob=True) - pl.col("p_base").list.get(gold, null_on_oob=True)
     return frame.with_columns(gold_change=change)
-
-
-def split_shared(context: str, items: Mapping[str, Item]) -> tuple[str, str]:
-    """Return the lines that every item of a cell starts with, such as worked examples, and the rest of a context."""
-    contexts = [item.context for item in items.values()]
-    shared = os.path.commonprefix(contexts) if len(items) > 1 else ""  # noqa: RUF071 characters are meant, not paths
-    end = shared.rfind("\n") + 1
-    return context[:end], context[end:]

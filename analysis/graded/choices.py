@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.intp]
-BoolArray = npt.NDArray[np.bool_]
+from transfergrid.analysis.arrays import BoolArray, FloatArray, IntArray
 
 _CHUNK = 2**16
 """Rows whose arrays stay in the processor's cache."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from transfergrid.analysis.arrays import BoolArray, FloatArray, IntArray
 from transfergrid.analysis.graded.choices import ItemChoices
 from transfergrid.analysis.graded.columns import NUMBERS
 from transfergrid.analysis.graded.sign_flips import FlipColumns, flip_columns, sign_flip_tests
@@ -22,10 +22,6 @@ from transfergrid.analysis.records import TARGET
 from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.benchmarks.metrics import METRICS
 from transfergrid.config.settings import AnalysisConfig
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.intp]
-BoolArray = npt.NDArray[np.bool_]
 
 NO_CHOICES = "no graded transfer: no item has finite log-likelihoods of two choices or more on both sides"
 NO_LENGTHS = "no graded transfer: the metric compares lengths that the store does not have"
@@ -66,7 +62,7 @@ def grade(
         found = _of_target(part, choices, settings)
         values[part.places] = found.values
         records.append(_records(part, found))
-    return Graded(values, pl.concat([pl.DataFrame(schema={**_KEYS, **NUMBERS}), *records]))
+    return Graded(values, pl.concat([pl.DataFrame(schema={**_KEYS, **NUMBERS}), *records], how="diagonal"))
 
 
 class _Target(NamedTuple):
@@ -245,11 +241,5 @@ def _is_repeated(pairs: pl.DataFrame, has: BoolArray) -> BoolArray:
 
 
 def _records(part: _Target, found: _Found) -> pl.DataFrame:
-    columns = [
-        pl.Series(name, found.columns.get(name), dtype=dtype)
-        for name, dtype in NUMBERS.items()
-        if name in found.columns
-    ]
-    missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in NUMBERS.items() if name not in found.columns]
-    found_rows = part.pairs.with_columns(*columns, *missing).with_columns(pl.col(pl.Float64).fill_nan(None))
-    return found_rows.select(*_KEYS, *NUMBERS)
+    columns = [pl.Series(name, each, dtype=NUMBERS[name]) for name, each in found.columns.items()]
+    return part.pairs.with_columns(columns).with_columns(pl.col(pl.Float64).fill_nan(None))

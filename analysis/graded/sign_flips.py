@@ -13,14 +13,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import special
 
+from transfergrid.analysis.arrays import BoolArray, Float32Array, FloatArray
 from transfergrid.analysis.graded.temperature import Choices
 from transfergrid.analysis.statistics.pair_noise import RULE_OF_THREE
-
-FloatArray = npt.NDArray[np.float64]
-FlipArray = npt.NDArray[np.float32]
 
 N_FLIPS = 1999
 """Random flips; so few items that they have fewer are flipped in every way."""
@@ -37,14 +34,14 @@ _CHUNK = 64
 class FlipColumns(NamedTuple):
     """What the n items of P pairs add to a flip."""
 
-    scored: npt.NDArray[np.bool_]
+    scored: BoolArray
     """Shape [P, n]: items that are there."""
-    columns: FlipArray
+    columns: Float32Array
     """Shape [4, P, n]: differences of the gold's and of the top probability, and halves of the differences of their
     slopes; 0 for items that are not there."""
-    slopes: FlipArray
+    slopes: Float32Array
     """Shape [2, P]: mean slopes over items and both sides, of the gold's and of the top probability."""
-    bends: FlipArray
+    bends: Float32Array
     """Shape [2, P]: the same of the second derivatives."""
 
 
@@ -62,22 +59,22 @@ class FlipTests(NamedTuple):
 class _Flips(NamedTuple):
     """What every flip needs at any shift of the mean: shape [P, B], or [P, 1] where all flips have the same."""
 
-    n: FlipArray
-    gold: FlipArray
+    n: Float32Array
+    gold: Float32Array
     """Mean difference of the gold's probability, its temperature matched, at shift 0."""
-    first_order: FlipArray
+    first_order: Float32Array
     """The same to first order, of which the standard error is."""
-    signs: FlipArray
+    signs: Float32Array
     """Mean sign."""
-    ratio: FlipArray
+    ratio: Float32Array
     """How much the gold's probability moves with the top one."""
-    mean: FlipArray
-    squares: FlipArray
-    crossed: FlipArray
-    top_squares: FlipArray
+    mean: Float32Array
+    squares: Float32Array
+    crossed: Float32Array
+    top_squares: Float32Array
 
 
-def flip_columns(first: Choices, second: Choices, scored: npt.NDArray[np.bool_]) -> FlipColumns:
+def flip_columns(first: Choices, second: Choices, scored: BoolArray) -> FlipColumns:
     """Return what items add to a flip, from both sides at matched temperatures.
 
     Args:
@@ -101,7 +98,7 @@ def flip_columns(first: Choices, second: Choices, scored: npt.NDArray[np.bool_])
 
 
 @lru_cache(maxsize=4)
-def draw_signs(n_items: int, n_flips: int, seed: int) -> FlipArray:
+def draw_signs(n_items: int, n_flips: int, seed: int) -> Float32Array:
     """Return signs, shape [B, n_items], the first flip none at all; the others random, or all there are if so few."""
     if 2**n_items <= n_flips + 1:
         bits = (np.arange(2**n_items)[:, None] >> np.arange(n_items)) & 1
@@ -135,7 +132,7 @@ def sign_flip_tests(data: FlipColumns, *, confidence: float, seed: int, n_flips:
     return FlipTests(*(np.concatenate([part[field] for part in parts]) for field in range(4)))
 
 
-def _flips(data: FlipColumns, part: slice, signs: FlipArray) -> _Flips:
+def _flips(data: FlipColumns, part: slice, signs: Float32Array) -> _Flips:
     scored, columns = data.scored[part], data.columns[:, part]
     n = np.maximum(scored.sum(axis=1, keepdims=True), 1).astype(np.float32)
     sums = (columns.reshape(-1, columns.shape[2]) @ signs.T).reshape(4, -1, len(signs)) / n
@@ -152,18 +149,18 @@ def _flips(data: FlipColumns, part: slice, signs: FlipArray) -> _Flips:
     return _Flips(n, matched, sums[0] - ratio * sums[1], mean_signs, ratio, *moments)
 
 
-def _variances(flips: _Flips, shift: FlipArray) -> FlipArray:
+def _variances(flips: _Flips, shift: Float32Array) -> Float32Array:
     """Return the squared standard error of every flip's mean if the true mean is ``shift``, shape [P, 1] to [P, B]."""
     squares = flips.squares - 2 * shift * flips.mean + shift**2
     squares = squares - 2 * flips.ratio * flips.crossed + flips.ratio**2 * flips.top_squares
     spread = squares - (flips.first_order - shift * flips.signs) ** 2
     least = _SMALLEST * (flips.squares + flips.top_squares)
-    found: FlipArray = np.maximum(np.maximum(spread, least) / np.maximum(flips.n - 1, 1), np.finfo(np.float32).tiny)
+    found: Float32Array = np.maximum(np.maximum(spread, least) / np.maximum(flips.n - 1, 1), np.finfo(np.float32).tiny)
     return found
 
 
-def _statistics(flips: _Flips, shift: FlipArray) -> FlipArray:
-    found: FlipArray = (flips.gold - shift * flips.signs) / np.sqrt(_variances(flips, shift))
+def _statistics(flips: _Flips, shift: Float32Array) -> Float32Array:
+    found: Float32Array = (flips.gold - shift * flips.signs) / np.sqrt(_variances(flips, shift))
     return found
 
 
@@ -194,7 +191,7 @@ def _tests(flips: _Flips, confidence: float, *, is_all: bool) -> FlipTests:
     return FlipTests(*(np.where(few, np.nan, each) for each in found))
 
 
-def _tail(size: FlipArray, n_items: FlipArray) -> FloatArray:
+def _tail(size: Float32Array, n_items: Float32Array) -> FloatArray:
     """Return the p of statistics that hardly any flip reaches, by the t distribution from the largest flips on."""
     joint = -np.partition(-size[:, 1:], N_TAIL - 1, axis=1)[:, N_TAIL - 1].astype(np.float64)
     df = n_items.astype(np.float64) - 1
@@ -203,7 +200,7 @@ def _tail(size: FlipArray, n_items: FlipArray) -> FloatArray:
     return found
 
 
-def _invert(flips: _Flips, size: FlipArray, confidence: float) -> tuple[FlipArray, FlipArray]:
+def _invert(flips: _Flips, size: Float32Array, confidence: float) -> tuple[Float32Array, Float32Array]:
     """Return the ends of the means that the test does not reject: where the statistic is the flips' quantile there."""
     place = int((1 - confidence) * size.shape[1])
     se = np.sqrt(_variances(flips, np.zeros_like(flips.n))[:, 0])
@@ -218,6 +215,6 @@ def _invert(flips: _Flips, size: FlipArray, confidence: float) -> tuple[FlipArra
     return ends[0], ends[1]
 
 
-def _largest(size: FlipArray, place: int) -> FlipArray:
-    found: FlipArray = -np.partition(-size, place, axis=1)[:, place]
+def _largest(size: Float32Array, place: int) -> Float32Array:
+    found: Float32Array = -np.partition(-size, place, axis=1)[:, place]
     return found

@@ -9,11 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.intp]
-BoolArray = npt.NDArray[np.bool_]
+from transfergrid.analysis.arrays import BoolArray, FloatArray, IntArray
 
 IMPOSSIBLE = -1e30
 """Score of a choice that an item does not have, or that has a probability of 0."""

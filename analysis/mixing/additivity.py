@@ -7,9 +7,8 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-FloatArray = npt.NDArray[np.float64]
+from transfergrid.analysis.arrays import FloatArray, IntArray
 
 FEWEST_MIXTURES = 3
 """Measured mixtures of one size that a slope is fitted to."""
@@ -41,7 +40,7 @@ class Mixes(NamedTuple):
     """Shape [M], pp^2, of one more model or the mean of those measured, as that of the sources."""
 
 
-def fit_additivity(sums: FloatArray, observed: FloatArray, mixtures: npt.NDArray[np.intp]) -> Additivity:
+def fit_additivity(sums: FloatArray, observed: FloatArray, mixtures: IntArray) -> Additivity:
     """Fit the slope through zero by least squares, and its error with every mixture held out in turn.
 
     Args:

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from scipy import sparse, special
 
+from transfergrid.analysis.arrays import FloatArray
 from transfergrid.analysis.records import EVERY_KEY, ItemBlock
-
-FloatArray = npt.NDArray[np.float64]
 
 NO_MEMBER = "not every source of the comparison was scored here"
 OTHER_SEEDS = "the sources of the comparison were not scored with the same seeds"

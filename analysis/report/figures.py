@@ -15,8 +15,8 @@ from transfergrid.analysis.charts.matrix import FEW, matrix_chart
 from transfergrid.analysis.charts.matrix_data import matrix_data
 from transfergrid.analysis.charts.power import power_chart
 from transfergrid.analysis.charts.scatter import LANGUAGES, TASKS, distance_chart, roles_chart
-from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.power import power_curves
+from transfergrid.analysis.tables.table import AnalysisTables
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.store.files import write_atomically
 from transfergrid.wording import level

@@ -6,9 +6,8 @@ from typing import NamedTuple
 
 from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.report.numbers import excludes_zero, interval, percent, pp
-from transfergrid.analysis.tables.build import AnalysisTables
-from transfergrid.analysis.tables.facts import regime_row
-from transfergrid.analysis.tables.regimes import seeds_only
+from transfergrid.analysis.tables.facts import regime_row, seeds_only
+from transfergrid.analysis.tables.table import AnalysisTables
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 from transfergrid.wording import level

@@ -6,7 +6,7 @@ import json
 import platform
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,13 @@ from transfergrid.store.counts import describe_counts, sum_counts
 from transfergrid.store.data_manifest import read_manifest
 from transfergrid.store.files import hash_files
 from transfergrid.store.folder import RECORD_FILE, RunFolder
-from transfergrid.store.json_text import JsonError, parse_json, read_json
+from transfergrid.store.json_text import JsonError, read_json
 from transfergrid.store.provenance import installed_versions
-from transfergrid.store.scores import UNREADABLE, score_parts
+from transfergrid.store.score_store import Part, read_footers
 from transfergrid.wording import count as counted
 
 ANALYSIS_PACKAGES = ("transfergrid", "polars", "numpy", "scipy", "statsmodels", "lang2vec")
 
-_FOOTER = "transfergrid"
 _SHORT_HASH = 16
 _NOT_KEPT = "not recorded in this run"
 
@@ -92,42 +91,31 @@ def _data_part(run: RunFolder) -> ManifestPart:
 
 
 def _score_parts(run: RunFolder) -> Iterator[ManifestPart]:
-    footers = [(path, _footer(path)) for path in score_parts(run)]
-    if not footers:
+    (parts, unknown), imported = read_footers(run.scores), read_footers(run.imported / "scores")
+    parts, unknown = [*parts, *imported[0]], [*unknown, *imported[1]]
+    if not parts and not unknown:
         return
-    known = [footer for _, footer in footers if footer is not None]
-    keys: Counter[str] = Counter(_shared_key(footer) for footer in known)
-    facts = [("files", f"{len(footers)}, {len(footers) - len(known)} without a record of how they were scored")]
-    facts.append(("counts", describe_counts(sum_counts(cell for footer in known for cell in footer["cells"]))))
-    rows = []
-    for key, count in keys.most_common():
-        model, parts = json.loads(key)
-        rows.append((model, str(count), _listed(_flatten(parts))))
+    keys = Counter((part.origin.model, _without_adapter(part)) for part in parts)
+    facts = [("files", f"{len(parts) + len(unknown)}, {len(unknown)} without a record of how they were scored")]
+    facts.append(("counts", describe_counts(sum_counts(asdict(cell) for part in parts for cell in part.cells))))
     yield ManifestPart(
-        title="Scores", facts=facts, columns=("model", "files", "what decided the numbers"), rows=tuple(rows)
+        title="Scores",
+        facts=facts,
+        columns=("model", "files", "what decided the numbers"),
+        rows=tuple((model, str(count), _listed(json.loads(decided))) for (model, decided), count in keys.most_common()),
     )
+    n_cells = {**dict.fromkeys(unknown, "-"), **{part.path.name: str(len(part.cells)) for part in parts}}
     yield ManifestPart(
         title="Score files",
         facts=[("names", "hold a checksum of the content where this project wrote them")],
         columns=("file", "cells"),
-        rows=tuple((path.name, "-" if footer is None else str(len(footer["cells"]))) for path, footer in footers),
+        rows=tuple(sorted(n_cells.items())),
     )
 
 
-def _footer(path: Path) -> dict[str, Any] | None:
-    try:
-        found = parse_json(pl.read_parquet_metadata(path)[_FOOTER], path.name)
-    except (*UNREADABLE, JsonError, KeyError):
-        return None
-    wanted = {"origin": list, "key_parts": dict, "cells": list}
-    is_whole = isinstance(found, dict) and all(isinstance(found.get(name), kind) for name, kind in wanted.items())
-    return found if is_whole and found["origin"] else None
-
-
-def _shared_key(footer: Mapping[str, Any]) -> str:
-    """Return the model and what decided its numbers, without the adapter, as sorted JSON."""
-    parts = {name: value for name, value in footer["key_parts"].items() if name != "adapter"}
-    return json.dumps([footer["origin"][0], parts], sort_keys=True)
+def _without_adapter(part: Part) -> str:
+    """Return what decided a part's numbers, without the adapter, as sorted JSON."""
+    return json.dumps({name: each for name, each in part.key_parts.items() if name != "adapter"}, sort_keys=True)
 
 
 def _adapter_parts(run: RunFolder) -> Iterator[ManifestPart]:

@@ -19,12 +19,12 @@ from transfergrid.analysis.report.numbers import templates
 from transfergrid.analysis.report.origins import ManifestPart, read_run_manifest
 from transfergrid.analysis.report.proof import Proof, find_proof
 from transfergrid.analysis.report.sentences import REGIME_WORDS, findings
-from transfergrid.analysis.report.several import several_rows, variant_rows
-from transfergrid.analysis.tables.build import AnalysisTables, Progress, build_tables
-from transfergrid.analysis.tables.facts import missing_reasons
+from transfergrid.analysis.tables.build import Progress, build_tables
+from transfergrid.analysis.tables.facts import missing_reasons, seeds_only
 from transfergrid.analysis.tables.recommendation import LIKELY_HELP
-from transfergrid.analysis.tables.regimes import SEEDS_ONLY, seeds_only
+from transfergrid.analysis.tables.regimes import SEEDS_ONLY
 from transfergrid.analysis.tables.registry import all_tables
+from transfergrid.analysis.tables.table import AnalysisTables
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.files import write_text
@@ -128,6 +128,7 @@ def render_page(content: PageContent) -> str:
     regimes = tables.regimes.filter(pl.col("by") == "all").to_dicts()
     style = page_style(tables.transfer.select(TARGET).n_unique())
     nothing = nothing_to_say(tables, content.noise_floor)
+    is_mean = pl.col("target_task").is_null() & pl.col("delta_pp").is_not_null()
     script = f"{libraries()}\n{page_script()}"
     return (
         templates("transfergrid.analysis.report")
@@ -143,8 +144,9 @@ def render_page(content: PageContent) -> str:
             settings=settings,
             regime_words=REGIME_WORDS,
             regimes=regimes,
-            several=several_rows(tables),
-            variants=variant_rows(tables),
+            mixtures=tables.mixtures.filter(is_mean).to_dicts(),
+            merges=tables.merges.filter(is_mean).to_dicts(),
+            variants=tables.variants.to_dicts(),
             seeds_only=SEEDS_ONLY if any(map(seeds_only, regimes)) else None,
             noise_floor=noise_rows(content.noise_floor),
             manifest=content.manifest,

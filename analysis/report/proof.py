@@ -10,7 +10,7 @@ import polars as pl
 from transfergrid.analysis.records import TARGET
 from transfergrid.analysis.report.numbers import pp
 from transfergrid.benchmarks.metrics import METRICS, pick_choice
-from transfergrid.benchmarks.texts import ItemTexts
+from transfergrid.benchmarks.texts import ItemTexts, Texts
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import BASELINE_NAME
 from transfergrid.store.folder import RunFolder
@@ -37,14 +37,7 @@ class Proof(NamedTuple):
 
 
 def find_proof(run: RunFolder, config: GridConfig | None, transfer: pl.DataFrame, settings: AnalysisConfig) -> Proof:
-    """Return the questions of the pair with the lowest q whose answers changed most in its direction.
-
-    Args:
-        run: Item rows and texts are read from it.
-        config: Names custom tasks and the format that was scored.
-        transfer: The transfer table of all sources.
-        settings: The false discovery rate.
-    """
+    """Return the questions of the pair with the lowest q whose answers changed most in its direction."""
     found = _surest(transfer, settings)
     if found is None:
         return Proof(("No single pair is significant, so no question stands for an effect.",), [])
@@ -68,7 +61,7 @@ def find_proof(run: RunFolder, config: GridConfig | None, transfer: pl.DataFrame
     if texts.why_not:
         return Proof((sentence, f"Their texts are missing: {texts.why_not}."), [])
     told = [each for each in ordered if each["item_id"] in texts.items][:SHOWN]
-    questions = [_question(each, texts.items[each["item_id"]]) for each in told]
+    questions = [_question(each, texts) for each in told]
     return Proof(
         (sentence, f"Here are {count(len(questions), 'question')} that changed most; 'grid view' shows all."), questions
     )
@@ -115,10 +108,11 @@ def _compared(pair: Mapping[str, Any], suffix: str) -> list[float]:
     return [value / (chars if by_length else 1) for value, chars in zip(values, pair["choice_chars"], strict=True)]
 
 
-def _question(pair: Mapping[str, Any], item: Any) -> Question:
+def _question(pair: Mapping[str, Any], texts: Texts) -> Question:
+    item = texts.items[pair["item_id"]]
     picks = {name: pick_choice(_compared(pair, suffix)) for name, suffix in (("base", ""), ("adapter", "_adapter"))}
     choices = []
     for place, text in enumerate(item.choices):
         marks = ["right"] * (place == pair["gold"]) + [f"the {name}'s" for name, pick in picks.items() if pick == place]
         choices.append((text, ", ".join(marks)))
-    return Question(item.context.split("\n\n")[-1], choices)
+    return Question(texts.split_shared(item.context)[1], choices)

@@ -10,11 +10,10 @@ import polars as pl
 from transfergrid.analysis.graded.learnt import taught
 from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.report.numbers import excludes_zero, interval, percent, pp
-from transfergrid.analysis.tables.build import AnalysisTables
 from transfergrid.analysis.tables.facts import (
     Significance,
     agreement,
-    comparison_texts,
+    comparisons,
     distance_correlations,
     graded_transfer,
     labelled,
@@ -25,6 +24,7 @@ from transfergrid.analysis.tables.facts import (
 )
 from transfergrid.analysis.tables.regimes import SEEDS_ONLY
 from transfergrid.analysis.tables.roles import FRAGILE, HUB, why_unlabelled
+from transfergrid.analysis.tables.table import AnalysisTables
 from transfergrid.analysis.tables.variance import CROSSED, NESTED, RESIDUAL
 from transfergrid.analysis.transfer.remarks import remark_lines
 from transfergrid.config.settings import AnalysisConfig
@@ -37,6 +37,7 @@ REGIME_WORDS = {
     Regime.CT_ML: "other task, same language",
     Regime.CT_CL: "other task, other language",
 }
+"""What every regime says of source and target."""
 
 _SHOWN_NAMES = 6
 _VERBS = {
@@ -69,7 +70,8 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
             Finding("Do models agree?", _agreement(tables.consistency)),
             Finding("Does distance matter?", _distance(tables.distance)),
         ]
-    found += [Finding(*each) for each in comparison_texts(tables.mixtures, tables.merges, tables.variants)]
+    for question, lines in comparisons(tables.mixtures, tables.merges, tables.variants).items():
+        found.append(Finding(question, f"{'. '.join(lines)}.".replace(" -", " −").replace("(-", "(−")))
     told = taught(tables.single_source, tables.transfer, settings)
     found[1:1] = [
         Finding(f"What was learnt{name and f' under {name}'}?", text.replace(" -", " −")) for name, text in told.items()
@@ -145,7 +147,7 @@ def _surely(fact: Significance, transfer: pl.DataFrame, settings: AnalysisConfig
             f"{100 / typical:.2g} pp."
         )
     if fact.median_se_pp is not None:
-        parts.append(f"The typical standard error of one delta is {fact.median_se_pp:.2f} pp.")
+        parts.append(f"Where an answer changed, the typical standard error of a delta is {fact.median_se_pp:.2f} pp.")
     if fact.harm_rate_significant is None:
         return " ".join([*parts, "The table has no standard errors, so no single pair can be tested; read averages."])
     parts.append(
@@ -243,11 +245,8 @@ def _best(part: pl.DataFrame, role: str) -> str:
 
 
 def _variance(variance: pl.DataFrame) -> str:
-    return " ".join(_variance_sentences(variance)) or "Too few rows to split the variance; see the reasons below."
-
-
-def _variance_sentences(variance: pl.DataFrame) -> Iterator[str]:
     names = {"source": "source cell", "target": "target cell", RESIDUAL: "not explained"}
+    said = []
     for fit, what in (
         (CROSSED, "Shares of the variance of same-task deltas (MT-CL)"),
         (NESTED, "In the nested fit, as published"),
@@ -259,7 +258,8 @@ def _variance_sentences(variance: pl.DataFrame) -> Iterator[str]:
                 + ("" if true is None else f" ({true:.0%} without noise of items)")
                 for component, share, true in largest_first
             )
-            yield f"{what}: {shares}."
+            said.append(f"{what}: {shares}.")
+    return " ".join(said) or "Too few rows to split the variance; see the reasons below."
 
 
 def _agreement(consistency: pl.DataFrame) -> str:

@@ -16,14 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from transfergrid.analysis.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from transfergrid.analysis.records import PAIR, ItemBlock
 from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.pair_noise import RULE_OF_THREE
 from transfergrid.config.settings import AnalysisConfig
-
-FloatArray = npt.NDArray[np.float64]
-DrawArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.intp]
 
 FACTORS = {
     "models": ("model",),
@@ -48,7 +45,7 @@ class Interval(NamedTuple):
     high: FloatArray
 
 
-def level_counts(name: str, n_levels: int, *, n_resamples: int, seed: int) -> DrawArray:
+def level_counts(name: str, n_levels: int, *, n_resamples: int, seed: int) -> Float32Array:
     """Return how often every level is drawn, shape [B, n_levels]; every row sums to n_levels.
 
     Args:
@@ -62,7 +59,7 @@ def level_counts(name: str, n_levels: int, *, n_resamples: int, seed: int) -> Dr
     return counts.astype(np.float32)
 
 
-def resample_deltas(rows: pl.DataFrame, items: Sequence[ItemBlock], settings: AnalysisConfig) -> DrawArray:
+def resample_deltas(rows: pl.DataFrame, items: Sequence[ItemBlock], settings: AnalysisConfig) -> Float32Array:
     """Return every row's delta on resampled items, in pp.
 
     Args:
@@ -92,31 +89,31 @@ def resample_deltas(rows: pl.DataFrame, items: Sequence[ItemBlock], settings: An
     return resampled
 
 
-def _item_shift(differences: DrawArray, scored: npt.NDArray[np.bool_], counts: DrawArray) -> DrawArray:
+def _item_shift(differences: Float32Array, scored: BoolArray, counts: Float32Array) -> Float32Array:
     """Return shape [n, B]: 100 x (mean difference of the items drawn - mean difference of all items)."""
     mean = differences.sum(axis=1) / np.maximum(scored.sum(axis=1), 1)
     total = differences @ counts.T
     if scored.all():
-        weight: DrawArray | np.float32 = np.float32(scored.shape[1])
+        weight: Float32Array | np.float32 = np.float32(scored.shape[1])
     else:
         weight = np.maximum(scored.astype(np.float32) @ counts.T, 1.0)
-    shift: DrawArray = np.float32(100) * (total / weight - mean[:, None].astype(np.float32))
+    shift: Float32Array = np.float32(100) * (total / weight - mean[:, None].astype(np.float32))
     return shift
 
 
 class Draws(NamedTuple):
     """Some resamples of a table of N rows."""
 
-    weights: DrawArray
+    weights: Float32Array
     """Shape [N, C]: how often a row is in a resample."""
-    deltas: DrawArray
+    deltas: Float32Array
     """Shape [N, C]: the row's delta in pp on the resampled items."""
 
 
 class ClusterBootstrap:
     """Seeded resamples of some rows of a transfer table."""
 
-    def __init__(self, rows: pl.DataFrame, deltas: DrawArray, settings: AnalysisConfig) -> None:
+    def __init__(self, rows: pl.DataFrame, deltas: Float32Array, settings: AnalysisConfig) -> None:
         """Prepare the resamples.
 
         Args:
@@ -138,7 +135,7 @@ class ClusterBootstrap:
         """Number of resamples B."""
         return self._settings.bootstrap_resamples
 
-    def counts(self, factor: str) -> DrawArray:
+    def counts(self, factor: str) -> Float32Array:
         """Return shape [B, levels]: how often every level of a factor is drawn."""
         n_levels = int(self.levels[factor].max(initial=-1)) + 1
         return level_counts(factor, n_levels, n_resamples=self.n_resamples, seed=self._settings.seed)
@@ -148,7 +145,7 @@ class ClusterBootstrap:
         chunk = max(1, _CHUNK_ELEMENTS // max(len(self.deltas), 1))
         return [slice(start, min(start + chunk, self.n_resamples)) for start in range(0, self.n_resamples, chunk)]
 
-    def draw(self, part: slice, counts: Mapping[str, DrawArray]) -> Draws:
+    def draw(self, part: slice, counts: Mapping[str, Float32Array]) -> Draws:
         """Return some resamples, from the `counts` of the factors that are resampled besides the items."""
         weights = np.ones((len(self.deltas), part.stop - part.start), dtype=np.float32)
         for factor, table in counts.items():
@@ -184,7 +181,7 @@ def centred_interval(
     return Interval(low, high)
 
 
-def rate_interval(interval: Interval, rates: FloatArray, n_rows: npt.NDArray[np.intp]) -> Interval:
+def rate_interval(interval: Interval, rates: FloatArray, n_rows: IntArray) -> Interval:
     """Return intervals of rates, shape [G], inside 0..1; where all resamples agree, by the rule of three over rows."""
     none = interval.high == interval.low
     low = np.where(none, rates - RULE_OF_THREE / n_rows, interval.low)

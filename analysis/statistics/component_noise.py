@@ -10,17 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 from scipy import linalg, sparse
 
+from transfergrid.analysis.arrays import Float32Array, FloatArray, IntArray
 from transfergrid.analysis.statistics.reml import RemlFit
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.intp]
 
 
 def noise_of_components(
-    found: RemlFit, codes: Mapping[str, IntArray], influences: Iterable[tuple[IntArray, npt.NDArray[np.float32]]]
+    found: RemlFit, codes: Mapping[str, IntArray], influences: Iterable[tuple[IntArray, Float32Array]]
 ) -> FloatArray:
     """Return the part of every variance that noise of items makes, shape [K + 1], the residual last; 0 at a zero.
 

@@ -7,16 +7,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
+from transfergrid.analysis.arrays import Float32Array, FloatArray, IntArray
 from transfergrid.analysis.statistics.bootstrap import ClusterBootstrap, Draws
 from transfergrid.analysis.statistics.levels import membership
 from transfergrid.analysis.threads import side_by_side
-
-FloatArray = npt.NDArray[np.float64]
-DrawArray = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.intp]
 
 N_STATISTICS = 5
 
@@ -36,10 +32,10 @@ class Group:
 class GroupDraws(NamedTuple):
     """Statistics of G groups in B resamples, each shape [G, B]; NaN: the group was empty in a resample."""
 
-    mean_pp: DrawArray
-    win_rate: DrawArray
-    harm_rate: DrawArray
-    below_median: DrawArray
+    mean_pp: Float32Array
+    win_rate: Float32Array
+    harm_rate: Float32Array
+    below_median: Float32Array
     """Share of rows at or below the group's own median."""
 
 
@@ -95,7 +91,7 @@ def _fixed_deltas(
 
 class _Factor(NamedTuple):
     codes: IntArray
-    counts: DrawArray
+    counts: Float32Array
 
 
 def _two_factors(bootstrap: ClusterBootstrap, factors: Sequence[str]) -> tuple[_Factor, _Factor]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from scipy import special
 
+from transfergrid.analysis.arrays import Float32Array, FloatArray, IntArray
 from transfergrid.analysis.records import ItemBlock
 from transfergrid.analysis.statistics.bootstrap import (
     FACTORS,
@@ -24,9 +24,6 @@ from transfergrid.analysis.statistics.levels import count_levels, level_codes
 from transfergrid.analysis.statistics.multiway import mean_intervals
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
-
-FloatArray = npt.NDArray[np.float64]
-DrawArray = npt.NDArray[np.float32]
 
 
 class Estimates(NamedTuple):
@@ -68,7 +65,7 @@ def estimate(deltas: FloatArray, groups: Sequence[Group], harm_threshold_pp: flo
     )
 
 
-def interval_factors(codes: dict[str, npt.NDArray[np.intp]], group: Group) -> tuple[str, ...]:
+def interval_factors(codes: dict[str, IntArray], group: Group) -> tuple[str, ...]:
     """Return what to resample for a group: sources and targets, as far as the group has more than one.
 
     On the diagonal (MT-ML) source and target are one cell, which is resampled once.
@@ -83,7 +80,7 @@ def interval_factors(codes: dict[str, npt.NDArray[np.intp]], group: Group) -> tu
 
 def intervals(
     rows: pl.DataFrame,
-    draws: DrawArray,
+    draws: Float32Array,
     groups: Sequence[Group],
     settings: AnalysisConfig,
     *,
@@ -124,7 +121,7 @@ class _Part(NamedTuple):
     groups: list[Group]
 
 
-def _subset(rows: pl.DataFrame, draws: DrawArray, groups: list[Group], settings: AnalysisConfig) -> _Part:
+def _subset(rows: pl.DataFrame, draws: Float32Array, groups: list[Group], settings: AnalysisConfig) -> _Part:
     kept = np.unique(np.concatenate([group.index for group in groups]))
     part = rows[kept]
     return _Part(
@@ -146,9 +143,7 @@ def _part_intervals(part: _Part, factors: Sequence[str], settings: AnalysisConfi
     return [median, rate_interval(win, found.win_rate, sizes), rate_interval(harm, found.harm_rate, sizes)]
 
 
-def _median_interval(
-    below: npt.NDArray[np.float32], deltas: FloatArray, groups: Sequence[Group], confidence: float
-) -> Interval:
+def _median_interval(below: Float32Array, deltas: FloatArray, groups: Sequence[Group], confidence: float) -> Interval:
     """Invert the spread of the share below the median (Woodruff 1952): quantiles at 0.5 -/+ z * se."""
     low, high = np.full(len(groups), np.nan), np.full(len(groups), np.nan)
     z = float(special.ndtri(1 - (1 - confidence) / 2))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from scipy import sparse
 
-IntArray = npt.NDArray[np.intp]
+from transfergrid.analysis.arrays import IntArray
 
 
 def level_codes(rows: pl.DataFrame, columns: Sequence[str]) -> IntArray:

@@ -11,10 +11,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import optimize, special
 
-FloatArray = npt.NDArray[np.float64]
+from transfergrid.analysis.arrays import FloatArray, IntArray
 
 MIN_ROWS = 8
 """Fewer variances than this tell nothing about how much variances differ."""
@@ -62,7 +61,7 @@ class Moderated(NamedTuple):
     df: FloatArray
 
 
-def moderate(variances: FloatArray, df: FloatArray, *, groups: npt.NDArray[np.intp], scale: FloatArray) -> Moderated:
+def moderate(variances: FloatArray, df: FloatArray, *, groups: IntArray, scale: FloatArray) -> Moderated:
     """Draw the variances of every group towards the group's own prior.
 
     Args:

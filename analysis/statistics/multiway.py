@@ -19,12 +19,11 @@ import numpy.typing as npt
 import polars as pl
 from scipy import special
 
+from transfergrid.analysis.arrays import Float32Array, FloatArray, IntArray
 from transfergrid.analysis.records import PAIR, SOURCE, TARGET, ItemBlock
 from transfergrid.analysis.statistics.levels import count_levels, level_codes, membership
 from transfergrid.analysis.statistics.pair_noise import RULE_OF_THREE
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.intp]
 LEAST_TASKS = 3
 """With fewer tasks on a side their interaction cannot be told from chance."""
 
@@ -50,7 +49,7 @@ class _Rows(NamedTuple):
     """Shape [N]: the item block of a row; -1: none."""
     place: IntArray
     """Shape [N]: the row's place among the influences of its block."""
-    influences: list[npt.NDArray[np.float32]]
+    influences: list[Float32Array]
     """Per block, shape [n, I]: what every item adds to its row's delta, less the mean, in pp; the squares of a row add
     up to its squared standard error over items."""
     interaction: Interaction
@@ -101,7 +100,7 @@ class Influences(NamedTuple):
 
     rows: IntArray
     """Shape [n]: places of the rows."""
-    values: npt.NDArray[np.float32]
+    values: Float32Array
     """Shape [n, I], pp: products of two rows add up to the covariance of their noise of items."""
     n_items: FloatArray
     """Shape [n]."""

@@ -13,14 +13,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from transfergrid.analysis.arrays import BoolArray, FloatArray, IntArray
 from transfergrid.analysis.records import PAIR, SOURCE, TARGET, ItemBlock
 from transfergrid.analysis.statistics.levels import level_codes
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.intp]
 
 RULE_OF_THREE = 3.0
 """Items that may change at most (95 %) where none of n did: 3 / n of them (Hanley and Lippman-Hand 1983)."""
@@ -41,7 +38,7 @@ class PairNoise(NamedTuple):
     """Shape [N, F]: standard deviations of what a pair shares with the other sources of its target, pp."""
     correlation: FloatArray
     """Shape [T, T]: of the shared noise between targets; T in the order of `level_codes`."""
-    from_items: npt.NDArray[np.bool_]
+    from_items: BoolArray
     """Shape [N]: whether there are items to tell shared noise by."""
     of_source: FloatArray
     """Shape [N]: standard deviation of what a pair shares with its source's other targets of the task, pp."""

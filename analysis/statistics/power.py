@@ -11,13 +11,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import special
 
-from transfergrid.grid import Cell, Regime, regime_of
+from transfergrid.analysis.arrays import IntArray
+from transfergrid.grid import Grid, Regime, regime_of
 from transfergrid.store.adaptive import EXPECTED_CHANGE, EXPECTED_MEAN_PP, FUTILE_Z, hoped_z, simulate
-
-FloatArray = npt.NDArray[np.float64]
 
 POWER = 0.8
 SOURCE_SD, TARGET_SD, PAIR_SD = 0.4, 1.2, 0.5
@@ -85,16 +83,16 @@ def adaptive_pair_delta(noise: Noise, n_pairs: int, fdr: float) -> float:
     return _smallest(lambda delta: power(delta) >= POWER, 100.0)
 
 
-def regime_delta(noise: Noise, cells: list[Cell], regime: Regime | None, confidence: float) -> float:
+def regime_delta(noise: Noise, grid: Grid, regime: Regime | None, confidence: float) -> float:
     """Return the smallest mean delta in pp of a regime (None: all but MT-ML) that differs from 0 at the level.
 
     Over sources, targets and items like these; NaN where a regime has fewer than two sources or targets.
     """
+    place = {cell: number for number, cell in enumerate(grid.cells)}
     pairs = [
-        (source, target)
-        for source in range(len(cells))
-        for target in range(len(cells))
-        if source != target and (regime is None or regime_of(cells[source], cells[target]) == regime)
+        (place[source], place[target])
+        for source, target in grid.pairs
+        if regime is None or regime_of(source, target) == regime
     ]
     if not pairs:
         return float("nan")
@@ -105,16 +103,15 @@ def regime_delta(noise: Noise, cells: list[Cell], regime: Regime | None, confide
     n = len(pairs)
     shares = [np.bincount(codes) / n for codes in (sources, targets)]
     effects = SOURCE_SD**2 * (shares[0] ** 2).sum() + TARGET_SD**2 * (shares[1] ** 2).sum() + PAIR_SD**2 / n
-    se = np.sqrt(effects + noise.variance * _mean_correlation(sources, targets, cells))
+    se = np.sqrt(effects + noise.variance * _mean_correlation(sources, targets, grid))
     return float((special.stdtrit(df, 0.5 + confidence / 2) + special.stdtrit(df, POWER)) * se)
 
 
-def _mean_correlation(sources: npt.NDArray[np.intp], targets: npt.NDArray[np.intp], cells: list[Cell]) -> float:
+def _mean_correlation(sources: IntArray, targets: IntArray, grid: Grid) -> float:
     """Return the mean over all pairs of pairs of the correlation of their noise."""
-    names = {task: code for code, task in enumerate(dict.fromkeys(cell.task for cell in cells))}
-    tasks = np.array([names[cell.task] for cell in cells])[targets]
+    tasks = np.array([grid.tasks.index(cell.task) for cell in grid.cells])[targets]
 
-    def together(*codes: npt.NDArray[np.intp]) -> float:
+    def together(*codes: IntArray) -> float:
         _, counts = np.unique(np.stack(codes), axis=1, return_counts=True)
         return float((counts.astype(float) ** 2).sum())
 
@@ -125,23 +122,23 @@ def _mean_correlation(sources: npt.NDArray[np.intp], targets: npt.NDArray[np.int
     return total / n_same**2
 
 
-def recommendation_delta(noise: Noise, n_tasks: int, n_languages: int, confidence: float) -> float:
+def recommendation_delta(noise: Noise, n_tasks: int, n_cells: int, confidence: float) -> float:
     """Return the smallest true delta in pp at which `recommend` says P(help) > the level in `POWER` of the runs.
 
     The best linear prediction of a pair from all pairs of the grid. Sources and targets are crossed, so that the
     covariances of effects and of noise have the same eigenvectors: means and contrasts of sources, and of targets
-    between and within tasks. NaN with fewer than three cells.
+    between and within tasks. Where tasks have different numbers of languages, each counts with their mean. NaN with
+    fewer than three cells.
     """
-    size = n_tasks * n_languages
-    if size < 3:
+    if n_cells < 3:
         return float("nan")
     strata = [
-        (n_source * n_target, *_eigenvalues(noise, size, n_languages, is_source_mean=is_mean, target_level=level))
-        for n_source, is_mean in ((1, True), (size - 1, False))
-        for n_target, level in ((1, 0), (n_tasks - 1, 1), (size - n_tasks, 2))
+        (n_source * n_target, *_eigenvalues(noise, n_cells, n_tasks, is_source_mean=is_mean, target_level=level))
+        for n_source, is_mean in ((1, True), (n_cells - 1, False))
+        for n_target, level in ((1, 0), (n_tasks - 1, 1), (n_cells - n_tasks, 2))
     ]
-    predicted = sum(n * a**2 / (a + b) for n, a, b in strata) / size**2
-    spread = sum(n * a for n, a, _ in strata) / size**2
+    predicted = sum(n * a**2 / (a + b) for n, a, b in strata) / n_cells**2
+    spread = sum(n * a for n, a, _ in strata) / n_cells**2
     share = predicted / spread
     left = np.sqrt(spread - predicted)
     needed = special.ndtri(confidence) * left + special.ndtri(POWER) * np.sqrt(predicted * (1 - share))
@@ -149,11 +146,11 @@ def recommendation_delta(noise: Noise, n_tasks: int, n_languages: int, confidenc
 
 
 def _eigenvalues(
-    noise: Noise, size: int, n_languages: int, *, is_source_mean: bool, target_level: int
+    noise: Noise, size: int, n_tasks: int, *, is_source_mean: bool, target_level: int
 ) -> tuple[float, float]:
     """Return the variance of effects and of noise in one stratum; target levels: grand mean, tasks, within tasks."""
     effects = PAIR_SD**2 + size * (SOURCE_SD**2 * (target_level == 0) + TARGET_SD**2 * is_source_mean)
-    of_task = n_languages * (target_level < 2)
+    of_task = size / n_tasks * (target_level < 2)
     own = 1 - SAME_SOURCE + SAME_SOURCE * of_task
     shared = SAME_TARGET - SAME_ITEMS + SAME_ITEMS * of_task
     return effects, noise.variance * (own + (size - 1 if is_source_mean else -1) * shared)

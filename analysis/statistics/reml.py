@@ -17,8 +17,9 @@ import numpy as np
 from scipy import optimize
 from threadpoolctl import threadpool_limits
 
+from transfergrid.analysis.arrays import FloatArray, IntArray
 from transfergrid.analysis.statistics.levels import count_levels
-from transfergrid.analysis.statistics.reml_criterion import Block, FloatArray, IntArray, State, cross_products, evaluate
+from transfergrid.analysis.statistics.reml_criterion import Block, State, cross_products, evaluate
 
 _MAX_STEPS = 500
 _SMALL_RATIO = 1e-2

@@ -13,19 +13,16 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from scipy import linalg, optimize, sparse
 from threadpoolctl import threadpool_limits
 
+from transfergrid.analysis.arrays import Float32Array, FloatArray, IntArray
 from transfergrid.analysis.records import SOURCE, TARGET
 from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.statistics.pair_noise import PairNoise
 from transfergrid.analysis.statistics.reml import check_components
 from transfergrid.grid import Regime
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.intp]
 
 PRIOR_PP, PRIOR_DF = 1.0, 4.0
 """Scale and degrees of freedom of the half-t prior of every standard deviation: half of it lies below 0.74 pp, 95 %
@@ -48,7 +45,7 @@ class Shrunken(NamedTuple):
     """Shape [N], pp^2."""
     deviations: FloatArray
     """Shape [3]: most probable standard deviations of source, target and pair on the log scale, pp."""
-    draws: npt.NDArray[np.float32]
+    draws: Float32Array
     """Shape [N, B]: joint draws of all true deltas, pp."""
 
 
@@ -281,9 +278,7 @@ def _predict(model: _Model, deviations: FloatArray) -> tuple[FloatArray, FloatAr
     return mean, variance
 
 
-def _draw(
-    model: _Model, deviations: FloatArray, n_draws: int, generator: np.random.Generator
-) -> npt.NDArray[np.float32]:
+def _draw(model: _Model, deviations: FloatArray, n_draws: int, generator: np.random.Generator) -> Float32Array:
     """Return joint draws of the true deltas at given standard deviations, shape [N, n_draws]."""
     solved = _solve(model, deviations)
     weights = _weights(model, deviations, solved.scale)

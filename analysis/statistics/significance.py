@@ -5,15 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import special, stats
 
+from transfergrid.analysis.arrays import BoolArray, FloatArray, IntArray
 from transfergrid.analysis.statistics.moderation import moderate
-
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
-BoolArray = npt.NDArray[np.bool_]
-
 
 EXACT_MCNEMAR = "exact McNemar"
 """Name of the test of one seed's right and wrong answers."""
@@ -108,7 +103,7 @@ class StandardErrors(NamedTuple):
     df: FloatArray
 
 
-def crossed_standard_error(sums: PairedSums, models: npt.NDArray[np.intp], redrawn: BoolArray) -> StandardErrors:
+def crossed_standard_error(sums: PairedSums, models: IntArray, redrawn: BoolArray) -> StandardErrors:
     """Return the standard error of mean differences over items and seeds.
 
     The same items in every seed: items and seeds are two crossed random factors, var = (MS items + MS seeds - MS
@@ -168,7 +163,7 @@ def _mean_squares(sums: PairedSums, redrawn: BoolArray) -> _MeanSquares:
     )
 
 
-def _mean_excess(squares: _MeanSquares, models: npt.NDArray[np.intp]) -> FloatArray:
+def _mean_excess(squares: _MeanSquares, models: IntArray) -> FloatArray:
     """Return what seeds add to their mean square on average over a row's model, shape [N], >= 0."""
     known = np.isfinite(squares.seeds - squares.residual)
     size = int(models.max(initial=-1)) + 1
@@ -177,6 +172,6 @@ def _mean_excess(squares: _MeanSquares, models: npt.NDArray[np.intp]) -> FloatAr
     return found
 
 
-def holds_fdr(q_values: FloatArray, fdr: float) -> npt.NDArray[np.bool_]:
+def holds_fdr(q_values: FloatArray, fdr: float) -> BoolArray:
     """Return where a test is rejected at a false discovery rate; NaN is not rejected."""
     return np.nan_to_num(q_values, nan=2.0) <= fdr

@@ -8,9 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from transfergrid.analysis.arrays import BoolArray, FloatArray
 from transfergrid.analysis.statistics.bootstrap import DRAW_DECIMALS, MIN_VALID_SHARE, Interval
-
-FloatArray = npt.NDArray[np.float64]
 
 SMALLEST_SE = 10.0**-DRAW_DECIMALS
 """A spread below this is rounding: such a difference is no evidence."""
@@ -24,7 +23,7 @@ def complete_draws(draws: npt.NDArray[np.floating]) -> FloatArray | None:
 
 def differs_from_mean(
     draws: npt.NDArray[np.floating], estimates: FloatArray, *, sign: int, confidence: float
-) -> npt.NDArray[np.bool_]:
+) -> BoolArray:
     """Return which units lie above (sign 1) or below (-1) the mean of all, one wrong label in 1 - confidence of tables.
 
     Args:
@@ -43,7 +42,7 @@ def differs_from_mean(
     if not usable.any():
         return np.zeros(len(draws), dtype=np.bool_)
     largest = ((apart - apart.mean(axis=1, keepdims=True))[usable] / errors[usable, None]).max(axis=0)
-    labelled: npt.NDArray[np.bool_] = usable & (above > np.quantile(largest, confidence) * errors)
+    labelled: BoolArray = usable & (above > np.quantile(largest, confidence) * errors)
     return labelled
 
 

@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from transfergrid.analysis.arrays import Float32Array, FloatArray, IntArray
 from transfergrid.analysis.records import ALL_TRANSFER, PAIR, ItemBlock, in_regime
-from transfergrid.analysis.statistics.bootstrap import DrawArray
 from transfergrid.analysis.statistics.levels import membership
 from transfergrid.analysis.statistics.pair_noise import measure_noise
 from transfergrid.analysis.statistics.reml import FitError
 from transfergrid.analysis.statistics.shrinkage import shrink
 from transfergrid.analysis.threads import side_by_side
 from transfergrid.config.settings import AnalysisConfig
-
-FloatArray = npt.NDArray[np.float64]
 
 N_DRAWS = 500
 """Joint draws of all true deltas of a model."""
@@ -32,7 +29,7 @@ class Rates(NamedTuple):
     high: FloatArray
 
 
-def draw_true_deltas(rows: pl.DataFrame, items: Sequence[ItemBlock], settings: AnalysisConfig) -> DrawArray:
+def draw_true_deltas(rows: pl.DataFrame, items: Sequence[ItemBlock], settings: AnalysisConfig) -> Float32Array:
     """Return draws of every row's true delta given all observed ones of its model, in pp.
 
     Args:
@@ -49,7 +46,7 @@ def draw_true_deltas(rows: pl.DataFrame, items: Sequence[ItemBlock], settings: A
     numbered = rows.with_row_index("row").filter(usable).with_columns(n_models=pl.lit(1, dtype=pl.Int64))
     parts = [part.sort(PAIR) for part in numbered.partition_by("model", maintain_order=True)]
 
-    def draw(pairs: pl.DataFrame) -> DrawArray | float:
+    def draw(pairs: pl.DataFrame) -> Float32Array | float:
         noise = measure_noise(pairs, pairs, items)
         if np.isnan(noise.own).any():
             return np.nan
@@ -64,7 +61,7 @@ def draw_true_deltas(rows: pl.DataFrame, items: Sequence[ItemBlock], settings: A
 
 
 def true_rates(
-    truth: DrawArray, groups: Sequence[npt.NDArray[np.intp]], *, harm_pp: float, confidence: float
+    truth: Float32Array, groups: Sequence[IntArray], *, harm_pp: float, confidence: float
 ) -> dict[str, Rates]:
     """Return the mean posterior rates of wins (above 0) and of harm (at or below the cut) of groups of rows.
 

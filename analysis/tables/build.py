@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
-import polars as pl
 from threadpoolctl import threadpool_limits
 
 from transfergrid.analysis.records import Transfer
 from transfergrid.analysis.statistics.bootstrap import resample_deltas
 from transfergrid.analysis.tables.registry import all_tables
-from transfergrid.analysis.tables.table import TableInputs
-from transfergrid.analysis.tables.variants import VARIANTS, with_variant
+from transfergrid.analysis.tables.table import AnalysisTables, TableInputs
+from transfergrid.analysis.tables.variants import with_variant
 from transfergrid.analysis.transfer.remarks import remark_lines, with_remark
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig
@@ -21,33 +19,6 @@ from transfergrid.store.folder import RunFolder
 
 Progress = Callable[[str], object]
 """Called with the name of what is computed next: ``transfer``, ``resamples``, then every table."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnalysisTables:
-    """All tables; each is also an attribute: ``tables.regimes`` is ``tables["regimes"]``."""
-
-    frames: Mapping[str, pl.DataFrame]
-    """Frames by the names in the registry, in its order."""
-
-    def __getitem__(self, name: str) -> pl.DataFrame:
-        """Return a table by its name."""
-        return self.frames[name]
-
-    def __getattr__(self, name: str) -> pl.DataFrame:
-        """Return a table by its name."""
-        if name.startswith("_") or name not in self.frames:
-            raise AttributeError(f"there is no table {name!r}; expected one of {list(self.frames)}")
-        return self.frames[name]
-
-    @property
-    def single_source(self) -> pl.DataFrame:
-        """The transfer table without sources of other kinds, for matrices, figures and sentences."""
-        return self.transfer.filter(pl.col("source_task").is_not_null())
-
-    def named(self) -> Iterator[tuple[str, pl.DataFrame]]:
-        """Yield every table with its name; that of variants only where there are some."""
-        yield from ((name, frame) for name, frame in self.frames.items() if name != VARIANTS.name or frame.height)
 
 
 def build_tables(
@@ -84,5 +55,5 @@ def tables_from(transfer: Transfer, settings: AnalysisConfig, *, on_progress: Pr
     with threadpool_limits(limits=1, user_api="blas"):
         for name, table in all_tables().items():
             report(name)
-            frames[name] = with_variant(with_remark(table.build(inputs), lines), transfer.has_variants)
+            frames[name] = with_variant(with_remark(table.make(inputs), lines), transfer.has_variants)
     return AnalysisTables(frames)

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from transfergrid.analysis.arrays import FloatArray
 from transfergrid.analysis.tables.table import PAIR_COLUMNS, REASON, REGIME, Column, Table, TableInputs, schema_of
 from transfergrid.grid import TRANSFER_REGIMES
-
-FloatArray = npt.NDArray[np.float64]
 
 UNITS = ("model", "family", "size")
 """What is compared; deltas are averaged within a unit first."""
@@ -65,9 +63,6 @@ def tau_b_matrix(values: FloatArray) -> FloatArray:
 
 def consistency_tables(rows: pl.DataFrame) -> ConsistencyTables:
     """Return the Consistency Index by source and regime, with models, families and sizes as units.
-
-    Args:
-        rows: Transfer table.
 
     Returns:
         ``by_source``: mean tau-b over pairs of units; null with a reason where it is not defined. ``summary``:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from transfergrid.analysis.records import ALL_TRANSFER
-from transfergrid.analysis.tables.regimes import seeds_only
 from transfergrid.analysis.tables.roles import FRAGILE, HUB, why_unlabelled
 from transfergrid.grid import CELL_KIND, Regime
+from transfergrid.store.imported import SE_OF_SEEDS
 from transfergrid.wording import count
 
 
@@ -80,18 +80,14 @@ class VarianceShares(NamedTuple):
     """Why a component, or the whole fit, has none."""
 
 
-class NoiseFloor(NamedTuple):
-    """Answers of the base that change with the order of the arithmetic."""
-
-    n_flips: int
-    n_items: int
-    most: int
-    """Most flips in one target."""
-
-
 def regime_row(regimes: pl.DataFrame, regime: str) -> dict[str, Any]:
     """Return the row of a whole regime."""
     return regimes.filter(regime=regime, by="all").row(0, named=True)
+
+
+def seeds_only(row: Mapping[str, Any]) -> bool:
+    """Return whether a row of the regime table rests on standard errors that are across seeds only."""
+    return SE_OF_SEEDS in (row["se_origin"] or "").split(", ")
 
 
 def significance(row: dict[str, Any]) -> Significance:
@@ -154,18 +150,6 @@ def missing_reasons(table: pl.DataFrame, limit: int) -> list[tuple[str, int]]:
     return counts.head(limit).rows()
 
 
-def noise_floor(transfer: pl.DataFrame) -> NoiseFloor | None:
-    """Return how many of the base's answers depend on rounding; None if that was not measured."""
-    floor = (
-        transfer.filter(pl.col("n_flips_noise_floor").is_not_null())
-        .group_by("model", "target_task", "target_language")
-        .agg(n_flips=pl.max("n_flips_noise_floor"), n_items=pl.max("n_items"))
-    )
-    if floor.is_empty():
-        return None
-    return NoiseFloor(*floor.select(pl.sum("n_flips"), pl.sum("n_items"), pl.max("n_flips").alias("most")).row(0))
-
-
 SHOWN_COMPARISONS = 6
 """Lines of one question; the others stand in the table."""
 
@@ -196,12 +180,6 @@ def comparisons(mixtures: pl.DataFrame, merges: pl.DataFrame, variants: pl.DataF
         if lines:
             found[question] = [*lines[:SHOWN_COMPARISONS], *more]
     return found
-
-
-def comparison_texts(mixtures: pl.DataFrame, merges: pl.DataFrame, variants: pl.DataFrame) -> Iterator[tuple[str, str]]:
-    """Yield the questions of ``comparisons`` with their lines as one text, for a page."""
-    for question, lines in comparisons(mixtures, merges, variants).items():
-        yield question, f"{'. '.join(lines)}.".replace(" -", " −").replace("(-", "(−")
 
 
 def _adds(row: dict[str, Any]) -> str:

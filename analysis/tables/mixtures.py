@@ -16,7 +16,6 @@ from transfergrid.analysis.tables.table import (
     Column,
     Table,
     TableInputs,
-    schema_of,
     with_ends,
 )
 from transfergrid.grid import MERGE_KIND, MIXTURE_KIND
@@ -103,11 +102,9 @@ def _compared(
         frame = frame.with_columns(found.select(pl.col("difference_pp").alias(f"minus_{name}_pp"), *ends))
         if name == "mean":
             frame = frame.with_columns(found.select("n_pairs", "n_items", "n_seeds", "reason"))
-    frame = frame.with_columns(confidence=pl.lit(inputs.settings.confidence), cells=pl.col("cells"))
+    frame = frame.with_columns(confidence=pl.lit(inputs.settings.confidence))
     order = [*pooled_by[:1], pl.col("target_task").is_not_null(), *_ROW[1:]]
-    return frame.sort(order, nulls_last=True, maintain_order=True).select(
-        pl.col(name).cast(dtype) for name, dtype in schema_of(table.columns).items()
-    )
+    return frame.sort(order, nulls_last=True, maintain_order=True)
 
 
 def _means(rows: pl.DataFrame) -> list[str]:

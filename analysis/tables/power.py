@@ -26,7 +26,7 @@ from transfergrid.analysis.statistics.power import (
     regime_delta,
     seeds_needed,
 )
-from transfergrid.analysis.tables.table import REASON, Column, Table, TableInputs, schema_of
+from transfergrid.analysis.tables.table import REASON, Column, Table, TableInputs, TableReport, schema_of
 from transfergrid.analysis.transfer.table import REDRAWN_TEST, read_transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import BASELINE_NAME, TRANSFER_REGIMES, Grid, UserError
@@ -65,18 +65,10 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class PowerReport:
+class PowerReport(TableReport):
     """The power of a grid, before or after a run."""
 
     table: pl.DataFrame
-
-    def rows(self) -> pl.DataFrame:
-        """Return one row per statement."""
-        return self.table
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """Return one object per statement."""
-        return self.table.to_dicts()
 
     def __rich__(self) -> RenderableType:
         """Render as one table and what it rests on."""
@@ -131,7 +123,7 @@ def power_table(noise: Noise, grid: Grid, settings: AnalysisConfig, *, origin: s
         if statement != PAIR:
             adaptive: float | None = delta_at(first)
         elif noise.n_seeds == 1:
-            adaptive = adaptive_pair_delta(noise, len(grid.cells) * (len(grid.cells) - 1), settings.fdr)
+            adaptive = adaptive_pair_delta(noise, len(grid.pairs), settings.fdr)
         else:
             adaptive = None
         rows.append(_row(statement, delta_at, noise, adaptive=adaptive))
@@ -147,17 +139,17 @@ def power_table(noise: Noise, grid: Grid, settings: AnalysisConfig, *, origin: s
 
 def _statements(grid: Grid, settings: AnalysisConfig) -> dict[str, Callable[[Noise], float]]:
     """Return what can be said, each with the smallest delta that shows it."""
-    cells, n_cells, level = list(grid.cells), len(grid.cells), settings.confidence
+    level = settings.confidence
     found: dict[str, Callable[[Noise], float]] = {
         ALL_TRANSFER if regime is None else regime.value: partial(
-            regime_delta, cells=cells, regime=regime, confidence=level
+            regime_delta, grid=grid, regime=regime, confidence=level
         )
         for regime in (None, *TRANSFER_REGIMES)
     }
-    if n_cells > 1:
-        found[PAIR] = partial(pair_delta, n_pairs=n_cells * (n_cells - 1), fdr=settings.fdr)
+    if grid.pairs:
+        found[PAIR] = partial(pair_delta, n_pairs=len(grid.pairs), fdr=settings.fdr)
         found[RECOMMENDATION] = partial(
-            recommendation_delta, n_tasks=len(grid.tasks), n_languages=len(grid.every_language), confidence=level
+            recommendation_delta, n_tasks=len(grid.tasks), n_cells=len(grid.cells), confidence=level
         )
     return found
 
@@ -176,7 +168,7 @@ def power_curves(rows: pl.DataFrame, by_seed: pl.DataFrame, settings: AnalysisCo
         return pl.DataFrame(schema=schema)
     curves = [
         (statement, n, seeds, delta_at(noise._replace(n_items=n, n_seeds=seeds)))
-        for statement, delta_at in _statements(_grid_of(rows), settings).items()
+        for statement, delta_at in _statements(grid_of(rows), settings).items()
         for seeds in CURVE_SEEDS
         for n in CURVE_ITEMS
     ]
@@ -249,16 +241,19 @@ def _noise_of(rows: pl.DataFrame, by_seed: pl.DataFrame) -> Noise | None:
     return noise and noise._replace(redrawn=bool((rows["p_method"] == REDRAWN_TEST).any()))
 
 
-def _grid_of(rows: pl.DataFrame) -> Grid:
-    tasks, languages = (tuple(rows[f"target_{name}"].unique().sort()) for name in ("task", "language"))
-    return Grid(tasks, languages)
+def grid_of(rows: pl.DataFrame) -> Grid:
+    """Return the grid that transfer rows are of, tasks with the languages that they have."""
+    targets = rows.select(TARGET).unique().sort(TARGET).group_by("target_task", maintain_order=True)
+    languages = {task: tuple(names) for task, names in targets.agg("target_language").iter_rows()}
+    every = tuple(rows["target_language"].unique().sort())
+    return Grid(tuple(languages), every, languages, frozenset(languages.keys() - {*rows["source_task"]}))
 
 
 def _of_run(inputs: TableInputs) -> pl.DataFrame:
     noise = _noise_of(inputs.rows, inputs.transfer.by_seed)
     if noise is None:
-        return pl.DataFrame(schema=schema_of(_COLUMNS))
-    return power_table(noise, _grid_of(inputs.rows), inputs.settings, origin=MEASURED)
+        return pl.DataFrame()
+    return power_table(noise, grid_of(inputs.rows), inputs.settings, origin=MEASURED)
 
 
 POWER = Table(

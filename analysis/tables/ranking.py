@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
-from transfergrid.analysis.statistics.bootstrap import (
-    ClusterBootstrap,
-    DrawArray,
-    Interval,
-    centred_interval,
-    rate_interval,
-)
-from transfergrid.analysis.statistics.group_draws import Group, GroupDraws, resample_groups
+from transfergrid.analysis.arrays import Float32Array
+from transfergrid.analysis.statistics.bootstrap import ClusterBootstrap, centred_interval, rate_interval
+from transfergrid.analysis.statistics.group_draws import Group, resample_groups
 from transfergrid.analysis.statistics.levels import count_levels
 from transfergrid.analysis.statistics.simultaneous import differs_from_mean, rank_sets
 from transfergrid.config.settings import AnalysisConfig
@@ -32,20 +25,15 @@ class Kind:
     regime: str
 
 
-class Ranking(NamedTuple):
-    """Intervals of G units, each end of shape [G]."""
-
-    score: Interval
-    harm_rate: Interval
-    rank: Interval
-    stands_out: npt.NDArray[np.bool_]
-    """Shape [G]: donors whose score lies above the mean of their kind, recipients below; all together at the level."""
-
-
 def rank_units(
-    part: pl.DataFrame, kind: Kind, scores: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig
-) -> Ranking | None:
-    """Resample models, items and the other side; None where that leaves nothing to resample."""
+    part: pl.DataFrame, kind: Kind, scores: pl.DataFrame, draws: Float32Array, settings: AnalysisConfig
+) -> list[pl.Series] | None:
+    """Resample models, items and the other side; None where that leaves nothing to resample.
+
+    Returns:
+        Ends of the intervals of scores, harm rates and ranks, and ``stands_out``: donors whose score lies above the
+        mean of their kind, recipients below; all together at the level. One entry per row of ``scores``.
+    """
     other = "targets" if kind.role == "donor" else "sources"
     bootstrap = ClusterBootstrap(part, draws[part["row"].to_numpy()], settings)
     factors = [name for name in ("models", other) if count_levels(bootstrap.levels[name]) > 1]
@@ -56,32 +44,15 @@ def rank_units(
     drawn = resample_groups(
         bootstrap, part["delta_pp"].to_numpy(), groups, factors=factors, harm_pp=settings.harm_threshold_pp
     )
-    found = _rank_draws(drawn, scores, sign=1 if kind.role == "donor" else -1, confidence=settings.confidence)
-    return found if np.isfinite(found.score.low).all() else None
-
-
-def _rank_draws(drawn: GroupDraws, scores: pl.DataFrame, *, sign: int, confidence: float) -> Ranking:
-    score, harm = scores["score_pp"].to_numpy(), scores["harm_rate"].to_numpy()
-    harm_interval = centred_interval(drawn.harm_rate, harm, confidence)
-    return Ranking(
-        centred_interval(drawn.mean_pp, score, confidence),
-        rate_interval(harm_interval, harm, scores["n"].to_numpy()),
-        rank_sets(drawn.mean_pp, score, confidence),
-        differs_from_mean(drawn.mean_pp, score, sign=sign, confidence=confidence),
-    )
-
-
-def ranking_columns(ranking: Ranking) -> list[pl.Series]:
-    """Return the intervals as columns of the role table, one row per unit."""
-    columns = {
-        "score_pp_low": ranking.score.low,
-        "score_pp_high": ranking.score.high,
-        "harm_rate_low": ranking.harm_rate.low,
-        "harm_rate_high": ranking.harm_rate.high,
+    score, harm, level = scores["score_pp"].to_numpy(), scores["harm_rate"].to_numpy(), settings.confidence
+    ends = {
+        "score_pp": centred_interval(drawn.mean_pp, score, level),
+        "harm_rate": rate_interval(centred_interval(drawn.harm_rate, harm, level), harm, scores["n"].to_numpy()),
+        "rank": rank_sets(drawn.mean_pp, score, level),
     }
-    ranks = {"rank_low": ranking.rank.low, "rank_high": ranking.rank.high}
-    return [
-        *(pl.Series(name, values).fill_nan(None) for name, values in columns.items()),
-        *(pl.Series(name, values).fill_nan(None).cast(pl.Int64) for name, values in ranks.items()),
-        pl.Series("stands_out", ranking.stands_out),
-    ]
+    if not np.isfinite(ends["score_pp"].low).all():
+        return None
+    sign = 1 if kind.role == "donor" else -1
+    stands_out = pl.Series("stands_out", differs_from_mean(drawn.mean_pp, score, sign=sign, confidence=level))
+    columns = {f"{name}_{end}": getattr(each, end) for name, each in ends.items() for end in ("low", "high")}
+    return [stands_out, *(pl.Series(name, values).fill_nan(None) for name, values in columns.items())]

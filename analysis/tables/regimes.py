@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 from scipy import special
 
+from transfergrid.analysis.arrays import Float32Array, FloatArray
 from transfergrid.analysis.graded.groups import graded_of_groups
 from transfergrid.analysis.records import EVERY_REGIME, ItemBlock, in_regime
 from transfergrid.analysis.statistics.group_draws import Group
-from transfergrid.analysis.statistics.group_intervals import DrawArray, Intervals, estimate, intervals
+from transfergrid.analysis.statistics.group_intervals import Intervals, estimate, intervals
 from transfergrid.analysis.statistics.significance import (
     EXACT_MCNEMAR,
     benjamini_hochberg,
@@ -85,7 +84,7 @@ _COLUMNS = (
     Column("loss_rate_significant", pl.Float64, "0..1", "Share of the tested rows that lie below 0 with q <= `fdr`."),
     Column("win_rate_significant", pl.Float64, "0..1", "Share of the tested rows that lie above 0 with q <= `fdr`."),
     Column("harm_rate_by_chance", pl.Float64, "0..1", "What `harm_rate` would be if every true delta were 0."),
-    Column("median_se_pp", pl.Float64, "pp", "Median standard error of the rows."),
+    Column("median_se_pp", pl.Float64, "pp", "Median standard error of the rows in which an answer changed."),
     Column("se_origin", pl.String, "", "All origins of standard errors that occur."),
     *GRADED,
     Column("harm_threshold_items", pl.Int64, "items", "The cut in items of a target."),
@@ -97,9 +96,9 @@ _COLUMNS = (
 
 def regime_table(
     rows: pl.DataFrame,
-    draws: DrawArray,
+    draws: Float32Array,
     settings: AnalysisConfig,
-    truth: DrawArray,
+    truth: Float32Array,
     *,
     items: Sequence[ItemBlock] = (),
     graded_items: Sequence[ItemBlock] = (),
@@ -151,7 +150,7 @@ def _groups(rows: pl.DataFrame) -> Iterator[Group]:
 
 
 def _summarise(
-    rows: pl.DataFrame, ends: Intervals, truth: DrawArray, groups: Sequence[Group], settings: AnalysisConfig
+    rows: pl.DataFrame, ends: Intervals, truth: Float32Array, groups: Sequence[Group], settings: AnalysisConfig
 ) -> pl.DataFrame:
     deltas = rows["delta_pp"].to_numpy()
     found = estimate(deltas, groups, settings.harm_threshold_pp)
@@ -188,7 +187,7 @@ def _summarise(
 def _significance(rows: pl.DataFrame, groups: Sequence[Group], settings: AnalysisConfig) -> pl.DataFrame:
     deltas = with_tested(rows)["delta_pp"].to_numpy()
     q_values = rows["q_value"].fill_null(np.nan).to_numpy()
-    errors = rows["se_pp"].fill_null(np.nan).to_numpy()
+    errors = rows.select(pl.col("se_pp").replace(0.0, None)).to_series().fill_null(np.nan).to_numpy()
     of_seeds = (rows["se_origin"] == SE_OF_SEEDS).fill_null(False).to_numpy()
     significant = holds_fdr(q_values, settings.fdr)
     beyond = holds_fdr(_beyond_cut_q(rows, settings.harm_threshold_pp), settings.fdr)
@@ -218,7 +217,7 @@ def _significance(rows: pl.DataFrame, groups: Sequence[Group], settings: Analysi
     return pl.DataFrame(records, schema={name: dtype for name, dtype in schema_of(_COLUMNS).items() if name in names})
 
 
-def _beyond_cut_q(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
+def _beyond_cut_q(rows: pl.DataFrame, cut_pp: float) -> FloatArray:
     """Return q of the one-sided test against the harm cut, all rows being one family; NaN: no test."""
     there = with_tested(rows)
     delta, se, df = (there[name].fill_null(np.nan).to_numpy() for name in ("delta_pp", "se_pp", "df"))
@@ -228,7 +227,7 @@ def _beyond_cut_q(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
     return benjamini_hochberg(np.where(rows["q_value"].is_not_null().to_numpy(), p_values, np.nan))
 
 
-def harm_by_chance_of_rows(rows: pl.DataFrame, cut_pp: float) -> npt.NDArray[np.float64]:
+def harm_by_chance_of_rows(rows: pl.DataFrame, cut_pp: float) -> FloatArray:
     """Return every row's probability of harm if its true delta were 0, shape [N]; NaN: not known.
 
     Right or wrong answers of one seed: exact on the counts, the changed items from the standard error. Else a normal
@@ -256,11 +255,6 @@ def _threshold_items(n_items: pl.Series, threshold_pp: float) -> int | None:
     if known.is_empty():
         return None
     return math.ceil(-threshold_pp / 100 * float(known.median()) - 1e-9)  # type: ignore[arg-type]
-
-
-def seeds_only(row: Mapping[str, Any]) -> bool:
-    """Return whether a row of the regime table rests on standard errors that are across seeds only."""
-    return SE_OF_SEEDS in (row["se_origin"] or "").split(", ")
 
 
 def _empty_rows(regimes: Sequence[str], settings: AnalysisConfig) -> pl.DataFrame:

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import polars as pl
 
-from transfergrid.analysis.records import ALL_TRANSFER, in_regime
-from transfergrid.analysis.statistics.bootstrap import DRAW_DECIMALS, DrawArray
+from transfergrid.analysis.arrays import Float32Array
+from transfergrid.analysis.records import ALL_TRANSFER, cell_name, in_regime
+from transfergrid.analysis.statistics.bootstrap import DRAW_DECIMALS
 from transfergrid.analysis.statistics.true_rates import true_rates
-from transfergrid.analysis.tables.ranking import Kind, rank_units, ranking_columns
+from transfergrid.analysis.tables.ranking import Kind, rank_units
 from transfergrid.analysis.tables.table import (
     ONE_MODEL,
     REASON,
@@ -78,13 +79,10 @@ _UNIT = ["role", "unit", "regime", "models_by", "name"]
 
 def unit_expr(role: str, unit: str) -> pl.Expr:
     """Return the name of a row's unit: its language, language family, task or cell, as source or as target."""
-    side = ROLES[role]
-    if unit == "cell":
-        return pl.concat_str(f"{side}_task", f"{side}_language", separator="-")
-    return pl.col(f"{side}_{unit}")
+    return cell_name(ROLES[role]) if unit == "cell" else pl.col(f"{ROLES[role]}_{unit}")
 
 
-def role_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig, truth: DrawArray) -> pl.DataFrame:
+def role_table(rows: pl.DataFrame, draws: Float32Array, settings: AnalysisConfig, truth: Float32Array) -> pl.DataFrame:
     """Return donor and recipient scores with standard errors, ranks with intervals, and labels.
 
     A score is the mean over models of the model's mean delta in the unit's rows (donor) or columns (recipient);
@@ -106,12 +104,11 @@ def role_table(rows: pl.DataFrame, draws: DrawArray, settings: AnalysisConfig, t
             of_kind = {"role": kind.role, "unit": kind.unit, "regime": kind.regime, "models_by": "all"}
             found = part.group_by("name").agg("row").sort("name")
             members.append(found.with_columns(pl.lit(value).alias(name) for name, value in of_kind.items()))
-    table = pl.concat([frame.select(frames[0].columns) for frame in frames])
-    return _with_true_rates(table, members, truth, settings).select(column.name for column in _COLUMNS)
+    return _with_true_rates(pl.concat(frames, how="diagonal_relaxed"), members, truth, settings)
 
 
 def _with_true_rates(
-    table: pl.DataFrame, members: Sequence[pl.DataFrame], truth: DrawArray, settings: AnalysisConfig
+    table: pl.DataFrame, members: Sequence[pl.DataFrame], truth: Float32Array, settings: AnalysisConfig
 ) -> pl.DataFrame:
     """Add the true rates of every unit; all groups at once, since the draws of a large table are many."""
     units = pl.concat(members) if members else table.select(_UNIT).with_columns(row=pl.lit([]))
@@ -135,17 +132,17 @@ def _kinds() -> Iterator[Kind]:
                 yield Kind(role, unit, regime)
 
 
-def rank_all_models(part: pl.DataFrame, kind: Kind, draws: DrawArray, settings: AnalysisConfig) -> pl.DataFrame:
+def rank_all_models(part: pl.DataFrame, kind: Kind, draws: Float32Array, settings: AnalysisConfig) -> pl.DataFrame:
     """Return scores, ranks and labels of all models; ``part`` has ``name`` and ``row``, its places in the draws."""
     scores = _scores(part.with_columns(models=pl.lit("all")), settings).with_columns(models_by=pl.lit("all"))
     scores = scores.with_columns(rank=_rank())
     if scores.height < 2:
-        return _label(scores.with_columns(_nothing(), reason=pl.lit(ONE_NAME)), kind)
+        return _label(scores.with_columns(reason=pl.lit(ONE_NAME)), kind)
     ranked = rank_units(part, kind, scores, draws, settings)
     if ranked is None:
-        return _label(scores.with_columns(_nothing(), reason=pl.lit(TOO_FEW)), kind)
+        return _label(scores.with_columns(reason=pl.lit(TOO_FEW)), kind)
     unranked = pl.when(pl.col("rank_low").is_null()).then(pl.lit(NO_RANKS))
-    found = scores.with_columns(ranking_columns(ranked)).with_columns(reason=pl.coalesce("reason", unranked))
+    found = scores.with_columns(ranked).with_columns(reason=pl.coalesce("reason", unranked))
     return _label(_drop_of_one(found, part, kind), kind)
 
 
@@ -185,7 +182,7 @@ def _model_groups(part: pl.DataFrame, kind: Kind, settings: AnalysisConfig) -> I
     rank = _rank().over("models")
     for by in ("family", "size"):
         scores = _scores(part.with_columns(models=by), settings).with_columns(models_by=pl.lit(by))
-        yield _label(scores.with_columns(_nothing(), rank=rank), kind)
+        yield _label(scores.with_columns(rank=rank), kind)
 
 
 def _scores(part: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
@@ -217,22 +214,13 @@ def _scores(part: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:
     )
 
 
-def _nothing() -> list[pl.Expr]:
-    floats = ("score_pp_low", "score_pp_high", "harm_rate_low", "harm_rate_high")
-    return [
-        pl.lit(False).alias("stands_out"),
-        *(pl.lit(None, dtype=pl.Float64).alias(name) for name in floats),
-        *(pl.lit(None, dtype=pl.Int64).alias(name) for name in ("rank_low", "rank_high")),
-    ]
-
-
 def _label(scores: pl.DataFrame, kind: Kind) -> pl.DataFrame:
-    label = HUB if kind.role == "donor" else FRAGILE
+    label = pl.lit(HUB if kind.role == "donor" else FRAGILE)
     return scores.with_columns(
         role=pl.lit(kind.role),
         unit=pl.lit(kind.unit),
         regime=pl.lit(kind.regime),
-        label=pl.when("stands_out").then(pl.lit(label)),
+        label=pl.when("stands_out").then(label) if "stands_out" in scores.columns else None,
     ).sort("models", "rank", "name")
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import polars as pl
 from polars._typing import PolarsDataType
 
+from transfergrid.analysis.arrays import Float32Array
 from transfergrid.analysis.records import Transfer
-from transfergrid.analysis.statistics.bootstrap import DrawArray
 from transfergrid.analysis.statistics.true_rates import draw_true_deltas
 from transfergrid.config.settings import AnalysisConfig
 
@@ -18,6 +18,21 @@ Computed = TypeVar("Computed")
 
 ONE_MODEL = "no standard error: one model"
 """Reason of a row whose standard error would be across models."""
+
+
+class TableReport:
+    """A report that is one table, for a program: its rows, as CSV or as JSON."""
+
+    __slots__ = ()
+    table: pl.DataFrame
+
+    def rows(self) -> pl.DataFrame:
+        """Return its rows."""
+        return self.table
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return one object per row."""
+        return self.table.to_dicts()
 
 
 class Column(NamedTuple):
@@ -37,7 +52,7 @@ class TableInputs:
 
     transfer: Transfer
     settings: AnalysisConfig
-    draws: DrawArray
+    draws: Float32Array
     """Shape [rows, B] or [rows, 1]: deltas on resampled items, see `resample_deltas`."""
     _computed: dict[Callable[[TableInputs], Any], Any] = field(default_factory=dict, repr=False)
 
@@ -47,7 +62,7 @@ class TableInputs:
         return self.transfer.rows
 
     @property
-    def truth(self) -> DrawArray:
+    def truth(self) -> Float32Array:
         """Shape [rows, B]: draws of every row's true delta, see `draw_true_deltas`."""
         return self.once(_true_deltas)
 
@@ -59,7 +74,7 @@ class TableInputs:
         return found
 
 
-def _true_deltas(inputs: TableInputs) -> DrawArray:
+def _true_deltas(inputs: TableInputs) -> Float32Array:
     return draw_true_deltas(inputs.rows, inputs.transfer.items, inputs.settings)
 
 
@@ -102,9 +117,18 @@ class Table:
     """What its numbers estimate, over which population, and what is held fixed."""
     columns: tuple[Column, ...]
     build: Callable[[TableInputs], pl.DataFrame]
-    """Returns a frame with exactly these columns."""
+    """Returns a frame with these columns in any order; one that it leaves out is null, others are dropped."""
     shown: str = ""
     """Columns that fit a terminal, separated by spaces (see `shown_columns`); empty: all."""
+
+    def make(self, inputs: TableInputs) -> pl.DataFrame:
+        """Return the table's rows in its columns."""
+        frame, schema = self.build(inputs), schema_of(self.columns)
+        if frame.is_empty():
+            return pl.DataFrame(schema=schema)
+        return frame.select(
+            (pl.col(name) if name in frame.columns else pl.lit(None).alias(name)).cast(schema[name]) for name in schema
+        )
 
     @property
     def approximate(self) -> str:
@@ -149,3 +173,30 @@ REGIME = Column("regime", pl.String, "", "Relation of source to target: MT-ML, M
 CONFIDENCE = Column("confidence", pl.Float64, "0..1", "Level of the intervals (setting).")
 REMARK = Column("remark", pl.String, "", "What must be said of an imported delta, such as a baseline run otherwise.")
 REASON = Column("reason", pl.String, "", "Why a number of the row is null or to be read with care.")
+
+
+@dataclass(frozen=True, slots=True)
+class AnalysisTables:
+    """All tables; each is also an attribute: ``tables.regimes`` is ``tables["regimes"]``."""
+
+    frames: Mapping[str, pl.DataFrame]
+    """Frames by the names in the registry, in its order."""
+
+    def __getitem__(self, name: str) -> pl.DataFrame:
+        """Return a table by its name."""
+        return self.frames[name]
+
+    def __getattr__(self, name: str) -> pl.DataFrame:
+        """Return a table by its name."""
+        if name.startswith("_") or name not in self.frames:
+            raise AttributeError(f"there is no table {name!r}; expected one of {list(self.frames)}")
+        return self.frames[name]
+
+    @property
+    def single_source(self) -> pl.DataFrame:
+        """The transfer table without sources of other kinds, for matrices, figures and sentences."""
+        return self.transfer.filter(pl.col("source_task").is_not_null())
+
+    def named(self) -> Iterator[tuple[str, pl.DataFrame]]:
+        """Yield every table with its name; that of variants only where there are some."""
+        yield from ((name, frame) for name, frame in self.frames.items() if name != "variants" or frame.height)

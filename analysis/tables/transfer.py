@@ -75,7 +75,7 @@ def missing_table(transfer: Transfer) -> pl.DataFrame:
     absent = pl.DataFrame({"model": list(transfer.unscored_models)}, schema={"model": pl.String}).with_columns(
         reason=pl.lit(NO_MODEL)
     )
-    return pl.concat([of_seeds, of_imports, absent], how="diagonal").select(columns).sort(columns[:-1], nulls_last=True)
+    return pl.concat([of_seeds, of_imports, absent], how="diagonal").sort(columns[:-1], nulls_last=True)
 
 
 TRANSFER = Table(

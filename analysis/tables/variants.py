@@ -13,7 +13,6 @@ from transfergrid.analysis.tables.table import (
     Column,
     Table,
     TableInputs,
-    schema_of,
     with_ends,
 )
 from transfergrid.config.training import MAIN
@@ -34,10 +33,9 @@ def with_variant(table: pl.DataFrame, has_variants: bool) -> pl.DataFrame:
 
 def variants_table(inputs: TableInputs) -> pl.DataFrame:
     """Return every variant's means by model, kind of source and regime, against those of the main recipe."""
-    schema = schema_of(_COLUMNS)
     pairs = _pairs(inputs)
     if pairs.is_empty():
-        return pl.DataFrame(schema=schema)
+        return pairs
     harm = inputs.settings.harm_threshold_pp
     transfer = pairs.filter(pl.col("regime").is_in([each.value for each in TRANSFER_REGIMES]))
     grouped = pl.concat([transfer.with_columns(regime=pl.lit(ALL_TRANSFER)), pairs])
@@ -63,9 +61,7 @@ def variants_table(inputs: TableInputs) -> pl.DataFrame:
         harm_threshold_pp=pl.lit(harm),
     )
     place = pl.col("regime").replace_strict(_REGIMES, return_dtype=pl.Int64)
-    return frame.sort("model", "variant", "of", place).select(
-        pl.col(name).cast(dtype) for name, dtype in schema.items()
-    )
+    return frame.sort("model", "variant", "of", place)
 
 
 def _pairs(inputs: TableInputs) -> pl.DataFrame:

@@ -13,45 +13,12 @@ from transfergrid.store.scores import with_regime
 
 NO_SCORES = "no scores in the store"
 NO_BASELINE = "no baseline scores for this target"
-_BY_SEED_COLUMNS = (
-    *ROW,
-    "source",
-    "source_kind",
-    "regime",
-    "primary_metric",
-    "n_items",
-    "n_unscored",
-    "base_score",
-    "adapter_score",
-    "delta_pp",
-    "se_pp",
-    *NUMBERS,
-    "mcnemar_p",
-    "mcnemar_q",
-    "n_both",
-    "n_only_base",
-    "n_only_adapter",
-    "n_none",
-    "base_acc",
-    "adapter_acc",
-    "delta_acc_pp",
-    "base_acc_norm",
-    "adapter_acc_norm",
-    "delta_acc_norm_pp",
-    "n_ties",
-    "n_ties_base",
-    "n_flips_noise_floor",
-    "unscored_reason",
-    "reason",
-)
 
 
 def transfer_by_seed(
     counts: pl.DataFrame, config: GridConfig | None, floor: pl.DataFrame, sources: pl.DataFrame
 ) -> pl.DataFrame:
-    """Return one row per (model, seed, source, target), with ``squares``, the sum of its items' squared differences.
-
-    The columns of `columns.OF_SEEDS` are there for the average over seeds, too.
+    """Return one row per (model, seed, source, target), with what the average over seeds needs.
 
     Args:
         counts: One row per (model, seed, source, target) with item rows.
@@ -83,7 +50,7 @@ def transfer_by_seed(
         how="left",
         validate="m:1",
     )
-    return frame.select(*_BY_SEED_COLUMNS, "squares").sort(*ROW, "source", nulls_last=True)
+    return frame.sort(*ROW, "source", nulls_last=True)
 
 
 def no_counts() -> pl.DataFrame:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pycountry
 
+from transfergrid.analysis.arrays import FloatArray, IntArray
 from transfergrid.grid import UserError
 
 FEATURE_SETS = {"syntax_knn": "S_", "phonology_knn": "P_", "inventory_knn": "INV_"}
@@ -33,25 +33,10 @@ LANGUAGE_FAMILIES = {
 }
 """Families of the study's languages: Glottolog's top level, but Indo-European by branch."""
 
-_STUDY_CODES = {
-    "ar": "ara",
-    "bn": "ben",
-    "de": "deu",
-    "en": "eng",
-    "es": "spa",
-    "fr": "fra",
-    "hi": "hin",
-    "id": "ind",
-    "it": "ita",
-    "pt": "por",
-    "zh": "cmn",
-}
 # URIEL has spoken languages where ISO 639-1 has a macrolanguage
 _REPRESENTATIVES = {"zho": "cmn", "msa": "zsm", "fas": "pes", "nor": "nob", "swa": "swh", "aze": "azj", "uzb": "uzn"}
 _INDO_EUROPEAN = "Indo-European"
 _BRANCHES = ("Romance", "Indo-Aryan", "Iranian", "Germanic", "Balto-Slavic", "Celtic", "Graeco-Phrygian", "Armenic")
-
-FloatArray = npt.NDArray[np.float64]
 
 
 class UnknownLanguageError(UserError):
@@ -65,8 +50,6 @@ def iso639_3(code: str) -> str:
         UnknownLanguageError: If the code is not an ISO 639 language.
     """
     plain = code.partition("_")[0]
-    if plain in _STUDY_CODES:
-        return _STUDY_CODES[plain]
     found = pycountry.languages.get(**{"alpha_2" if len(plain) == 2 else "alpha_3": plain})
     if found is None:
         raise UnknownLanguageError(f"language {code!r} is not an ISO 639 code; expected one such as 'de' or 'deu'")
@@ -130,7 +113,7 @@ def uriel_vector(code: str, feature_set: str) -> FloatArray:
 
 
 @cache
-def _predictions() -> tuple[dict[str, int], dict[str, npt.NDArray[np.intp]], FloatArray]:
+def _predictions() -> tuple[dict[str, int], dict[str, IntArray], FloatArray]:
     table = _load("feature_predictions.npz")
     features = [str(name) for name in table["feats"]]
     columns = {

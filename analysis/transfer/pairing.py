@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import polars as pl
 
+from transfergrid.analysis.arrays import FloatArray, IntArray
 from transfergrid.analysis.graded.choices import ItemChoices
 from transfergrid.analysis.graded.items import grade
 from transfergrid.analysis.records import TARGET, ItemBlock
@@ -254,9 +254,7 @@ def _item_blocks(
         yield scores, ItemBlock(task, keys[kept], item_ids, graded.differences[kept], graded.scored[kept])
 
 
-def _block(
-    keys: pl.DataFrame, item_ids: tuple[str, ...], flat: npt.NDArray[np.intp], values: npt.NDArray[np.float64]
-) -> ItemBlock:
+def _block(keys: pl.DataFrame, item_ids: tuple[str, ...], flat: IntArray, values: FloatArray) -> ItemBlock:
     """Return means over seeds, from values and their places in a flat block; NaN: left out."""
     shape = (keys.height, len(item_ids))
     known = ~np.isnan(values)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from transfergrid.analysis.graded.columns import OF_SEEDS
 from transfergrid.analysis.graded.seeds import graded_as_delta, graded_columns
 from transfergrid.analysis.records import EVERY_KEY, IS_SINGLE, KEY, ItemBlock, Transfer
 from transfergrid.analysis.statistics.levels import level_codes
@@ -19,13 +19,13 @@ from transfergrid.analysis.statistics.significance import (
     crossed_standard_error,
     t_test_p,
 )
-from transfergrid.analysis.transfer.adaptive import DECISION_SCHEMA, Stopping, read_cells, read_stopping, with_decisions
+from transfergrid.analysis.transfer.adaptive import Stopping, read_cells, read_stopping, with_decisions
 from transfergrid.analysis.transfer.by_seed import no_counts, transfer_by_seed, with_q
 from transfergrid.analysis.transfer.construction import construction_expr
 from transfergrid.analysis.transfer.imported import transfer_from_imported
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
-from transfergrid.analysis.transfer.pairing import ModelObservations, merge_blocks, observe
+from transfergrid.analysis.transfer.pairing import merge_blocks, observe
 from transfergrid.analysis.transfer.remarks import add_remarks
 from transfergrid.analysis.transfer.sources import (
     read_sources,
@@ -71,10 +71,7 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     scores = scan_scores(parts)
     stopping = read_stopping(read_cells(run.scores))
     cells = config.grid.cells if config is not None else ()
-    observations = _observed(stopping.common(scores), parts, settings)
-    blocks = merge_blocks([block for each in observations for block in each.blocks])
-    graded_blocks = merge_blocks([block for each in observations for block in each.graded])
-    counts = pl.concat([each.rows for each in observations]) if observations else no_counts()
+    counts, blocks, graded_blocks = _observed(stopping.common(scores), parts, settings)
     sources = read_sources(scores, [*counts["source"], *(cell.name for cell in cells)])
     by_seed = transfer_by_seed(counts, config, read_noise_floor(run), sources)
     check_names(run.scores, by_seed)
@@ -89,7 +86,7 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     rows = _finish(rows, imported, run, config, stopping)
     by_seed = add_remarks(by_seed, run)
     return Transfer(
-        with_decisions(by_seed.drop("squares", *OF_SEEDS), stopping),
+        with_decisions(by_seed, stopping),
         rows.filter(IS_SINGLE),
         single_blocks(blocks, sources),
         _unscored_models(by_seed.filter(IS_SINGLE), config),
@@ -118,23 +115,34 @@ def with_graded(
     return averaged.join(columns, on=list(EVERY_KEY), how="left", validate="1:1", maintain_order="left")
 
 
-def _observed(scores: pl.LazyFrame, parts: Sequence[Path], settings: AnalysisConfig) -> list[ModelObservations]:
+class _Observed(NamedTuple):
+    """The paired observations of all models."""
+
+    counts: pl.DataFrame
+    blocks: tuple[ItemBlock, ...]
+    graded: tuple[ItemBlock, ...]
+
+
+def _observed(scores: pl.LazyFrame, parts: Sequence[Path], settings: AnalysisConfig) -> _Observed:
     try:
-        return list(observe(scores, settings))
+        found = list(observe(scores, settings))
     except UNREADABLE as error:
         fault = find_unreadable(parts)
         if fault is None:
             raise
         raise fault from error
+    return _Observed(
+        pl.concat([each.rows for each in found]) if found else no_counts(),
+        merge_blocks([block for each in found for block in each.blocks]),
+        merge_blocks([block for each in found for block in each.graded]),
+    )
 
 
 def _tables(
     scores: pl.LazyFrame, sources: pl.DataFrame, parts: Sequence[Path], settings: AnalysisConfig
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the transfer tables of some item rows, by seed and averaged over seeds."""
-    observations = _observed(scores, parts, settings)
-    blocks = merge_blocks([block for each in observations for block in each.blocks])
-    counts = pl.concat([each.rows for each in observations])
+    counts, blocks, _ = _observed(scores, parts, settings)
     by_seed = transfer_by_seed(counts, None, pl.DataFrame(schema=NOISE_FLOOR_SCHEMA), sources)
     there = by_seed.filter(pl.col("delta_pp").is_not_null())
     return there, average_seeds(there, blocks)
@@ -215,54 +223,6 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
     ).drop("between_items", "between_seeds", "n_items_of_all_seeds")
 
 
-GRADED = (
-    "graded_pp",
-    "graded_pp_low",
-    "graded_pp_high",
-    "graded_se_pp",
-    "graded_p",
-    "graded_q",
-    "graded_p_below_0",
-    "graded_p_method",
-    "temperature_ratio",
-    "register_nats_per_char",
-    "others_nats_per_char",
-    "graded_reason",
-)
-_COLUMNS = (
-    *KEY,
-    "source",
-    "source_kind",
-    "regime",
-    "family",
-    "size",
-    "construction",
-    "source_language_family",
-    "target_language_family",
-    "primary_metric",
-    "origin",
-    "n_seeds",
-    "n_seeds_missing",
-    "n_items",
-    "n_unscored",
-    "base_score",
-    "adapter_score",
-    "delta_pp",
-    "delta_sd_seeds_pp",
-    "se_pp",
-    "se_origin",
-    "df",
-    "p_value",
-    "q_value",
-    "p_method",
-    *GRADED,
-    "n_flips_noise_floor",
-    "reason",
-    "remark",
-    *DECISION_SCHEMA,
-)
-
-
 def _finish(
     rows: pl.DataFrame, imported: pl.DataFrame, run: RunFolder, config: GridConfig | None, stopping: Stopping
 ) -> pl.DataFrame:
@@ -276,7 +236,7 @@ def _finish(
         target_language_family=pl.col("target_language").replace_strict(families, return_dtype=pl.String),
     )
     frame = with_q(with_q(frame, "p_value", "q_value"), "graded_p", "graded_q")
-    return frame.select(_COLUMNS).sort(*KEY, "source", nulls_last=True)
+    return frame.sort(*KEY, "source", nulls_last=True)
 
 
 def _traits(rows: pl.DataFrame, imported: pl.DataFrame, config: GridConfig | None) -> pl.DataFrame:

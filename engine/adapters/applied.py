@@ -14,10 +14,6 @@ from transfergrid.engine.models.shapes import layer_name
 def require_modules(adapter: Adapter, applied: Iterable[str]) -> None:
     """Check that the layers that carry an adapter in the engine are those its file has.
 
-    Args:
-        adapter: The adapter.
-        applied: Layers with non-zero weights in the adapter's slot.
-
     Raises:
         AdapterError: If a layer is missing or unexpected.
     """
@@ -33,11 +29,6 @@ def require_modules(adapter: Adapter, applied: Iterable[str]) -> None:
 
 def require_effect(adapter: Adapter, probe: npt.NDArray[np.float32], base: npt.NDArray[np.float32]) -> None:
     """Check that an adapter changes the scores of a probe unless its weights say that it changes nothing.
-
-    Args:
-        adapter: The adapter.
-        probe: Log-probabilities of the probe under it.
-        base: Log-probabilities of the probe under the base.
 
     Raises:
         AdapterError: If it changes none, or changes some without weights.

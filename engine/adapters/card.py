@@ -42,9 +42,7 @@ model.load_state_dict(load_file("THIS FOLDER/adapter_model.safetensors"), strict
 def adapter_card(record: Mapping[str, Any], adapter_config: Mapping[str, Any]) -> str:
     """Return an adapter's model card in Markdown, with the hub's tags.
 
-    Args:
-        record: What ``training.json`` says.
-        adapter_config: What ``adapter_config.json`` says; it names the base as others find it.
+    ``adapter_config`` is its peft configuration, which names the base as others find it.
     """
     from huggingface_hub import ModelCardData
 

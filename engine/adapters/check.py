@@ -33,10 +33,6 @@ _OTHER_KEYS = (
 def check_adapters(adapters: Mapping[str, Path], base: LinearShapes) -> dict[str, Adapter]:
     """Check all adapters before anything is loaded.
 
-    Args:
-        adapters: Folder by readable name.
-        base: Linear layers of the base, from ``read_linear_shapes``.
-
     Raises:
         AdapterError: If any cannot be served; lists every fault.
     """
@@ -54,11 +50,7 @@ def check_adapters(adapters: Mapping[str, Path], base: LinearShapes) -> dict[str
 def check_adapter(folder: Path, base: LinearShapes, *, name: str, takes_full: bool = False) -> Adapter:
     """Check one adapter; reads its files once.
 
-    Args:
-        folder: peft's folder.
-        base: Linear layers of the base, from ``read_linear_shapes``.
-        name: Readable part of the adapter's unique name.
-        takes_full: Whether it may be a full fine-tune.
+    ``name`` is the readable part of its unique name; ``takes_full``: it may be a full fine-tune.
 
     Raises:
         AdapterError: If files are missing or broken, vLLM cannot serve what it holds, its weights are not those its

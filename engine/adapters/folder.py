@@ -90,10 +90,6 @@ def require_unchanged(adapter: Adapter) -> None:
 def read_adapter(folder: Path, name: str) -> AdapterFolder:
     """Read an adapter's configuration and weights, each once.
 
-    Args:
-        folder: Of the adapter.
-        name: Of the adapter, for messages.
-
     Raises:
         AdapterError: If a file is missing or damaged, or a weight is not a finite number.
     """

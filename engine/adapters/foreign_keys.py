@@ -44,12 +44,7 @@ class LoraKey(NamedTuple):
 
 
 def read_key(key: str, prefix: str, name: str) -> LoraKey:
-    """Return what a key of any known form names.
-
-    Args:
-        key: As in the file.
-        prefix: What the base puts before ``layers.``.
-        name: Of the adapter, for messages.
+    """Return what a key of any known form names; ``prefix`` is what the base puts before ``layers.``.
 
     Raises:
         AdapterError: If it is no LoRA weight of a decoder's layer, or that of another adapter than ``default``.

@@ -95,10 +95,6 @@ class LoraConfig:
 def read_lora_config(raw: Mapping[str, Any], name: str) -> LoraConfig:
     """Return what an adapter's configuration says.
 
-    Args:
-        raw: Content of adapter_config.json.
-        name: Of the adapter, for messages.
-
     Raises:
         AdapterError: If vLLM does not serve such an adapter, or a value is not of the kind peft expects.
     """

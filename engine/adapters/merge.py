@@ -38,15 +38,9 @@ def check_mergeable(folder: Path, *, name: str) -> Adapter:
 
 
 def merge_adapter(model_folder: Path, adapter: Adapter, folder: Path, *, dtype: str) -> None:
-    """Write a base model with an adapter merged into its weights.
+    """Write a base model with an adapter merged into its weights, all in one number format.
 
     Tied embeddings are untied first: peft adds to one end of the tie, and a merge must not change the other.
-
-    Args:
-        model_folder: Local folder of the base.
-        adapter: The adapter.
-        folder: Where the merged model goes.
-        dtype: Number format of the base, the merge and the result.
 
     Raises:
         AdapterError: If peft cannot load it onto this base, does not use all of its weights or cannot merge it, or it

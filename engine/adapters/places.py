@@ -74,10 +74,8 @@ def folder_places(
 ) -> tuple[AdapterPlace, ...]:
     """Find the adapters of a folder and name their source cells.
 
-    Args:
-        adapters: Their folder, and the pattern or table.
-        models: Names of the models that are scored; adapters of others are left out.
-        known: Cells of the configuration; a name that can be read in several ways is taken to be one of these.
+    Adapters of other models are left out. A name that can be read in several ways is taken to be one of the
+    ``known`` cells.
 
     Raises:
         UserError: If there is no adapter, a source cell cannot be told, two adapters have the same one, or it is not

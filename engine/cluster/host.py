@@ -78,7 +78,6 @@ class UnitRunner(Protocol):
             ModelRefusedError: If the model cannot be loaded here.
             UserError: If another worker would fail as well.
         """
-        ...
 
 
 MakeRunner = Callable[[str], UnitRunner]

@@ -76,13 +76,7 @@ class GivenUp(NamedTuple, Generic[Job]):
 def group_units(
     groups: Mapping[tuple[str, int | None], Sequence[Job]], cost: Callable[[Job], float], *, n_workers: int
 ) -> list[Unit[Job]]:
-    """Cut the jobs of every (model, seed) into units, smaller ones of large models.
-
-    Args:
-        groups: Jobs in the order in which they are to be done, by model and training seed (None: the base).
-        cost: Expected work of a job.
-        n_workers: Workers that share the units.
-    """
+    """Cut the jobs of every (model, seed) into units, smaller ones of large models."""
     largest = sum(cost(job) for jobs in groups.values() for job in jobs) / (UNITS_PER_WORKER * n_workers)
     units = []
     for (model, _), jobs in groups.items():
@@ -165,11 +159,6 @@ class UnitQueue(Generic[Job]):
         """Note that a worker's unit failed, or the worker with it.
 
         What is left of it waits for others job by job, so that a job that breaks workers takes no other along.
-
-        Args:
-            worker: The worker that had it.
-            reason: Why it failed.
-            left: Jobs of the unit that are not finished.
         """
         entry = self._running.pop(worker)
         unit, n_attempts, tried = entry.unit, entry.n_attempts + 1, entry.tried | {worker}

@@ -13,27 +13,15 @@ _Places = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class PartedItems:
-    """Prepared items of which some are asked in parts."""
+class PartedItems(Prepared):
+    """Prepared items of which some are asked in parts; every request repeats its context, even where one is equal."""
 
     parts: Prepared
     places: tuple[_Places, ...]
     """Of every item."""
     users: Mapping[int, Sequence[int]]
     """Items that a part belongs to."""
-    n_repeated_tokens: int
-    """Tokens a pass would compute if every request repeated its context, whether or not another one is equal."""
     asks_greedy: bool
-
-    @property
-    def n_items(self) -> int:
-        """Number of items."""
-        return len(self.places)
-
-    @property
-    def n_computed_tokens(self) -> int:
-        """Tokens that one adapter's pass computes."""
-        return self.parts.n_computed_tokens
 
 
 def prepare_items(scorer: Scorer, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> Prepared:
@@ -51,12 +39,11 @@ def prepare_items(scorer: Scorer, items: Sequence[TokenisedItem], *, halve_steps
         places.append(tuple(tuple(_place(part, distinct, parts) for part in windows) for windows in _requests(item)))
         for place in {place for windows in places[-1] for place in windows}:
             users.setdefault(place, []).append(index)
+    planned = scorer.prepare(parts, halve_steps=halve_steps)
+    n_repeated = sum(len(part.context) + len(each) - 1 for part in asked_parts(items) for each in part.continuations)
+    asks_greedy = any(item.asks_greedy for item in items)
     return PartedItems(
-        scorer.prepare(parts, halve_steps=halve_steps),
-        tuple(places),
-        users,
-        sum(len(part.context) + len(each) - 1 for part in asked_parts(items) for each in part.continuations),
-        any(item.asks_greedy for item in items),
+        len(items), planned.n_computed_tokens, n_repeated, planned, tuple(places), users, asks_greedy=asks_greedy
     )
 
 

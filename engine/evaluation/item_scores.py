@@ -47,12 +47,7 @@ class ItemScore:
 
 
 def score_item(item: Item, loglikelihoods: Sequence[float], origin: CellOrigin) -> ItemScore:
-    """Return the score of one item.
-
-    Args:
-        item: The item with its gold choice.
-        loglikelihoods: Shape [C], one per choice, in nats.
-        origin: Named in errors.
+    """Return the score of one item from its log-likelihoods, shape [C], in nats; errors name the origin.
 
     Raises:
         ScoringError: If a log-likelihood is not finite, a choice has no characters, or the shapes differ; names model,

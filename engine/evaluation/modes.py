@@ -25,11 +25,9 @@ class Mode(Protocol):
 
     def prepare(self, scorer: Scorer, items: Sequence[TokenisedItem]) -> Prepared:
         """Plan the items of a cell once, for every adapter."""
-        ...
 
     def score(self, scorer: Scorer, prepared: Prepared, adapter: Adapter | None) -> Iterator[tuple[int, Any]]:
         """Yield every item's position and what the model says to it, in no fixed order; None asks the base."""
-        ...
 
     def outcome(self, item: Item, said: Any, origin: CellOrigin) -> ItemScore:
         """Return the item's value and what the store keeps of what was said, or why it has no value.
@@ -37,7 +35,6 @@ class Mode(Protocol):
         Raises:
             ScoringError: If what was said cannot become a value; names model, source, target and item.
         """
-        ...
 
 
 class LoglikelihoodChoice:

@@ -47,11 +47,7 @@ def drop_stale_noise_floor(
 ) -> int:
     """Drop rows that were measured with another setup than that of the base's stored scores, or today's.
 
-    Args:
-        run: The run folder.
-        base: The model.
-        targets: Those that are asked for; of others the scores in the store decide.
-        finished: The store's cells.
+    Of targets that are not asked for, the scores in the store decide.
 
     Returns:
         Number of targets whose rows were dropped.
@@ -75,13 +71,6 @@ def measure_noise_floor(
     finished: Mapping[tuple[Origin, Cell], StoredCell],
 ) -> pl.DataFrame:
     """Score the base again and store the flips of every target whose base scores are in the store.
-
-    Args:
-        run: The run folder.
-        base: The model.
-        targets: Those that are compared, where their base scores are in the store.
-        scorer: Has the model in memory.
-        finished: The store's cells.
 
     Returns:
         The stored table, with earlier targets whose key is still today's.

@@ -144,12 +144,8 @@ def open_model(
 ) -> ModelScorer:
     """Load a base model.
 
-    Args:
-        base: The model.
-        targets: All targets of the request, finished or not, so that the engine's size stays the same.
-        maker: The engine.
-        max_rank: Largest rank of the adapters to come.
-        tell: Called with every event.
+    ``targets`` and ``max_rank`` are those of the whole request, finished or not, so that the engine's size stays the
+    same.
     """
     started = time.perf_counter()
     tokenised = tokenise_cells(targets.values(), load_tokenizer(base.folder), base.tokenisation)

@@ -130,9 +130,6 @@ class SelftestReport:
 def run_selftest(n_items: int) -> SelftestReport:
     """Score the bundled items of one cell in every way; a pass is noted for this vLLM version and device.
 
-    Args:
-        n_items: Items to score.
-
     Raises:
         UserError: If the bundled model cannot be built, or no engine is installed.
     """

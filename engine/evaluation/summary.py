@@ -173,12 +173,7 @@ def summarise(
 ) -> EvaluationReport:
     """Read the rows of the store and sum up what was asked for.
 
-    Args:
-        run: The run folder.
-        selection: What was asked for.
-        pairs: Every (source, target) whose source is usable, and whether nothing of it is left to score.
-        totals: What this run did.
-        parts: All parts of the store.
+    ``pairs`` has every (source, target) whose source is usable, and whether nothing of it is left to score.
     """
     stored = Scan(tuple(parts)).cells()
     origins = {origin for origin, _ in pairs}

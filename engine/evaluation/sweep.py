@@ -74,14 +74,6 @@ def evaluate(
 ) -> EvaluationReport:
     """Score what is asked for and is not in the store.
 
-    Args:
-        config: The configuration.
-        run: The run folder; only one process may score into it.
-        request: What to score.
-        maker: The engine.
-        on_event: Called with every event.
-        execute: Has the scoring done: in this process, or by workers.
-
     Raises:
         UserError: If the run folder is in use, nothing of the request is in the grid, or finished cells were scored
             with another setup.
@@ -137,13 +129,6 @@ def find_sweep_jobs(
     config: GridConfig, run: RunFolder, request: EvalRequest, maker: ScorerMaker, *, index: FileIndex
 ) -> SweepJobs:
     """Find targets, base models and adapters of a request; loads no model.
-
-    Args:
-        config: The configuration.
-        run: The run folder.
-        request: What to score.
-        maker: The engine.
-        index: What is known of models and adapters that have not changed.
 
     Raises:
         UserError: If the data has faults, or a name is not part of the grid.

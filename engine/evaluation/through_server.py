@@ -19,10 +19,7 @@ _FIRST_CONTACT = RetryPolicy(attempts=3)
 def connect(config: GridConfig, request: EvalRequest, options: EngineOptions) -> ChosenEngine:
     """Ask a server what it is and check that it can do the request.
 
-    Args:
-        config: The configuration.
-        request: What to score; no model named means the one the server holds.
-        options: Where the server listens, and its key if it has one.
+    A request that names no model means the one the server holds.
 
     Returns:
         The maker, the configuration with the server's settings where it leaves them open, and the request for the

@@ -54,9 +54,6 @@ _GENERATION = "generation_config.json"
 def read_decoder_config(folder: Path) -> dict[str, Any]:
     """Return the configuration of a model's decoder, what it leaves out filled in as transformers does.
 
-    Args:
-        folder: Holds ``config.json``; nothing else is read.
-
     Raises:
         UserError: If ``config.json`` cannot be read, or the model takes more than text and its decoder is not served.
     """

@@ -12,13 +12,7 @@ from transfergrid.engine.planning.planner import PlanLimits
 
 
 def check_packed_step(packed: bytes, limits: PlanLimits, *, vocab_size: int, max_model_len: int) -> int:
-    """Check one packed step.
-
-    Args:
-        packed: What ``packing.pack_step`` returned to a client.
-        limits: What one step and the KV cache hold.
-        vocab_size: Token ids are 0..vocab_size-1.
-        max_model_len: Longest sequence, tokens.
+    """Check one packed step, which a client sent.
 
     Returns:
         Number of the step's scores.

@@ -96,10 +96,6 @@ class Plan:
 def plan_items(items: Sequence[TokenisedItem], limits: PlanLimits) -> Plan:
     """Plan the items of a batch of cells.
 
-    Args:
-        items: In the order in which results are wanted, cell after cell.
-        limits: Size of a step and of the KV cache.
-
     Returns:
         A plan that computes every distinct prefix once.
 

@@ -62,11 +62,6 @@ class TokenisedItems:
 def tokenise_items(tokenizer: Any, items: Sequence[Item], settings: TokenisationSettings) -> TokenisedItems:
     """Tokenise items, each context together with each of its choices.
 
-    Args:
-        tokenizer: A transformers tokenizer.
-        items: Contexts without a chat template.
-        settings: Template, longest sequence and what to do with longer ones.
-
     Returns:
         One result per item.
 

@@ -78,10 +78,10 @@ def start_vllm(
     llm = start_llm(arguments)
     try:
         return VllmScorer(llm, sizes)
-    except UserError:
-        raise
     except Exception as error:
         close_llm(llm)
+        if isinstance(error, UserError):
+            raise
         raise _not_served(arguments, error) from error
 
 
@@ -138,11 +138,7 @@ def plan_engine(
 ) -> tuple[EngineSizes, dict[str, Any]]:
     """Share out this machine's memory for a base model; loads nothing.
 
-    Args:
-        model_folder: Local folder of the base.
-        config: Settings of the engine.
-        max_rank: Largest rank of the adapters to come; None: no adapter can be scored.
-        longest_tokens: Longest sequence to come; None: what the model takes.
+    None means what it means in ``start_vllm``.
 
     Returns:
         The sizes, and vLLM's engine arguments.

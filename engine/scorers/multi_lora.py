@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.interfaces import Scorer
-from transfergrid.engine.models.device import device_name
-from transfergrid.engine.scorers.vllm_way import check_served, takes_no_adapters, vllm_key_parts
+from transfergrid.engine.scorers.vllm_way import VllmWay, check_served, takes_no_adapters
 
 
-@dataclass(frozen=True, slots=True)
-class MultiLora:
+class MultiLora(VllmWay):
     """Makes scorers that take every adapter in turn."""
 
-    config: EngineConfig
-
+    way = "multi-lora"
     check_adapter = staticmethod(partial(check_served, takes_full=True))
-    device_name = staticmethod(device_name)
-
-    def key_parts(self) -> Mapping[str, Any]:
-        """Return vLLM, its version and the way."""
-        return vllm_key_parts("multi-lora", self.config)
 
     def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> Scorer:
         """Start the engine."""

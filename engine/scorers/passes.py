@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transfergrid.engine.interfaces import TokenisedItem
+from transfergrid.engine.interfaces import Prepared, TokenisedItem
 from transfergrid.engine.planning.packing import pack_step
 from transfergrid.engine.planning.planner import Int32Array, Plan, PlanLimits, Step, StepSequence, plan_items
 from transfergrid.engine.scorers.prepared import require_fit
@@ -16,38 +16,32 @@ _PROBE_TOKENS = 48
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedSteps:
+class PreparedSteps(Prepared):
     """A plan with its steps packed for the workers once."""
 
     plan: Plan
     packed: tuple[bytes, ...]
 
-    @property
-    def n_items(self) -> int:
-        """Number of items."""
-        return self.plan.n_items
 
-    @property
-    def n_computed_tokens(self) -> int:
-        """Tokens that one adapter's pass computes."""
-        return self.plan.n_computed_tokens
+class PlannedScorer:
+    """What scorers that run planned steps have in common."""
 
-    @property
-    def n_repeated_tokens(self) -> int:
-        """Tokens a pass would compute if every choice repeated its context."""
-        return self.plan.n_repeated_tokens
+    def __init__(self, limits: PlanLimits, max_model_len: int) -> None:
+        self.limits = limits
+        """What one step and the KV cache hold."""
+        self._max_model_len = max_model_len
 
+    def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> PreparedSteps:
+        """Plan the items of a batch of cells once; the result serves every adapter.
 
-def prepare_steps(items: Sequence[TokenisedItem], limits: PlanLimits, *, max_model_len: int) -> PreparedSteps:
-    """Plan items within an engine's limits and pack the steps.
-
-    Raises:
-        UserError: If an item is longer than the engine was started for.
-        ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
-    """
-    require_fit(items, max_model_len)
-    plan = plan_items(items, limits)
-    return PreparedSteps(plan, tuple(map(pack_step, plan.steps)))
+        Raises:
+            UserError: If an item is longer than the engine was started for.
+            ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
+        """
+        require_fit(items, self._max_model_len)
+        plan = plan_items(items, self.limits.halved() if halve_steps else self.limits)
+        packed = tuple(map(pack_step, plan.steps))
+        return PreparedSteps(plan.n_items, plan.n_computed_tokens, plan.n_repeated_tokens, plan, packed)
 
 
 def probe_tokens(vocab_size: int) -> Int32Array:

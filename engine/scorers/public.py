@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,12 @@ from transfergrid.engine.adapters.applied import require_effect
 from transfergrid.engine.adapters.folder import require_unchanged
 from transfergrid.engine.interfaces import Adapter, AdapterError, ItemLoglikelihoods, Prepared, TokenisedItem
 from transfergrid.engine.models.decoder import text_arguments
-from transfergrid.engine.models.device import device_name
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.scorers.launch import plan_engine, start_llm
 from transfergrid.engine.scorers.passes import probe_tokens
 from transfergrid.engine.scorers.prepared import WholeItems, refuse_greedy, require_fit, require_own
 from transfergrid.engine.scorers.vllm import close_llm
-from transfergrid.engine.scorers.vllm_way import check_served, vllm_key_parts
+from transfergrid.engine.scorers.vllm_way import VllmWay, check_served
 from transfergrid.engine.workers.version import set_vllm_environment
 from transfergrid.grid import UserError
 
@@ -37,18 +36,11 @@ _OURS = ("worker_cls",)
 _EXTRA_TOKENS = 2  # the last token of the prompt is read, too, and one is generated
 
 
-@dataclass(frozen=True, slots=True)
-class Public:
+class Public(VllmWay):
     """One vLLM engine of any version that takes every adapter in turn."""
 
-    config: EngineConfig
-
+    way = "public"
     check_adapter = staticmethod(check_served)
-    device_name = staticmethod(device_name)
-
-    def key_parts(self) -> Mapping[str, Any]:
-        """Return vLLM, its version and the way."""
-        return vllm_key_parts("public", self.config)
 
     def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> PublicScorer:
         """Start the engine."""
@@ -59,12 +51,6 @@ def start_public(
     model_folder: Path, config: EngineConfig | None = None, *, max_rank: int, longest_tokens: int
 ) -> PublicScorer:
     """Load a base model into a vLLM engine without anything of ours inside.
-
-    Args:
-        model_folder: Local folder of the base.
-        config: Settings of the engine.
-        max_rank: Largest rank of the adapters to come.
-        longest_tokens: Longest sequence to come.
 
     Raises:
         UserError: If the model does not fit, is one of text and images, or takes no sequence that is two tokens longer.
@@ -102,7 +88,7 @@ class PublicScorer:
             UserError: If an item is longer than the engine was started for.
         """
         require_fit(items, self._max_model_len - _EXTRA_TOKENS)
-        return WholeItems(tuple(items))
+        return WholeItems.of(items)
 
     def score(
         self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False

@@ -46,11 +46,7 @@ class ReferenceScorer:
     """Scores with transformers, adapters with peft."""
 
     def __init__(self, model: Path | str) -> None:
-        """Load the base model in float32.
-
-        Args:
-            model: Local folder or hub id.
-        """
+        """Load the base model, a local folder or hub id, in float32."""
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -61,7 +57,7 @@ class ReferenceScorer:
 
     def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> WholeItems:
         """Keep the items; there is nothing to plan and no step to halve."""
-        return WholeItems(tuple(items))
+        return WholeItems.of(items)
 
     def score(
         self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False

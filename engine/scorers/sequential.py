@@ -6,32 +6,25 @@ For comparison, and for adapters that peft can merge and vLLM cannot serve (DoRA
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.merge import check_mergeable, merge_adapter
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared, TokenisedItem
-from transfergrid.engine.models.device import device_name, engine_device_type, resolve_dtype
+from transfergrid.engine.models.device import engine_device_type, resolve_dtype
 from transfergrid.engine.scorers.launch import start_vllm
 from transfergrid.engine.scorers.passes import PreparedSteps
 from transfergrid.engine.scorers.prepared import require_own
 from transfergrid.engine.scorers.vllm import VllmScorer
-from transfergrid.engine.scorers.vllm_way import vllm_key_parts
+from transfergrid.engine.scorers.vllm_way import VllmWay
 
 
-@dataclass(frozen=True, slots=True)
-class Sequential:
+class Sequential(VllmWay):
     """Merges every adapter and starts vLLM on the result."""
 
-    config: EngineConfig
-    device_name = staticmethod(device_name)
-
-    def key_parts(self) -> Mapping[str, Any]:
-        """Return vLLM, its version and the way."""
-        return vllm_key_parts("sequential", self.config)
+    way = "sequential"
 
     def check_adapter(self, folder: Path, model_folder: Path, *, name: str) -> Adapter:
         """Check that an adapter's files are there; whether it fits the base shows when it is merged.
@@ -46,27 +39,12 @@ class Sequential:
         return SequentialScorer(model_folder, self.config, longest_tokens=longest_tokens)
 
 
-@dataclass(slots=True)
-class SequentialPrepared:
-    """Items, and their plan for the engine that runs now."""
+@dataclass(frozen=True, slots=True)
+class SequentialPrepared(Prepared):
+    """Items, and their plan for the engine that ran when they were prepared."""
 
     items: tuple[TokenisedItem, ...]
     steps: PreparedSteps
-
-    @property
-    def n_items(self) -> int:
-        """Number of items."""
-        return self.steps.n_items
-
-    @property
-    def n_computed_tokens(self) -> int:
-        """Tokens that one adapter's pass computes."""
-        return self.steps.n_computed_tokens
-
-    @property
-    def n_repeated_tokens(self) -> int:
-        """Tokens a pass would compute if every choice repeated its context."""
-        return self.steps.n_repeated_tokens
 
 
 @dataclass(slots=True)
@@ -83,7 +61,9 @@ class SequentialScorer:
     def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> SequentialPrepared:
         """Plan the items of a batch of cells once; steps are never halved, as every adapter's engine plans anew."""
         engine = self._engine or self._start(self.model_folder, None)
-        return SequentialPrepared(tuple(items), engine.prepare(items))
+        steps = engine.prepare(items)
+        counts = (steps.n_items, steps.n_computed_tokens, steps.n_repeated_tokens)
+        return SequentialPrepared(*counts, tuple(items), steps)
 
     def score(
         self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False
@@ -96,9 +76,8 @@ class SequentialScorer:
         """
         own = require_own(prepared, SequentialPrepared)
         engine = self._engine_of(adapter)
-        if own.steps.plan.limits != engine.limits:
-            own.steps = engine.prepare(own.items)
-        return engine.score(own.steps, greedy=greedy)
+        fits = own.steps.plan.limits == engine.limits
+        return engine.score(own.steps if fits else engine.prepare(own.items), greedy=greedy)
 
     def prefetch(self, adapter: Adapter) -> None:
         """Do nothing: two merged models would not fit into memory."""

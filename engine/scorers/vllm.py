@@ -19,17 +19,16 @@ from transfergrid.engine.interfaces import (
     EngineLostError,
     ItemLoglikelihoods,
     Prepared,
-    TokenisedItem,
 )
 from transfergrid.engine.planning.answers import first_answer
 from transfergrid.engine.planning.packing import N_IN_FLIGHT, AdapterReference
 from transfergrid.engine.planning.planner import PlanLimits
-from transfergrid.engine.scorers.passes import PreparedSteps, prepare_steps, probe_step
+from transfergrid.engine.scorers.passes import PlannedScorer, PreparedSteps, probe_step
 from transfergrid.engine.scorers.prepared import require_own
 from transfergrid.engine.scorers.sizes import EngineSizes
 
 
-class VllmScorer:
+class VllmScorer(PlannedScorer):
     """Scores prepared items under the base or any adapter; implements ``interfaces.Scorer``.
 
     Made by ``start_vllm``. One pass runs at a time: starting another ends the one before.
@@ -38,43 +37,21 @@ class VllmScorer:
     def __init__(self, llm: Any, sizes: EngineSizes) -> None:
         self.sizes = sizes
         self._llm: Any = llm
-        self._limits = PlanLimits(**self._ask("scoring_limits"))
+        super().__init__(PlanLimits(**self._ask("scoring_limits")), sizes.max_model_len)
         self._adapter_ids: dict[str, int] = {}
         self._proven: set[str] = set()
         self._weights: str | None = None
         """Content hash of the full fine-tune in the model; None: the base."""
-        self._probe = probe_step(self._ask("vocabulary_size"), self._limits.block_size)
+        self._probe = probe_step(self._ask("vocabulary_size"), self.limits.block_size)
         self._base_probe = self._run(self._probe, None)  # a model whose layers have no kernel here fails now
         self._pass = 0
-
-    @property
-    def limits(self) -> PlanLimits:
-        """What one step and the KV cache hold."""
-        return self._limits
-
-    def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> PreparedSteps:
-        """Plan the items of a batch of cells once; the result serves every adapter.
-
-        Args:
-            items: In the order in which results are wanted.
-            halve_steps: Make steps of half as many tokens, so that the same sums run in another order.
-
-        Raises:
-            UserError: If an item is longer than the engine was started for.
-            ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
-        """
-        limits = self._limits.halved() if halve_steps else self._limits
-        return prepare_steps(items, limits, max_model_len=self.sizes.max_model_len)
 
     def score(
         self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False
     ) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, as soon as it is done, in no fixed order; None scores the base.
 
-        Args:
-            prepared: From ``prepare``.
-            adapter: None is the base.
-            greedy: Whether results say, too, which continuations greedy decoding would give.
+        With ``greedy``, results say too which continuations greedy decoding would give.
 
         Raises:
             ScoringError: If the items were prepared by another kind of scorer.
@@ -94,11 +71,6 @@ class VllmScorer:
         self, prompts: Sequence[Sequence[int]], sampling: Sequence[Any], adapter: Adapter | None = None
     ) -> list[list[int]]:
         """Return the tokens that vLLM's own scheduler generates after every prompt; ends a pass that runs.
-
-        Args:
-            prompts: Tokens.
-            sampling: vLLM's ``SamplingParams``, one per prompt.
-            adapter: None is the base.
 
         Raises:
             AdapterError: As ``score`` does.

@@ -72,10 +72,7 @@ def check_vllm_args(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def check_remote_code(config: GridConfig, names: Sequence[str], *, is_allowed: bool) -> list[str]:
     """Return the Python code of others that will run; nothing where ``trust_remote_code`` is not set.
 
-    Args:
-        config: The configuration, which may come from another person.
-        names: Names of the models that were asked for; none asks for all.
-        is_allowed: Whether the user said so on the command line, beside the configuration.
+    No name asks for all models; ``is_allowed``: the user said so on the command line, beside the configuration.
 
     Raises:
         UserError: If code would run and is not allowed; names the code.
@@ -103,9 +100,6 @@ def _remote_code(model: ModelConfig) -> str:
 
 def check_engine_settings(arguments: Mapping[str, Any]) -> None:
     """Have vLLM make its configuration of engine arguments, which it refuses before any weights are read.
-
-    Args:
-        arguments: From ``launch.engine_arguments``.
 
     Raises:
         UserError: If vLLM refuses them; with the settings in question and what vLLM says.

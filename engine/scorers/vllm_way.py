@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from transfergrid.config.settings import EngineConfig
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.interfaces import Adapter, AdapterError
 from transfergrid.engine.models.decoder import read_decoder_config
-from transfergrid.engine.models.device import engine_device_type
+from transfergrid.engine.models.device import device_name, engine_device_type
 from transfergrid.engine.models.shapes import LinearShapes, read_linear_shapes
 from transfergrid.engine.workers.version import vllm_version
 
@@ -32,6 +34,20 @@ def vllm_key_parts(
         "way": way,
         "arguments": dict(config.vllm_args),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class VllmWay:
+    """What makers of scorers on a vLLM of this process have in common."""
+
+    config: EngineConfig
+    way = ""
+    """How the run key names it."""
+    device_name = staticmethod(device_name)
+
+    def key_parts(self) -> Mapping[str, Any]:
+        """Return vLLM, its version and the way."""
+        return vllm_key_parts(self.way, self.config)
 
 
 def check_served(folder: Path, model_folder: Path, *, name: str, takes_full: bool = False) -> Adapter:

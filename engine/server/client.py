@@ -122,10 +122,7 @@ class ServerClient:
     def score(self, steps: Sequence[bytes], *, adapter: str | None, instance: str) -> Iterator[bytes]:
         """Yield the log-probabilities of every step; not tried again by itself.
 
-        Args:
-            steps: One pass, packed.
-            adapter: Name of a loaded adapter; None is the base.
-            instance: The start of the server that the steps were planned for.
+        ``instance`` is the start of the server that the steps were planned for.
 
         Raises:
             TransientError: If the connection or the engine breaks.

@@ -13,10 +13,6 @@ _SHOWN_LENGTH = 80
 def confine(path: str, root: Path) -> Path:
     """Return the resolved folder of an adapter that lies, with its files, under a root.
 
-    Args:
-        path: Absolute, or relative to the root.
-        root: The only folder that adapters are loaded from.
-
     Raises:
         AdapterError: If it leads elsewhere, through ``..`` or links, or holds no adapter.
     """

@@ -90,11 +90,6 @@ class ServerStart:
 def prepare_server(config: GridConfig, models: Sequence[str], options: ServeOptions) -> ServerStart:
     """Check everything that can be checked before a model is loaded.
 
-    Args:
-        config: The configuration.
-        models: Names of models that were asked for; none asks for the only one.
-        options: Where it listens and what it lets in.
-
     Raises:
         UserError: If the model is not one of the configuration's, the address is open to others without a key or is
             taken, the model does not fit, or vLLM refuses the engine's settings.
@@ -187,13 +182,7 @@ def require_free(host: str, port: int) -> None:
 
 
 def server_arguments(engine: Mapping[str, Any], name: str, options: ServeOptions) -> tuple[str, ...]:
-    """Return the server's command line.
-
-    Args:
-        engine: vLLM's engine arguments, from ``scorers.launch.engine_arguments``.
-        name: What clients call the model.
-        options: Where it listens.
-    """
+    """Return the server's command line."""
     server = {
         **engine,
         "skip_tokenizer_init": False,  # other clients of the server send text

@@ -43,13 +43,7 @@ class Passes:
         return self.n_waiting >= MAX_WAITING
 
     async def run(self, engine: Any, steps: Sequence[bytes], adapter: AdapterReference | None) -> AsyncIterator[bytes]:
-        """Yield one frame per step, and heartbeats while there is none; ends early when the client stops reading.
-
-        Args:
-            engine: vLLM's ``EngineClient``.
-            steps: Packed and checked.
-            adapter: Loaded adapter; None is the base.
-        """
+        """Yield one frame per step, and heartbeats while there is none; ends early when the client stops reading."""
         frames: asyncio.Queue[bytes] = asyncio.Queue()
         self.n_waiting += 1
         task = asyncio.create_task(self._produce(engine, steps, adapter, frames))

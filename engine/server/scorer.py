@@ -17,10 +17,9 @@ from transfergrid.engine.interfaces import (
     EngineLostError,
     ItemLoglikelihoods,
     Prepared,
-    TokenisedItem,
 )
 from transfergrid.engine.planning.planner import PlanLimits
-from transfergrid.engine.scorers.passes import PreparedSteps, prepare_steps, probe_step
+from transfergrid.engine.scorers.passes import PlannedScorer, PreparedSteps, probe_step
 from transfergrid.engine.scorers.prepared import refuse_greedy, require_own
 from transfergrid.engine.server.client import MissingAdapterError, ServerChangedError, ServerClient
 from transfergrid.engine.server.retries import TransientError
@@ -29,37 +28,22 @@ from transfergrid.engine.server.wire import ServerFacts
 Logprobs = npt.NDArray[np.float32]
 
 
-class ServerScorer:
+class ServerScorer(PlannedScorer):
     """Scores prepared items through a server; implements ``interfaces.Scorer``.
 
     A pass is one request. A request that breaks off is sent again; items that were given already are not given twice.
     """
 
     def __init__(self, client: ServerClient, facts: ServerFacts) -> None:
+        super().__init__(PlanLimits(**facts.limits), facts.max_model_len)
         self._client = client
         self._facts = facts
-        self._limits = PlanLimits(**facts.limits)
-        self._probe = probe_step(facts.vocab_size, self._limits.block_size)
+        self._probe = probe_step(facts.vocab_size, self.limits.block_size)
         self._base_probe: Logprobs | None = None
         self._loads: dict[str, Future[None]] = {}
         """Adapters by their name on the server: loaded, or being loaded."""
         self._proven: set[str] = set()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="server-adapters")
-
-    @property
-    def limits(self) -> PlanLimits:
-        """What one step and the server's KV cache hold."""
-        return self._limits
-
-    def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> PreparedSteps:
-        """Plan the items of a batch of cells once, perhaps in steps of half as many tokens.
-
-        Raises:
-            UserError: If an item is longer than the server was started for.
-            ScoringError: If an item lacks tokens, or the KV cache cannot hold one item.
-        """
-        limits = self._limits.halved() if halve_steps else self._limits
-        return prepare_steps(items, limits, max_model_len=self._facts.max_model_len)
 
     def score(
         self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False

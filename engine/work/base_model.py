@@ -60,11 +60,7 @@ def resolve_base(
 ) -> ScoredBase:
     """Find a base model and work out what of it and of the configuration decides its numbers.
 
-    Args:
-        config: The configuration.
-        model: One of its models.
-        maker: The engine that scores it.
-        index: What is known of models that have not changed; None reads every byte.
+    Without an index of what is known of unchanged models, every byte is read.
 
     Raises:
         UserError: If the model cannot be found, is damaged, or is of no supported shape.

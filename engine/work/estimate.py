@@ -184,10 +184,7 @@ class _TargetCost(NamedTuple):
 def estimate(config: GridConfig, run: RunFolder, request: EvalRequest) -> Estimate:
     """Work out the size of a request.
 
-    Args:
-        config: The configuration.
-        run: The run folder; only its data folder is written, where the items are not there yet.
-        request: What would be scored.
+    Of the run folder only the data are written, where the items are not there yet.
 
     Raises:
         UserError: If the data has faults, a name is not part of the grid, or items are to be written into a run folder

@@ -36,15 +36,7 @@ def find_left(
     design: Design | None,
     base: Values | None = None,
 ) -> list[SourceJob]:
-    """Return what is left to do; sources without remaining targets are left out.
-
-    Args:
-        jobs: Sources of one model with all targets that were asked for.
-        stored: What the store has.
-        items: Of every target.
-        design: None: all items are scored.
-        base: With a design: what the store has of the base.
-    """
+    """Return what is left to do; sources without remaining targets are left out."""
     left = []
     for job in jobs:
         n_items = {

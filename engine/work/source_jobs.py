@@ -61,13 +61,6 @@ def find_jobs(
 ) -> tuple[ModelJobs, tuple[Failure, ...]]:
     """Check the adapters of one model.
 
-    Args:
-        base: The model.
-        places: Where its adapters should be.
-        selection: What is asked for.
-        maker: The engine that is to take them.
-        index: What is known of adapters that have not changed.
-
     Returns:
         The usable sources with all targets of the selection, and the adapters that cannot be used.
     """

@@ -84,11 +84,7 @@ def evict_cells(
 ) -> int:
     """Move cells that are scored again aside.
 
-    Args:
-        store: The store.
-        parts: Its parts.
-        asked: The pairs that the command is about; others stay.
-        all_cells: Evict every cell that is asked for; else only those with items that another attempt could score.
+    Without ``all_cells`` only those with items that another attempt could score.
 
     Returns:
         Number of cells that were moved.

@@ -149,10 +149,7 @@ class ScoringMixin:
 
     @hands_back_errors
     def load_weights(self, file: str | None) -> None:
-        """Put other weights into the running model, or its own again.
-
-        Args:
-            file: Safetensors file with all weights under the names of the model's checkpoint; None: its own.
+        """Put the weights of a file, under the checkpoint's names, into the running model; None: its own again.
 
         Raises:
             AdapterError: If the file does not fit the model.

@@ -38,12 +38,7 @@ class StepRunner:
 
     @torch.inference_mode()
     def launch(self, packed: bytes, *, greedy: bool = False) -> int:
-        """Launch a step and return its ticket; waits only where the step before the last one still runs.
-
-        Args:
-            packed: The step.
-            greedy: Whether its scores say, too, which tokens greedy decoding would choose.
-        """
+        """Launch a step and return its ticket; waits only where the step before the last one still runs."""
         inputs = step_inputs(
             unpack_step(packed),
             block_size=self._group.kv_cache_spec.block_size,

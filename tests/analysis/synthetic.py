@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from transfergrid.analysis.tables.registry import all_tables
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
 from transfergrid.grid import Cell
@@ -16,6 +17,8 @@ from transfergrid.store.scores import ADDED_COLUMNS, SCORE_SCHEMA, complete_rows
 
 TASKS = ("arc_challenge", "global_mmlu")
 LANGUAGES = ("de", "en", "fr")
+USUAL_TABLES = all_tables().keys() - {"variants"}
+"""Tables that every run has; that of variants is written where a run has some."""
 MODELS = ("Llama-3.2-1B-Instruct", "Qwen2.5-7B-Instruct")
 SEEDS = (17, 42)
 

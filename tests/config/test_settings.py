@@ -253,7 +253,7 @@ def test_any_subset_gives_a_consistent_grid(tasks: list[str], languages: list[st
     text = yaml.safe_load(render_config(config, "head"))
     assert parse_config(text, origin="x") == config
     assert len(config.grid.cells) == len(tasks) * len(languages)
-    assert len(config.grid.sources) == len(config.grid.cells) + 1
+    assert config.grid.source_cells == config.grid.cells
 
 
 @pytest.mark.parametrize(

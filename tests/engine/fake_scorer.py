@@ -38,7 +38,7 @@ class FakeScorer:
 
     def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> WholeItems:
         """Keep the items."""
-        return WholeItems(tuple(items))
+        return WholeItems.of(items)
 
     def score(
         self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False

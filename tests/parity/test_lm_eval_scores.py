@@ -30,14 +30,14 @@ CHAT = pytest.mark.parametrize("chat_template", [False, True])
 
 @functools.cache
 def run_hf(
-    model: Path, cache: Path, *, chat_template: bool, adapter: Path | None = None
+    model: Path, cache: Path, *, chat_template: bool, adapter: Path | None = None, n_items: int = N_ITEMS
 ) -> dict[Cell, list[HarnessItem]]:
     """Evaluate a slice of every cell with the peer, once for all scorers."""
     from lm_eval.models.huggingface import HFLM
 
     peft = {} if adapter is None else {"peft": str(adapter), "tokenizer": padded_tokenizer(model)}
     backend = HFLM(pretrained=str(model), device="cpu", dtype="float32", batch_size=8, **peft)
-    return run_harness(backend, CELLS, cache, chat_template=chat_template, n_items=N_ITEMS)
+    return run_harness(backend, CELLS, cache, chat_template=chat_template, n_items=n_items)
 
 
 def padded_tokenizer(model: Path) -> Any:
@@ -52,17 +52,17 @@ def padded_tokenizer(model: Path) -> Any:
 
 
 def run_ours(
-    scorer: Scorer, model: Path, *, chat_template: bool, adapter: Adapter | None = None
+    scorer: Scorer, model: Path, *, chat_template: bool, adapter: Adapter | None = None, n_items: int = N_ITEMS
 ) -> dict[Cell, list[Sequence[float]]]:
     """Score the same slice, all cells in one batch."""
     settings = TokenisationSettings(max_length=2048, chat_template=chat_template)
-    items = [item for cell in CELLS for item in load_cell(cell, N_ITEMS)]
+    items = [item for cell in CELLS for item in load_cell(cell, n_items)]
     results = tokenise_items(load_tokenizer(model), items, settings).results
     tokenised = [result for result in results if isinstance(result, TokenisedItem)]
     assert len(tokenised) == len(items)
     sums = {s.index: s.loglikelihoods_nats for s in scorer.score(scorer.prepare(tokenised), adapter)}
     rows = iter(range(len(items)))
-    return {cell: [sums[next(rows)] for _ in range(N_ITEMS)] for cell in CELLS}
+    return {cell: [sums[next(rows)] for _ in range(n_items)] for cell in CELLS}
 
 
 def assert_equal(ours: dict[Cell, list[Sequence[float]]], theirs: dict[Cell, list[HarnessItem]]) -> None:
@@ -76,7 +76,7 @@ def assert_equal(ours: dict[Cell, list[Sequence[float]]], theirs: dict[Cell, lis
     print(f"largest difference {max(differences):.2e} nats over {len(differences)} requests")
     assert max(differences) <= TOLERANCE_NATS
     for cell in CELLS:
-        for item, sums, peer in zip(load_cell(cell, N_ITEMS), ours[cell], theirs[cell], strict=True):
+        for item, sums, peer in zip(load_cell(cell, len(ours[cell])), ours[cell], theirs[cell], strict=True):
             metrics = {
                 "acc": float(pick_choice(sums) == item.gold),
                 "acc_norm": float(pick_choice(sums, item.choice_chars) == item.gold),
@@ -159,5 +159,5 @@ def test_the_engine_equals_the_harness_on_the_bundled_model(
     bundled_engine: Any, chat_template: bool, harness_cache: Path
 ) -> None:
     folder = resolve_model(BUNDLED_MODEL)
-    theirs = run_hf(folder, harness_cache, chat_template=chat_template)
-    assert_equal(run_ours(bundled_engine, folder, chat_template=chat_template), theirs)
+    theirs = run_hf(folder, harness_cache, chat_template=chat_template, n_items=1)
+    assert_equal(run_ours(bundled_engine, folder, chat_template=chat_template, n_items=1), theirs)

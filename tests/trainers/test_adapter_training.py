@@ -226,23 +226,22 @@ def test_validation_loss_that_is_not_finite_is_an_error(tiny_llama: Path, base: 
         train_weights(first_job(config, tmp_path), base, config, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
-        RuntimeError("CUDA error: out of memory"),
-        MemoryError(),
-        torch.OutOfMemoryError("CUDA"),
-    ],
+OUT_OF_MEMORY = (
+    RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("CUDA error: out of memory"),
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA"),
 )
-def test_out_of_memory_halves_the_batch_and_trains_the_same(
-    error: Exception, tiny_llama: Path, base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+
+
+def test_every_kind_of_lack_of_memory_halves_the_batch_and_trains_the_same(
+    tiny_llama: Path, base: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = make_config(tiny_llama, data={"max_train_items": 9})
+    config = make_config(tiny_llama, data={"max_train_items": 9}, batch_size=32)
     job = first_job(config, tmp_path)
     expected, _ = train_weights(job, base, config, tmp_path)
-    make_trainer = adapter_training.make_trainer
+    make_trainer, errors = adapter_training.make_trainer, iter(OUT_OF_MEMORY)
 
     def with_little_memory(*args: Any, shape: BatchShape, **kwargs: Any) -> Any:
         trainer = make_trainer(*args, shape=shape, **kwargs)
@@ -250,7 +249,7 @@ def test_out_of_memory_halves_the_batch_and_trains_the_same(
 
         def guarded(model: Any, inputs: dict[str, torch.Tensor], *rest: Any) -> Any:
             if len(inputs["input_ids"]) > 1 and trainer.state.global_step == 1:
-                raise error
+                raise next(errors)
             return step(model, inputs, *rest)
 
         trainer.training_step = guarded
@@ -260,8 +259,9 @@ def test_out_of_memory_halves_the_batch_and_trains_the_same(
     events: list[Any] = []
     trained, _ = train_weights(job, base, config, tmp_path, events.append)
     halvings = [event for event in events if isinstance(event, BatchHalved)]
-    assert [(event.batch_size, event.gradient_accumulation) for event in halvings] == [(2, 2), (1, 4)]
-    assert trained.batch == BatchShape(batch_size=1, gradient_accumulation=4)
+    shapes = [(16, 2), (8, 4), (4, 8), (2, 16), (1, 32)]
+    assert [(event.batch_size, event.gradient_accumulation) for event in halvings] == shapes
+    assert trained.batch == BatchShape(batch_size=1, gradient_accumulation=32)
     found = [point["loss"] for point in trained.step_curve]
     assert found == pytest.approx([point["loss"] for point in expected.step_curve], rel=1e-4)
 

@@ -94,53 +94,69 @@ def test_a_run_folder_that_cannot_be_written_ends_the_sweep_with_a_sentence(conf
         sweep(config, RunFolder(tmp_path / "file" / "run"))
 
 
-KILLED_SWEEP = """
+KILLED_SWEEPS = """
 import os, signal, sys
 from pathlib import Path
 import yaml
+from peft import PeftModel
 from transfergrid.config.selection import Narrowing, select
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 from transfergrid.trainers import adapter_folder
 from transfergrid.trainers.sweep import train_adapters
 
-owner, _, name = sys.argv[3].rpartition(".")
-target = {"folder": adapter_folder, "path": Path, "peft": __import__("peft").PeftModel}[owner]
-original, calls = getattr(target, name), 0
-
-def deadly(*args, **kwargs):
-    global calls
-    calls += 1
-    before = sys.argv[4] == "before"
-    if before and calls == int(sys.argv[5]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    result = original(*args, **kwargs)
-    if not before and calls == int(sys.argv[5]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return result
-
-setattr(target, name, deadly)
 config = GridConfig.model_validate(yaml.safe_load(Path(sys.argv[1]).read_text()))
-train_adapters(config, RunFolder(Path(sys.argv[2])), select(config, Narrowing()))
+
+def train(run, point, when):
+    owner, _, name = point.rpartition(".")
+    target = {"folder": adapter_folder, "peft": PeftModel}[owner]
+    original, calls = getattr(target, name), 0
+
+    def deadly(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if when == "before" and calls == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if when == "after" and calls == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(target, name, deadly)
+    train_adapters(config, RunFolder(Path(run)), select(config, Narrowing()))
+
+for job in sys.argv[2:]:
+    if os.fork() == 0:
+        train(*job.split("|"))
+        os._exit(0)
+    print(os.wait()[1])
 """
+KILLS = {
+    "peft.save_pretrained|after": 1,  # weights of the second adapter written, nothing else
+    "folder.move_into_place|before": 1,  # all its files written, not moved
+    "folder.move_into_place|after": 2,  # moved
+}
+"""Where and when a sweep is killed at its second adapter, and how many adapters it leaves."""
 
 
-@pytest.mark.parametrize(
-    ("point", "when", "call", "n_left"),
-    [
-        ("peft.save_pretrained", "after", 2, 1),  # weights of the second adapter written, nothing else
-        ("folder.move_into_place", "before", 2, 1),  # all its files written, not moved
-        ("folder.move_into_place", "after", 2, 2),  # moved
-    ],
-)
+@pytest.fixture(scope="module")
+def killed(config: GridConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFolder]:
+    """What each killed sweep left: processes forked of one, which has imported everything."""
+    root = tmp_path_factory.mktemp("killed")
+    (root / "grid.yaml").write_text(yaml.safe_dump(json.loads(config.model_dump_json())), encoding="utf-8")
+    runs = {kill: RunFolder(root / str(number)) for number, kill in enumerate(KILLS)}
+    jobs = [f"{run.root}|{kill}" for kill, run in runs.items()]
+    command = [sys.executable, "-c", KILLED_SWEEPS, str(root / "grid.yaml"), *jobs]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    assert [line for line in done.stdout.splitlines() if line.isdigit()] == [str(int(signal.SIGKILL))] * 3, done.stderr
+    return runs
+
+
+@pytest.mark.parametrize(("kill", "n_left"), KILLS.items())
 def test_a_sweep_killed_while_saving_goes_on_and_takes_nothing_half_written(
-    point: str, when: str, call: int, n_left: int, config: GridConfig, finished: RunFolder, tmp_path: Path
+    kill: str, n_left: int, config: GridConfig, finished: RunFolder, killed: dict[str, RunFolder]
 ) -> None:
-    settings, run = tmp_path / "grid.yaml", RunFolder(tmp_path / "run")
-    settings.write_text(yaml.safe_dump(json.loads(config.model_dump_json())), encoding="utf-8")
-    arguments = [sys.executable, "-c", KILLED_SWEEP, str(settings), str(run.root), point, when, str(call)]
-    killed = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=300)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run = killed[kill]
     assert len(list(run.adapters.rglob("adapter_config.json"))) == n_left
     stamp = (adapter(run) / "training.json").stat().st_mtime_ns
     summary = sweep(config, run)

@@ -42,14 +42,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Collects curves, offers every epoch's weights, tells the events, stops early."""
 
     def __init__(self, job: str, events: TrainingEvents, best: BestWeights, *, patience: int | None) -> None:
-        """Watch one adapter's training.
-
-        Args:
-            job: Its name in events.
-            events: Called with every step and epoch.
-            best: Offered the weights after every epoch.
-            patience: Epochs without a lower validation loss after which training ends; None: never.
-        """
+        """Watch one adapter's training; it ends after ``patience`` epochs without a lower validation loss."""
         self.trainer: Any = None
         """Whose tokens are counted."""
         self.step_curve: list[dict[str, float]] = []

@@ -99,9 +99,6 @@ def fuse_lora_layers(model: Any) -> dict[str, LoraWeights]:
     Layers with dropout, a quantised base or a variant such as DoRA are others. Nothing has to be undone: the layers
     go when the adapter is detached.
 
-    Args:
-        model: A peft model with one adapter, named ``default``.
-
     Returns:
         The weights of the fused layers, by the layer's name in the base model.
     """

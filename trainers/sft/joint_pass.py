@@ -41,13 +41,7 @@ class JointPass:
     """Computes losses and gradients of several adapters on one base model."""
 
     def __init__(self, model: Any, layers: Sequence[str], *, limits: MicrobatchLimits) -> None:
-        """Take a base model without adapters.
-
-        Args:
-            model: The base; it is changed only while it computes.
-            layers: Names of the linear layers that have LoRA.
-            limits: How much is computed at once.
-        """
+        """Take a base model without adapters, which is changed only while it computes."""
         self._model, self._decoder, self._limits = model, Decoder(model), limits
         self._layers = {name: model.get_submodule(name) for name in layers}
         self._parts: list[tuple[int, Adapter]] = []

@@ -114,9 +114,6 @@ def has_plain_head(model: Any) -> bool:
     """Whether a model's logits are its vocabulary projection and nothing more: no soft cap, no scale, no layer between.
 
     The configuration may say that they are not; where it does not, the model's own logits of a short input decide.
-
-    Args:
-        model: A causal model without adapters.
     """
     text_config = model.config.get_text_config()
     if any(getattr(text_config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES):

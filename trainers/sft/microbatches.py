@@ -33,10 +33,6 @@ def group_by_length(lengths: Sequence[int], limits: MicrobatchLimits) -> list[tu
     The cost of a group is its size times its longest length, plus the overhead. The best split of examples sorted by
     length into runs is found by dynamic programming over the end of the last run.
 
-    Args:
-        lengths: Tokens per example.
-        limits: The device's limits.
-
     Returns:
         Indices into ``lengths``, every one once, longest group first.
     """

@@ -41,12 +41,7 @@ class AdapterSteps:
     """Trains the adapter of one trainer, batch by batch."""
 
     def __init__(self, trainer: Any, adapter: Adapter) -> None:
-        """Prepare what Trainer.train prepares; the trainer's adapter must be attached, and its seed set.
-
-        Args:
-            trainer: An ``AdapterTrainer``.
-            adapter: Its weights by layer.
-        """
+        """Prepare what Trainer.train prepares; the trainer's adapter must be attached, and its seed set."""
         self._trainer, self._adapter, args = trainer, adapter, trainer.args
         self._random = OwnRandomState()
         with self._random():

@@ -13,14 +13,13 @@ from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig
 from transfergrid.config.sources import Merge, Recipe
 from transfergrid.engine.interfaces import AdapterError
-from transfergrid.grid import Source, UserError
+from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
 from transfergrid.store.json_text import read_json
-from transfergrid.store.provenance import git_state, package_versions
 from transfergrid.trainers.adapter_folder import failure_file, is_finished, mark_failed, save_adapter, unfinished_folder
 from transfergrid.trainers.events import AdapterFailed, AdapterMerged, TrainingEvents
-from transfergrid.trainers.jobs import ResolvedModel, TrainingJob, find_model
-from transfergrid.trainers.record import described_source, read_record
+from transfergrid.trainers.jobs import AdapterJob, ResolvedModel, TrainingJob, find_model
+from transfergrid.trainers.record import make_record, read_record
 from transfergrid.trainers.sources.merging import merge_adapters, saved_keys
 
 
@@ -33,21 +32,11 @@ class Parent:
 
 
 @dataclass(frozen=True, slots=True)
-class MergeJob:
+class MergeJob(AdapterJob):
     """One adapter to make of others."""
 
-    model: ResolvedModel
-    seed: int
-    source: Source
     merge: Merge
     parents: tuple[Parent, ...]
-    folder: Path
-    """Where the adapter goes."""
-
-    @property
-    def name(self) -> str:
-        """``MODEL sSEED SOURCE``."""
-        return f"{self.model.config.name} s{self.seed} {self.source.name}"
 
     @property
     def is_ready(self) -> bool:
@@ -102,13 +91,6 @@ def prepare_merges(
 ) -> list[MergeJob]:
     """Return the merges of a selection, model by model, seed by seed.
 
-    Args:
-        config: The run's configuration.
-        run: Its folder.
-        selection: Models, seeds and sources.
-        trained: What the same sweep trains.
-        with_weights: Whether weights are fetched from the hub; a plan needs none.
-
     Raises:
         UserError: If a part is neither there nor among what is trained, or is of another base; names every fault.
     """
@@ -129,7 +111,7 @@ def _merge_job(run: RunFolder, model: ResolvedModel, seed: int, recipe: Recipe) 
     assert recipe.merge is not None
     folder = run.adapter(model.config.name, seed, recipe.source)
     parents = tuple(Parent(name, folder.with_name(name)) for name in recipe.merge.parents)
-    return MergeJob(model, seed, recipe.source, recipe.merge, parents, folder)
+    return MergeJob(model, seed, recipe.source, folder, recipe.merge, parents)
 
 
 def _faults(job: MergeJob, coming: Collection[Path]) -> list[str]:
@@ -175,18 +157,7 @@ def _make(job: MergeJob, config: GridConfig, run: RunFolder, events: TrainingEve
     folders = [parent.folder for parent in job.parents]
     model = merge_adapters(folders, job.merge, seed=job.seed)
     wall_s = time.perf_counter() - start
-    record = {
-        "model": job.model.config.name,
-        "seed": job.seed,
-        **described_source(job.source),
-        "key": key,
-        "base": {"path": job.model.config.path, "revision": job.model.revision},
-        "wall_s": wall_s,
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": package_versions(),
-        "git": git_state(),
-    }
+    record = make_record(job, key, started, wall_s=wall_s)
     with unfinished_folder(run, job) as folder:
         save_adapter(model, folder, job, record=record, expected=saved_keys(folders))
     events(AdapterMerged(job=job.name, method=job.merge.method, wall_s=wall_s))

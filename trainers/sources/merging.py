@@ -23,10 +23,7 @@ def merge_adapters(folders: Sequence[Path], merge: Merge, *, seed: int) -> Any:
     The layers have the shapes of the base's and none of its weights, since no method reads any; the tests compare with
     peft on a whole model, bit for bit.
 
-    Args:
-        folders: One adapter each, in the order of ``merge.parents``.
-        merge: Method, weights and density.
-        seed: Of the values that ``dare_linear`` and ``dare_ties`` drop at random.
+    The seed is that of the values which ``dare_linear`` and ``dare_ties`` drop at random.
 
     Raises:
         AdapterError: If their ranks do not fit the method, or the merge has a rank that is not served.

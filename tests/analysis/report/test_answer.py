@@ -9,7 +9,8 @@ from transfergrid.analysis.records import Transfer
 from transfergrid.analysis.report.answer import answer
 from transfergrid.analysis.report.numbers import bold_numbers
 from transfergrid.analysis.report.sentences import findings
-from transfergrid.analysis.tables.build import AnalysisTables, tables_from
+from transfergrid.analysis.tables.build import tables_from
+from transfergrid.analysis.tables.table import AnalysisTables
 
 
 def tables_of(deltas: np.ndarray, se_pp: float | None = 1.0) -> AnalysisTables:

@@ -8,7 +8,8 @@ from tests.analysis.report.runs import FAST, UNSCORED, write_holed_run, write_tw
 from tests.analysis.synthetic import item_rows, write_run
 from transfergrid.analysis.charts.theme import COLOURS
 from transfergrid.analysis.report.figures import FIGURES, write_figures
-from transfergrid.analysis.tables.build import AnalysisTables, build_tables
+from transfergrid.analysis.tables.build import build_tables
+from transfergrid.analysis.tables.table import AnalysisTables
 
 STARTS = {"svg": b"<svg", "png": b"\x89PNG", "pdf": b"%PDF"}
 

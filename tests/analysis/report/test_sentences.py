@@ -12,7 +12,8 @@ from transfergrid.analysis.records import Transfer
 from transfergrid.analysis.report.headline import headline, key_figures
 from transfergrid.analysis.report.numbers import percent, pp
 from transfergrid.analysis.report.sentences import findings
-from transfergrid.analysis.tables.build import AnalysisTables, build_tables, tables_from
+from transfergrid.analysis.tables.build import build_tables, tables_from
+from transfergrid.analysis.tables.table import AnalysisTables
 from transfergrid.analysis.terminal.summary import summary
 from transfergrid.wording import count, level
 

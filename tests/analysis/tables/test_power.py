@@ -18,6 +18,7 @@ from transfergrid.analysis.statistics.significance import benjamini_hochberg, mc
 from transfergrid.analysis.tables.power import (
     CURVE_ITEMS,
     CURVE_SEEDS,
+    grid_of,
     measured_noise,
     plan_power,
     power_curves,
@@ -27,7 +28,7 @@ from transfergrid.analysis.tables.recommendation import estimate_pairs, noisy_pa
 from transfergrid.analysis.transfer.table import read_transfer
 from transfergrid.cli import main
 from transfergrid.config.settings import AnalysisConfig, DataConfig, GridConfig
-from transfergrid.grid import Cell, Grid, Regime, UserError, regime_of
+from transfergrid.grid import LANGUAGES, TASKS, Cell, Grid, Regime, UserError, regime_of
 from transfergrid.perf.coverage.stopping import stopped_at
 from transfergrid.perf.coverage.world import World, draw_answers, draw_run
 from transfergrid.store.folder import RunFolder
@@ -64,7 +65,7 @@ def test_a_stopped_pair_is_found_as_often_as_item_by_item() -> None:
 
 def test_the_mean_of_a_regime_spreads_over_runs_as_its_smallest_delta_says() -> None:
     generator, cells = np.random.default_rng(1), WORLD.cells
-    delta = power.regime_delta(NOISE, cells, Regime.MT_CL, 0.95)
+    delta = power.regime_delta(NOISE, Grid(TASKS, LANGUAGES[:6]), Regime.MT_CL, 0.95)
     se = delta / (special.stdtrit(23, 0.975) + special.stdtrit(23, power.POWER))
     member = np.array([[regime_of(source, target) == Regime.MT_CL for target in cells] for source in cells])
     means = []
@@ -97,11 +98,11 @@ def test_the_reliability_of_recommendations_is_that_of_the_full_covariance() -> 
     share = predicted / spread
     needed = special.ndtri(0.95) * np.sqrt(spread - predicted) + special.ndtri(0.8) * np.sqrt(predicted * (1 - share))
     expected = 0.8 + (needed - 0.8) / share
-    assert power.recommendation_delta(noise, 3, 2, 0.95) == pytest.approx(expected)
+    assert power.recommendation_delta(noise, 3, 6, 0.95) == pytest.approx(expected)
 
 
 def test_pairs_at_the_smallest_delta_are_recommended_in_about_four_of_five_runs() -> None:
-    delta = power.recommendation_delta(NOISE, 4, 6, 0.95)
+    delta = power.recommendation_delta(NOISE, 4, 24, 0.95)
     found: list[float] = []
     for seed in range(6):
         drawn = draw_run(WORLD, np.random.default_rng(seed))
@@ -179,3 +180,18 @@ def test_the_curves_of_power_are_the_tables_numbers_at_other_items_and_seeds(tmp
     assert found["delta_pp"].to_list() == pytest.approx(expected["smallest_delta_pp"].to_list())
     assert curves.height == expected.height * len(CURVE_ITEMS) * len(CURVE_SEEDS)
     assert power_curves(transfer.rows, transfer.by_seed.clear(), AnalysisConfig()).is_empty()
+
+
+def test_a_grid_whose_tasks_have_languages_of_their_own_has_the_pairs_that_are_there(tmp_path: Path) -> None:
+    in_grid = pl.col("target_language").ne("fr") | pl.col("target_task").ne("arc_challenge")
+    transfer = read_transfer(write_run(tmp_path, item_rows().filter(in_grid, pl.col("source") != "arc_challenge-fr")))
+    grid = grid_of(transfer.rows)
+    assert (len(grid.cells), len(grid.pairs)) == (5, 20)
+    targets_only = grid_of(transfer.rows.filter(pl.col("source_task") == "global_mmlu"))
+    assert (len(targets_only.cells), len(targets_only.pairs)) == (5, 12)
+    noise = measured_noise(transfer.by_seed)
+    assert noise is not None
+    table = power_table(noise, grid, AnalysisConfig(), origin="measured")
+    assert table.filter(statement="pair")["smallest_delta_pp"].item() == pytest.approx(
+        power.pair_delta(noise, 20, 0.05)
+    )

@@ -10,7 +10,8 @@ from transfergrid.analysis.statistics.bootstrap import ClusterBootstrap, resampl
 from transfergrid.analysis.statistics.group_draws import Group, resample_groups
 from transfergrid.analysis.statistics.significance import EXACT_MCNEMAR
 from transfergrid.analysis.statistics.true_rates import draw_true_deltas
-from transfergrid.analysis.tables.regimes import DIMENSIONS, NO_ROWS, NO_TRUE_RATES, regime_table, seeds_only
+from transfergrid.analysis.tables.facts import seeds_only
+from transfergrid.analysis.tables.regimes import DIMENSIONS, NO_ROWS, NO_TRUE_RATES, regime_table
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 from transfergrid.store.imported import SE_OF_SEEDS

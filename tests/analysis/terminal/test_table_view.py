@@ -6,8 +6,9 @@ from rich.console import Console
 
 from tests.analysis.synthetic import MODELS, cells, transfer_rows
 from transfergrid.analysis.records import Transfer
-from transfergrid.analysis.tables.build import AnalysisTables, tables_from
+from transfergrid.analysis.tables.build import tables_from
 from transfergrid.analysis.tables.registry import all_tables
+from transfergrid.analysis.tables.table import AnalysisTables
 from transfergrid.analysis.terminal.table_view import TableView
 from transfergrid.config.settings import AnalysisConfig
 

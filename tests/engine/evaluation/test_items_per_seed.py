@@ -83,7 +83,7 @@ def test_pairs_are_compared_on_their_seeds_items_and_the_draw_counts_as_noise_of
     shown = plan_power(config, run).rows().row(0, named=True)
     assert (shown["n_items"], shown["n_seeds"]) == (N, 3)
     noise = Noise(N, shown["change_rate"], 3, redrawn=True)
-    assert shown["smallest_delta_pp"] == pytest.approx(regime_delta(noise, list(config.grid.cells), None, 0.95))
+    assert shown["smallest_delta_pp"] == pytest.approx(regime_delta(noise, config.grid, None, 0.95))
     assert noise.variance == pytest.approx(Noise(3 * N, shown["change_rate"]).variance)
     assert build_tables(run, config).power.row(0, named=True) == shown
     tested = transfer.rows.filter(pl.col("se_pp") > 0)

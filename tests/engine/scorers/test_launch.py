@@ -55,6 +55,23 @@ def test_a_model_whose_attention_has_no_kernel_here_is_one_sentence(tmp_path: Pa
         start_vllm(tmp_path, EngineConfig(dtype="float32", kv_cache_gib=0.05), longest_tokens=64)
 
 
+def test_an_engine_that_is_refused_after_its_start_does_not_stay_in_memory(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    monkeypatch.setattr("transfergrid.engine.scorers.launch.start_llm", lambda arguments: "engine")
+    monkeypatch.setattr("transfergrid.engine.scorers.launch.close_llm", ended.append)
+    for error, message in ((UserError("two groups of layers"), "^two groups"), (KeyError("x"), "does not serve .*'x'")):
+
+        def refuse(*_: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("transfergrid.engine.scorers.launch.VllmScorer", refuse)
+        with pytest.raises(UserError, match=message):
+            start_vllm(tiny_llama, EngineConfig(dtype="float32", kv_cache_gib=0.05), longest_tokens=64)
+    assert ended == ["engine", "engine"]
+
+
 def test_a_spawned_worker_that_runs_the_script_again_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     failing_with(monkeypatch, AssertionError("an engine was started"))
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)

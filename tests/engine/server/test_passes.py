@@ -7,11 +7,11 @@ import asyncio
 from tests.engine.fake_server import LIMITS, FakeEngine
 from tests.engine.server.test_scorer import items_of
 from transfergrid.engine.planning.planner import PlanLimits
-from transfergrid.engine.scorers.passes import prepare_steps
+from transfergrid.engine.scorers.passes import PlannedScorer
 from transfergrid.engine.server.passes import Passes
 from transfergrid.engine.server.wire import SCORES, WAITING, unpack_frames
 
-STEPS = prepare_steps(items_of(3), PlanLimits(**LIMITS), max_model_len=128).packed
+STEPS = PlannedScorer(PlanLimits(**LIMITS), 128).prepare(items_of(3)).packed
 
 
 async def kinds(passes: Passes, engine: FakeEngine) -> bytes:

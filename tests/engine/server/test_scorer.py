@@ -17,7 +17,7 @@ from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.interfaces import Adapter, AdapterError, EngineLostError, TokenisedItem
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.planning.planner import PlanLimits
-from transfergrid.engine.scorers.passes import prepare_steps
+from transfergrid.engine.scorers.passes import PlannedScorer
 from transfergrid.engine.server.client import ServerClient
 from transfergrid.engine.server.retries import RetryPolicy, TransientError
 from transfergrid.engine.server.scorer import ServerScorer
@@ -38,7 +38,7 @@ def items_of(n_items: int) -> list[TokenisedItem]:
 
 def expected_scores(items: list[TokenisedItem], folder: Path | None = None) -> dict[int, tuple[float, ...]]:
     """What a pass over the same plan gives, without a server."""
-    prepared = prepare_steps(items, PlanLimits(**LIMITS), max_model_len=128)
+    prepared = PlannedScorer(PlanLimits(**LIMITS), 128).prepare(items)
     logprobs = np.full(prepared.plan.n_slots, np.nan, dtype=np.float32)
     results = {}
     for index, (step, packed) in enumerate(zip(prepared.plan.steps, prepared.packed, strict=True)):

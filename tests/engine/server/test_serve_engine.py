@@ -256,12 +256,12 @@ def test_a_server_killed_in_the_middle_and_started_again_gives_the_embedded_tabl
         time.sleep(0.05)
     assert first.poll() is None, first.communicate()
     assert served.end(signal.SIGKILL)[1] == []
+    expected = embedded_rows(folder, tiny_llama)  # while the command asks the dead server again and again
     _, error = first.communicate(timeout=120)
     assert first.returncode == 1
     assert error.splitlines()[-1].startswith(f"grid: no answer from the server at {served.url} in 8 attempts")
     assert "Traceback" not in error
     n_kept = stored_rows(run).height
-    expected = embedded_rows(folder, tiny_llama)
     assert 0 < n_kept < expected.height
     served.start()
     again = subprocess.run(evaluation, env=environment(), capture_output=True, text=True, timeout=120, check=False)
