@@ -12,21 +12,18 @@ import json
 import platform
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from transfergrid.config.settings import BUNDLED_MODEL
-from transfergrid.config.values import Dtype
 from transfergrid.engine.models.device import resolve_dtype
-from transfergrid.engine.models.resolve import resolve_model
 from transfergrid.perf.engine_sides import FEW_ADAPTERS
-from transfergrid.perf.workload import Workload, make_adapters
+from transfergrid.perf.workload import Workload, made_up_workload
 
 BUNDLED_DATA = Path(__file__).parents[1] / "benchmarks_data"
 SIDES = ("ours", "lm-eval", "stock-base", "ours-part", "stock-adapter")
@@ -153,19 +150,9 @@ def main(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Run the sides one after the other and print the tables."""
     console = Console()
-    folder = resolve_model(model)
-    with tempfile.TemporaryDirectory() as adapter_folder:
-        make_adapters(folder, Path(adapter_folder), 1 + FEW_ADAPTERS + adapters)
-        workload = Workload(
-            model=str(folder),
-            data=data,
-            languages=tuple(languages.split(",")),
-            items_per_cell=items,
-            adapters=adapter_folder,
-            dtype=cast("Dtype", resolve_dtype("auto")),
-            repeats=repeats,
-            many_adapters=adapters,
-        )
+    more = {"dtype": resolve_dtype("auto"), "repeats": repeats, "many_adapters": adapters}
+    n_adapters = 1 + FEW_ADAPTERS + adapters
+    with made_up_workload(data, model, items, languages, n_adapters=n_adapters, **more) as workload:
         results = {name: run_side(name, workload) for name in sides.split(",")}
     show(console, results, workload.dtype)
 

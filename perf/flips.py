@@ -6,7 +6,6 @@ One pass of the base and one under a random rank-32 adapter in each number forma
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -19,10 +18,9 @@ from rich.table import Table
 from transfergrid.benchmarks.metrics import pick_choice
 from transfergrid.config.settings import BUNDLED_MODEL, EngineConfig
 from transfergrid.config.values import Dtype
-from transfergrid.engine.models.resolve import resolve_model
 from transfergrid.engine.scorers.launch import start_vllm
 from transfergrid.perf.engine import BUNDLED_DATA
-from transfergrid.perf.workload import TASKS, Workload, make_adapters
+from transfergrid.perf.workload import TASKS, Workload, made_up_workload
 
 DTYPES: tuple[Dtype, Dtype] = ("float32", "bfloat16")
 Loglikelihoods = Sequence[tuple[float, ...]]
@@ -91,20 +89,8 @@ def compare(workload: Workload) -> Iterator[tuple[str, str, Flips]]:
 @click.option("--languages", default="de,en,hi", show_default=True)
 def main(data: str, model: str, items: int, languages: str) -> None:
     """Score in both formats and print the table."""
-    folder = resolve_model(model)
     table = Table("source", "task", "items", "flips acc", "flips acc_norm", "median diff nats", "max diff nats")
-    with tempfile.TemporaryDirectory() as adapters:
-        make_adapters(folder, Path(adapters), 1)
-        workload = Workload(
-            model=str(folder),
-            data=data,
-            languages=tuple(languages.split(",")),
-            items_per_cell=items,
-            adapters=adapters,
-            dtype="float32",
-            repeats=1,
-            many_adapters=1,
-        )
+    with made_up_workload(data, model, items, languages, n_adapters=1, dtype="float32") as workload:
         for source, task, flips in compare(workload):
             counts = (str(flips.n_items), str(flips.n_flips_acc), str(flips.n_flips_acc_norm))
             table.add_row(source, task, *counts, f"{flips.median_diff_nats:.3f}", f"{flips.max_diff_nats:.3f}")

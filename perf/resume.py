@@ -68,9 +68,9 @@ class MadeUpScorer:
         """Keep the items."""
         from transfergrid.engine.scorers.prepared import WholeItems
 
-        return WholeItems(tuple(items))
+        return WholeItems.of(items)
 
-    def score(self, prepared: Any, adapter: Any = None) -> Iterator[Any]:
+    def score(self, prepared: Any, adapter: Any = None, *, greedy: bool = False) -> Iterator[Any]:
         """Yield every item."""
         from transfergrid.engine.interfaces import ItemLoglikelihoods
 

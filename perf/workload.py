@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import gc
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from transfergrid.benchmarks.cells import load_items
 from transfergrid.benchmarks.items import Item
@@ -14,6 +18,7 @@ from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.null import make_random_adapter
 from transfergrid.engine.interfaces import Adapter, TokenisedItem
 from transfergrid.engine.models.device import engine_device_type
+from transfergrid.engine.models.resolve import resolve_model
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.models.tokenizer import TokenisationSettings, load_tokenizer, render_contexts
 from transfergrid.engine.planning.tokenisation import tokenise_items
@@ -35,8 +40,8 @@ class Workload:
     adapters: str
     """Folder of the adapters ``0``, ``1``, ..."""
     dtype: Dtype
-    repeats: int
-    many_adapters: int
+    repeats: int = 1
+    many_adapters: int = 1
 
     def as_json(self) -> dict[str, object]:
         """Return the fields."""
@@ -71,6 +76,18 @@ class Workload:
     def adapter(self, index: int) -> Adapter:
         """Return one of the adapters, checked."""
         return check_adapter(Path(self.adapters) / str(index), read_linear_shapes(Path(self.model)), name=f"a{index}")
+
+
+@contextmanager
+def made_up_workload(
+    data: str, model: str, items: int, languages: str, *, n_adapters: int, **more: Any
+) -> Iterator[Workload]:
+    """Give out what command-line options ask for; its adapters are made now and removed at the end."""
+    folder = resolve_model(model)
+    with tempfile.TemporaryDirectory() as adapters:
+        make_adapters(folder, Path(adapters), n_adapters)
+        cells = {"data": data, "languages": tuple(languages.split(",")), "items_per_cell": items}
+        yield Workload(model=str(folder), adapters=adapters, **cells, **more)
 
 
 def make_adapters(model: Path, folder: Path, count: int) -> None:

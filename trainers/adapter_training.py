@@ -36,7 +36,13 @@ def train_adapter(
     shape = BatchShape(batch_size=training.batch_size, gradient_accumulation=training.gradient_accumulation)
     while True:
         try:
-            return _train_once(job, base, config, shape=shape, scratch=scratch, events=events, save=save)
+            reset_peak_memory(base.device)
+            with trained_model(base, config, job.seed) as model:
+                prepared = PreparedAdapter(model, job, base, config, shape=shape, scratch=scratch, events=events)
+                prepared.trainer.train()
+                trained = prepared.result()
+                save(model, trained)
+                return trained
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -52,26 +58,6 @@ def train_adapter(
         events(
             BatchHalved(job=job.name, batch_size=shape.batch_size, gradient_accumulation=shape.gradient_accumulation)
         )
-
-
-def _train_once(  # noqa: PLR0913 - everything an attempt needs
-    job: TrainingJob,
-    base: LoadedBase,
-    config: GridConfig,
-    *,
-    shape: BatchShape,
-    scratch: Path,
-    events: TrainingEvents,
-    save: SaveAdapter,
-) -> TrainedAdapter:
-    """Train with one batch shape."""
-    reset_peak_memory(base.device)
-    with trained_model(base, config, job.seed) as model:
-        prepared = PreparedAdapter(model, job, base, config, shape=shape, scratch=scratch, events=events)
-        prepared.trainer.train()
-        trained = prepared.result()
-        save(model, trained)
-        return trained
 
 
 class PreparedAdapter:
@@ -98,7 +84,9 @@ class PreparedAdapter:
         self.trainer = make_trainer(model, job, base, config.training, shape=shape, scratch=scratch)
         self.trainer.add_callback(self._progress)
         self._progress.trainer = self.trainer
-        events(_started(job, shape, config.training.epochs))
+        epochs = config.training.epochs
+        n_steps, n_tokens = job.n_steps(shape.effective, epochs), epochs * job.data.n_train_tokens
+        events(AdapterStarted(job=job.name, epochs=epochs, n_steps=n_steps, n_tokens=n_tokens))
         self._train_start = time.perf_counter()
 
     def result(self, *, at_once: int = 1) -> TrainedAdapter:
@@ -119,8 +107,3 @@ class PreparedAdapter:
             peak_gib=peak_memory_gib(self._device),
             adapters_at_once=at_once,
         )
-
-
-def _started(job: TrainingJob, shape: BatchShape, epochs: int) -> AdapterStarted:
-    n_tokens = epochs * job.data.n_train_tokens
-    return AdapterStarted(job=job.name, epochs=epochs, n_steps=job.n_steps(shape.effective, epochs), n_tokens=n_tokens)

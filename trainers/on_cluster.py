@@ -70,15 +70,6 @@ class SentAdapter(NamedTuple):
     files: Mapping[str, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingSetup:
-    """What every worker gets when it starts."""
-
-    config: GridConfig
-    root: Path
-    """The run folder, on machines that see it."""
-
-
 @dataclass(slots=True)
 class TrainingIntake:
     """Takes in what comes of the jobs of a sweep."""
@@ -126,7 +117,7 @@ def training_workload(intake: TrainingIntake, check: Callable[[], None]) -> Work
         do=lambda _, jobs: train_model(jobs, config, run, intake.take_in),
         seed=lambda job: job.seed,
         cost=lambda job: float(size(job.model.folder) * job.data.n_train_tokens),
-        make_runner=partial(TrainingRunner, TrainingSetup(absolute_models(config), run.root.resolve())),
+        make_runner=partial(TrainingRunner, absolute_models(config), run.root.resolve()),
         pack=partial(pack_unit, dtype=resolve_dtype(config.training.dtype)),
         take_in=intake.take_in,
         left=intake.left,
@@ -145,9 +136,9 @@ def pack_unit(unit: Unit[TrainingJob], sees_run: bool, *, dtype: str) -> Trainin
 class TrainingRunner:
     """Trains units in a worker; holds one base."""
 
-    def __init__(self, setup: TrainingSetup, name: str) -> None:
-        self._setup = setup
-        self._name = name
+    def __init__(self, config: GridConfig, root: Path, name: str) -> None:
+        """Take the run folder's path on machines that see it, and the worker's name."""
+        self._config, self._root, self._name = config, root, name
         self._model: ResolvedModel | None = None
         self._base: LoadedBase | None = None
 
@@ -160,7 +151,7 @@ class TrainingRunner:
             UserError: If an adapter cannot be saved.
         """
         if unit.sees_run:
-            self._train(unit, RunFolder(self._setup.root), send)
+            self._train(unit, RunFolder(self._root), send)
             return
         with tempfile.TemporaryDirectory(prefix="training-") as folder:
             self._train(unit, RunFolder(Path(folder)), send)
@@ -173,22 +164,19 @@ class TrainingRunner:
         ]
         tell = send if unit.sees_run else partial(_tell_with_files, {job.name: job for job in jobs}, send)
         if self._base is None:
-            self._base = self._open(jobs[0], tell)
-        train_jobs(jobs, self._base, self._setup.config, run, events=tell)
-
-    def _open(self, job: TrainingJob, tell: Send) -> LoadedBase:
-        try:
-            return open_base(job, self._setup.config, tell)
-        except UserError as error:
-            raise ModelRefusedError(str(error)) from error
+            try:
+                self._base = open_base(jobs[0], self._config, tell)
+            except UserError as error:
+                raise ModelRefusedError(str(error)) from error
+        train_jobs(jobs, self._base, self._config, run, events=tell)
 
     def _find(self, unit: TrainingUnit) -> ResolvedModel:
         """Return the base on this machine; drop the one before where that is another."""
         if self._model is not None and self._model.config.name == unit.model:
             return self._model
         self._model = self._base = None
-        config = next(model for model in self._setup.config.models if model.name == unit.model)
-        training = self._setup.config.training
+        config = next(model for model in self._config.models if model.name == unit.model)
+        training = self._config.training
         if (dtype := resolve_dtype(training.dtype)) != unit.dtype:
             raise ModelRefusedError(
                 f"{self._name} would train {unit.model!r} in {dtype}, the command's number format is {unit.dtype}; set "
@@ -196,7 +184,7 @@ class TrainingRunner:
             )
         try:
             check_trackers(training.report_to)
-            model = find_model(config, self._setup.config.lora.target_modules)
+            model = find_model(config, self._config.lora.target_modules)
         except UserError as error:
             raise ModelRefusedError(str(error)) from error
         if model.revision != unit.revision:

@@ -106,11 +106,12 @@ def graded_transfer(row: dict[str, Any]) -> str | None:
         for sign in ("win", "loss")
     )
     low, high = row["graded_mean_pp_low"], row["graded_mean_pp_high"]
+    of_all = "" if row["n_tested"] <= row["n_graded"] else f" of all {row['n_tested']:,}"
     ends = "" if low is None else f" ({low:+.2f} to {high:+.2f})"
     return (
         "the probability of the right choice, with the adapter as sure of itself as the base, changes by "
         f"{row['graded_mean_pp']:+.2f} pp on average{ends} over {count(row['n_graded'], 'pair')}; by it {gained} pairs "
-        f"gain and {lost} lose significantly, by right and wrong {gained_acc} and {lost_acc}."
+        f"gain and {lost} lose significantly, by right and wrong {gained_acc} and {lost_acc}{of_all}."
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,13 +162,14 @@ def _subtract_start(source: Path, folder: Path, base: Path | None, *, init: str)
         )
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    def read() -> None:
+    try:
         start = folder.parent / f"{init.lower()}-start"
         get_peft_model(_load_base(base), LoraConfig.from_pretrained(str(source))).save_pretrained(start)
         model = PeftModel.from_pretrained(_load_base(base), str(source))
         model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(start))
-
-    _in_words(read, f"adapter {source.name!r} cannot be converted by peft")
+    except Exception as error:  # peft raises errors of any kind for an adapter it cannot read
+        reason = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+        raise AdapterError(f"adapter {source.name!r} cannot be converted by peft: {reason}") from error
     for extra in folder.glob("README.md"):
         extra.unlink()
 
@@ -178,14 +179,6 @@ def _load_base(base: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32)
-
-
-def _in_words(action: Callable[[], Any], what: str) -> Any:
-    """Run something of peft, which raises errors of any kind for an adapter it cannot read."""
-    try:
-        return action()
-    except Exception as error:
-        raise AdapterError(f"{what}: {type(error).__name__}: {' '.join(str(error).split()):.200}") from error
 
 
 def _own_shapes(folder: Path) -> dict[str, tuple[int, int]]:

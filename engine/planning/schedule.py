@@ -9,7 +9,7 @@ boundary. Blocks go back as soon as no chain that is still to come needs them.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -140,31 +140,19 @@ class _Open:
     """Leading children, by branch, among which the deepest is not finished yet."""
 
 
-@dataclass(slots=True)
 class _Scheduler:
     """State of one layout."""
 
-    chains: Chains
-    limits: PlanLimits
-    needs: _Needs = field(init=False)
-    parents: list[int] = field(init=False)
-    depths: list[int] = field(init=False)
-    lengths: list[int] = field(init=False)
-    free: list[int] = field(init=False)
-    ready: list[int] = field(init=False)
-    open: dict[int, _Open] = field(default_factory=dict)
-    finished: bytearray = field(init=False)
-    most_below: int = field(init=False)
-    least_free: int = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, chains: Chains, limits: PlanLimits) -> None:
         """Count what chains need and refuse what can never fit."""
-        self.needs = _Needs.count(self.chains, self.limits.block_size)
-        self.parents = self.chains.parents.tolist()
-        self.depths = self.chains.branch_depths.tolist()
-        self.lengths = self.chains.lengths.tolist()
-        self.free = list(range(self.limits.n_blocks, 0, -1))
+        self.limits = limits
+        self.needs = _Needs.count(chains, limits.block_size)
+        self.parents: list[int] = chains.parents.tolist()
+        self.depths: list[int] = chains.branch_depths.tolist()
+        self.lengths: list[int] = chains.lengths.tolist()
+        self.free = list(range(limits.n_blocks, 0, -1))
         self.ready = [chain for chain, parent in enumerate(self.parents) if parent < 0]
+        self.open: dict[int, _Open] = {}
         self.finished = bytearray(len(self.parents))
         self.most_below = max(self.needs.below, default=0)
         self.least_free = len(self.free)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from transfergrid.engine.interfaces import TokenisedItem
+from transfergrid.engine.interfaces import Prepared, TokenisedItem
 from transfergrid.engine.planning.packing import pack_step
 from transfergrid.engine.planning.planner import Int32Array, Plan, PlanLimits, Step, StepSequence, plan_items
 from transfergrid.engine.scorers.prepared import require_fit
@@ -16,26 +16,11 @@ _PROBE_TOKENS = 48
 
 
 @dataclass(frozen=True, slots=True)
-class PreparedSteps:
+class PreparedSteps(Prepared):
     """A plan with its steps packed for the workers once."""
 
     plan: Plan
     packed: tuple[bytes, ...]
-
-    @property
-    def n_items(self) -> int:
-        """Number of items."""
-        return self.plan.n_items
-
-    @property
-    def n_computed_tokens(self) -> int:
-        """Tokens that one adapter's pass computes."""
-        return self.plan.n_computed_tokens
-
-    @property
-    def n_repeated_tokens(self) -> int:
-        """Tokens a pass would compute if every choice repeated its context."""
-        return self.plan.n_repeated_tokens
 
 
 class PlannedScorer:
@@ -55,7 +40,8 @@ class PlannedScorer:
         """
         require_fit(items, self._max_model_len)
         plan = plan_items(items, self.limits.halved() if halve_steps else self.limits)
-        return PreparedSteps(plan, tuple(map(pack_step, plan.steps)))
+        packed = tuple(map(pack_step, plan.steps))
+        return PreparedSteps(plan.n_items, plan.n_computed_tokens, plan.n_repeated_tokens, plan, packed)
 
 
 def probe_tokens(vocab_size: int) -> Int32Array:

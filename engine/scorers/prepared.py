@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,25 +14,16 @@ Own = TypeVar("Own", bound=Prepared)
 
 
 @dataclass(frozen=True, slots=True)
-class WholeItems:
-    """Items as they came: every choice is scored with its whole context."""
+class WholeItems(Prepared):
+    """Items as they came: every choice is scored with its whole context, and nothing is shared."""
 
     items: tuple[TokenisedItem, ...]
 
-    @property
-    def n_items(self) -> int:
-        """Number of items."""
-        return len(self.items)
-
-    @property
-    def n_computed_tokens(self) -> int:
-        """Same as the repeated tokens: nothing is shared."""
-        return self.n_repeated_tokens
-
-    @property
-    def n_repeated_tokens(self) -> int:
-        """Tokens of every context with every choice."""
-        return sum(len(item.context) + len(tokens) - 1 for item in self.items for tokens in item.continuations)
+    @classmethod
+    def of(cls, items: Sequence[TokenisedItem]) -> WholeItems:
+        """Keep some items."""
+        n_tokens = sum(len(item.context) + len(tokens) - 1 for item in items for tokens in item.continuations)
+        return cls(len(items), n_tokens, n_tokens, tuple(items))
 
 
 def require_own(prepared: Prepared, kind: type[Own]) -> Own:
@@ -46,6 +37,19 @@ def require_own(prepared: Prepared, kind: type[Own]) -> Own:
     return prepared
 
 
+def refuse_greedy(greedy: bool, engine: str) -> None:
+    """Refuse what a scorer cannot say.
+
+    Raises:
+        ScoringError: If it is asked.
+    """
+    if greedy:
+        raise ScoringError(
+            f"the engine {engine!r} does not say whether greedy decoding would give a text, which this task asks; use "
+            "--engine vllm"
+        )
+
+
 def require_fit(items: Iterable[TokenisedItem], longest: int) -> None:
     """Check that no item has more than ``longest`` input tokens.
 
@@ -53,7 +57,7 @@ def require_fit(items: Iterable[TokenisedItem], longest: int) -> None:
         UserError: If one has; names the first.
     """
     for item in items:
-        n_tokens = len(item.context) + max(map(len, item.continuations)) - 1
+        n_tokens = item.n_inputs
         if n_tokens > longest:
             raise UserError(
                 f"item {item.item_id!r} has {n_tokens} tokens, the engine was started for {longest}; raise "

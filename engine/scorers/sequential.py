@@ -39,27 +39,12 @@ class Sequential(VllmWay):
         return SequentialScorer(model_folder, self.config, longest_tokens=longest_tokens)
 
 
-@dataclass(slots=True)
-class SequentialPrepared:
-    """Items, and their plan for the engine that runs now."""
+@dataclass(frozen=True, slots=True)
+class SequentialPrepared(Prepared):
+    """Items, and their plan for the engine that ran when they were prepared."""
 
     items: tuple[TokenisedItem, ...]
     steps: PreparedSteps
-
-    @property
-    def n_items(self) -> int:
-        """Number of items."""
-        return self.steps.n_items
-
-    @property
-    def n_computed_tokens(self) -> int:
-        """Tokens that one adapter's pass computes."""
-        return self.steps.n_computed_tokens
-
-    @property
-    def n_repeated_tokens(self) -> int:
-        """Tokens a pass would compute if every choice repeated its context."""
-        return self.steps.n_repeated_tokens
 
 
 @dataclass(slots=True)
@@ -76,9 +61,13 @@ class SequentialScorer:
     def prepare(self, items: Sequence[TokenisedItem], *, halve_steps: bool = False) -> SequentialPrepared:
         """Plan the items of a batch of cells once; steps are never halved, as every adapter's engine plans anew."""
         engine = self._engine or self._start(self.model_folder, None)
-        return SequentialPrepared(tuple(items), engine.prepare(items))
+        steps = engine.prepare(items)
+        counts = (steps.n_items, steps.n_computed_tokens, steps.n_repeated_tokens)
+        return SequentialPrepared(*counts, tuple(items), steps)
 
-    def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
+    def score(
+        self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False
+    ) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, in no fixed order; another adapter than the last one starts another engine.
 
         Raises:
@@ -87,9 +76,8 @@ class SequentialScorer:
         """
         own = require_own(prepared, SequentialPrepared)
         engine = self._engine_of(adapter)
-        if own.steps.plan.limits != engine.limits:
-            own.steps = engine.prepare(own.items)
-        return engine.score(own.steps)
+        fits = own.steps.plan.limits == engine.limits
+        return engine.score(own.steps if fits else engine.prepare(own.items), greedy=greedy)
 
     def prefetch(self, adapter: Adapter) -> None:
         """Do nothing: two merged models would not fit into memory."""

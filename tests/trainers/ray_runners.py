@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from transfergrid.trainers.events import StepDone
-from transfergrid.trainers.on_cluster import TrainingRunner, TrainingSetup, TrainingUnit
+from transfergrid.trainers.on_cluster import TrainingRunner, TrainingUnit
 
 
 class DeadlyRunner(TrainingRunner):
     """Is killed after the second step of the first adapter that any worker trains."""
 
-    def __init__(self, setup: TrainingSetup, name: str) -> None:
-        super().__init__(setup, name)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self._marker = Path(os.environ["DEADLY_MARKER"])
 
     def run(self, unit: TrainingUnit, send: Any) -> None:

@@ -13,7 +13,7 @@ from transfergrid.config.settings import GridConfig
 from transfergrid.engine.cluster.host import ModelRefusedError
 from transfergrid.engine.cluster.units import Unit
 from transfergrid.store.folder import RunFolder
-from transfergrid.trainers.on_cluster import TrainingRunner, TrainingSetup, pack_unit
+from transfergrid.trainers.on_cluster import TrainingRunner, pack_unit
 from transfergrid.trainers.sweep import train_adapters
 
 
@@ -38,7 +38,7 @@ def test_a_worker_that_would_train_otherwise_refuses(
     monkeypatch.setattr("transfergrid.engine.models.device.has_native_bfloat16", lambda _: True)
     monkeypatch.setattr("transformers.integrations.integration_utils.is_wandb_available", lambda: False)
     jobs = tuple(make_jobs(make_config(tiny_llama), tmp_path))
-    runner = TrainingRunner(TrainingSetup(make_config(tiny_llama, **changes), tmp_path), "worker-1")
+    runner = TrainingRunner(make_config(tiny_llama, **changes), tmp_path, "worker-1")
     with pytest.raises(ModelRefusedError, match=message):
         runner.run(pack_unit(Unit("tiny", jobs, 1.0), True, dtype=dtype), print)
 
