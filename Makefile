@@ -29,7 +29,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	mkdir -p .build/mypy && ln -sfn $(CURDIR) .build/mypy/transfergrid
 	cd .build/mypy && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p transfergrid.benchmarks -p transfergrid.engine \
-	  -p transfergrid.trainers -p transfergrid.analysis -p transfergrid.commands -p transfergrid.config -p transfergrid.store -p transfergrid.view -m transfergrid.cli -m transfergrid.grid -m transfergrid.wording -m transfergrid.interrupts
+	  -p transfergrid.trainers -p transfergrid.analysis -p transfergrid.commands -p transfergrid.config -p transfergrid.store -p transfergrid.view -p transfergrid.perf -m transfergrid.cli -m transfergrid.grid -m transfergrid.wording -m transfergrid.interrupts
 
 # The report's tests need a browser. Root on Debian or Ubuntu gets one; for others a message is printed and those tests skip.
 browser:

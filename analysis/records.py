@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from transfergrid.analysis.arrays import BoolArray, Float32Array
-from transfergrid.grid import TRANSFER_REGIMES, VARIANT_KIND, Regime
+from transfergrid.grid import TRANSFER_REGIMES, VARIANT_KIND, Cell, Regime
 
 SOURCE = ("source_task", "source_language")
 TARGET = ("target_task", "target_language")
@@ -38,6 +38,16 @@ class ItemBlock:
     """Shape [N, I]: (adapter right - baseline right), mean over the seeds in which both were scored; 0 if never."""
     scored: BoolArray
     """Shape [N, I]: whether both were scored in a seed."""
+
+
+def at_target(target: Cell) -> pl.Expr:
+    """Return whether a row's target is a cell."""
+    return (pl.col("target_task") == target.task) & (pl.col("target_language") == target.language)
+
+
+def cell_name(side: str) -> pl.Expr:
+    """Return the name of a row's cell as ``source`` or as ``target``."""
+    return pl.concat_str(f"{side}_task", f"{side}_language", separator="-")
 
 
 def in_regime(regime: str) -> pl.Expr:

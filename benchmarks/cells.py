@@ -37,10 +37,6 @@ def load_items(data_folder: Path, task: Task, language: str, split: Split, forma
 def shot_ids(train: Sequence[Item], prompts: PromptConfig) -> list[str]:
     """Return the ids of the train items that stand solved before scored ones, the same in every language.
 
-    Args:
-        train: All train items of a cell, in the order of their file.
-        prompts: How many, and whether a seed picks them.
-
     Raises:
         UserError: If there are fewer train items than shots.
     """

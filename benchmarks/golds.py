@@ -25,10 +25,6 @@ def settle_golds(task: Task, rows: Mapping[str, Rows]) -> Golds:
     A 0 anywhere proves that they count from 0. Without any 0 they count from 1 where a number is the count of its row's
     choices, or where they are digits among letters, as in ARC's keys ``A``..``D`` and ``1``..``4``. Anything else is a
     fault: a guess would shift every gold by one.
-
-    Args:
-        task: The task.
-        rows: All rows of all languages and splits, by the name of their file.
     """
     column = task.spec.gold
     numbers = [

@@ -17,9 +17,9 @@ from transfergrid.benchmarks.alignment import (
     common_ids,
 )
 from transfergrid.benchmarks.golds import settle_golds
-from transfergrid.benchmarks.harness import TaskFinder
-from transfergrid.benchmarks.harness_cells import read_harness_task, request_parts
-from transfergrid.benchmarks.harness_rows import HarnessReader
+from transfergrid.benchmarks.harness.cells import read_harness_task, request_parts
+from transfergrid.benchmarks.harness.index import TaskFinder
+from transfergrid.benchmarks.harness.rows import HarnessReader
 from transfergrid.benchmarks.rows import SPLITS, RowSource
 from transfergrid.benchmarks.tasks import Question, RowError, Task, get_task
 from transfergrid.benchmarks.values import remark_values, unusable_column

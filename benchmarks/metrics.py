@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, NamedTuple
 
 from transfergrid.grid import UserError
 
@@ -108,13 +110,17 @@ class Metric:
 
 
 def _of_the_harness(compared: Sequence[float], gold: int) -> float:
-    raise ScoringError("the metric 'lm_eval' is of tasks of lm-evaluation-harness alone; expected 'acc' or 'acc_norm'")
+    raise ScoringError(
+        "the metrics 'lm_eval' and 'lm_eval_acc' are of tasks of lm-evaluation-harness alone; expected 'acc' or "
+        "'acc_norm'"
+    )
 
 
 METRICS: dict[str, Metric] = {
     "acc": Metric(),
     "acc_norm": Metric(length=len),
     "lm_eval": Metric(value=_of_the_harness, is_graded=True),
+    "lm_eval_acc": Metric(value=_of_the_harness),
 }
 """Metrics by the name that a task's ``primary_metric`` gives."""
 
@@ -133,3 +139,30 @@ def get_metric(name: str) -> Metric:
 def lower_is_better() -> list[str]:
     """Return the names of the metrics whose lower values are better."""
     return [name for name, metric in METRICS.items() if not metric.higher_is_better]
+
+
+class Aggregation(NamedTuple):
+    """What lm-evaluation-harness makes of what a task's function says of its documents."""
+
+    of_item: Callable[[Any], float]
+    """The value of one document in our store, 0..1, higher is better; of a perplexity its inverse."""
+    of_all: Callable[[Sequence[Any]], float]
+    """The harness' own number for all documents."""
+
+
+def _weighted(values: Sequence[tuple[float, float]]) -> float:
+    """Return summed log-likelihoods by summed weights, which are numbers of words or bytes."""
+    return math.fsum(value for value, _ in values) / math.fsum(weight for _, weight in values)
+
+
+AGGREGATIONS: dict[str, Aggregation] = {
+    "mean": Aggregation(float, fmean),
+    "perplexity": Aggregation(math.exp, lambda values: math.exp(-fmean(values))),
+    "weighted_perplexity": Aggregation(
+        lambda pair: math.exp(_weighted([pair])), lambda values: math.exp(-_weighted(values))
+    ),
+    "bits_per_byte": Aggregation(
+        lambda pair: math.exp(_weighted([pair])), lambda values: -_weighted(values) / math.log(2)
+    ),
+}
+"""By the harness' name. Source: lm_eval/api/metrics.py of EleutherAI/lm-evaluation-harness 0.4.13."""

@@ -16,6 +16,8 @@ CHOICE_MODE = "choice"
 """The mode in which every choice is scored by its log-likelihood."""
 HARNESS_MODE = "lm_eval"
 """The same, but lm-evaluation-harness makes a value of the log-likelihoods; also the name of that metric."""
+HARNESS_METRICS = (HARNESS_MODE, f"{HARNESS_MODE}_acc")
+"""Metrics of that mode: values from 0 to 1, and values that are 0 or 1."""
 
 
 class _Spec(BaseModel):
@@ -56,7 +58,7 @@ class FormatSpec(_Spec):
     @field_validator("primary_metric")
     @classmethod
     def _is_known(cls, name: str) -> str:
-        accepted = sorted(METRICS.keys() - {HARNESS_MODE})
+        accepted = sorted(METRICS.keys() - {*HARNESS_METRICS})
         if name not in accepted:
             raise ValueError(f"unknown metric {name!r}; expected one of {accepted}")
         return name

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jinja2
 import jinja2.meta
 
-from transfergrid.benchmarks.items import Item
+from transfergrid.benchmarks.items import Item, item_of_harness
 from transfergrid.benchmarks.sandbox import BoundedEnvironment, TemplateLimitError, compile_template, render
 from transfergrid.benchmarks.spec import ChoicesSpec, FormatSpec, TaskSpec, read_task_spec
 from transfergrid.benchmarks.text import clean
@@ -108,9 +108,10 @@ class Task:
         kept = [index for index, option in enumerate(options) if option.strip()]
         if gold not in kept:
             raise RowError(f"item {item_id!r} of {self.name}: the right choice is empty; expected text")
-        if not MIN_CHOICES <= len(kept) <= MAX_CHOICES:
+        least = 1 if "requests" in row else MIN_CHOICES
+        if not least <= len(kept) <= MAX_CHOICES:
             raise RowError(
-                f"item {item_id!r} of {self.name} has {len(kept)} choices; expected {MIN_CHOICES} to {MAX_CHOICES}"
+                f"item {item_id!r} of {self.name} has {len(kept)} choices; expected {least} to {MAX_CHOICES}"
             )
         listed = range(len(options) if self.spec.choices.column is not None else kept[-1])
         return Question(
@@ -254,22 +255,21 @@ def _harness_task(name: str) -> Task:
     formats: dict[FormatName, FormatSpec] = {"train": lettered, "eval": FormatSpec(context="{{ context }}")}
     task = make_task(TaskSpec(name=name, id="id", gold="gold", choices=ChoicesSpec(column="choices"), formats=formats))
     as_asked = replace(task.formats["eval"], build=_as_asked)
-    return replace(task, formats={**task.formats, "eval": as_asked}, is_harness=True)
+    by_letter = task.formats["train"].build
+
+    def learn(question: Question) -> Item:
+        """Return an item with letters; where choices or texts have prompts of their own, as it is without shots."""
+        has_own = "requests" in question.row
+        return _as_asked(replace(question, row={**question.row, "asked": {}})) if has_own else by_letter(question)
+
+    as_learnt = replace(task.formats["train"], build=learn)
+    return replace(task, formats={"train": as_learnt, "eval": as_asked}, is_harness=True)
 
 
 def _as_asked(question: Question) -> Item:
     """Return an item as the harness asks it; train items are asked without shots and chat template."""
     asked = {**question.row, **question.row.get("asked", {})}
-    return Item(
-        item_id=question.item_id,
-        context=asked["context"],
-        choices=question.choices,
-        gold=question.gold,
-        delimiter=asked["delimiter"],
-        messages=tuple((role, text) for role, text in asked.get("messages", ())),
-        counted=asked.get("counted", ""),
-        code=asked.get("code", ""),
-    )
+    return item_of_harness(question.item_id, question.choices, question.gold, asked)
 
 
 def get_task(name: str, own_tasks: Mapping[str, Path | HarnessTask] | None = None) -> Task:

@@ -12,12 +12,7 @@ _READS_AS_MISSING = ("nan", "NaN", "NAN", "NaT", "<NA>", "None", "null", "NULL",
 
 
 def remark_values(task: Task, rows: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    """Return remarks: where numbers and dates stand for text, and where text looks like a missing value.
-
-    Args:
-        task: Names the columns that become text.
-        rows: All rows, by the name of their file.
-    """
+    """Return remarks: where numbers and dates stand for text, and where text looks like a missing value."""
     remarks = []
     for column in task.text_columns:
         values = [

@@ -9,6 +9,7 @@ import click
 
 from transfergrid.commands.options import narrowing_options, with_config
 from transfergrid.commands.output import make_console, print_report
+from transfergrid.commands.quiet import quiet_libraries
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 
@@ -33,8 +34,6 @@ def convert_adapter_command(source: Path, target: Path, base: str | None, revisi
       grid convert-adapter old/arc_challenge-de adapters/arc_challenge-de
       grid convert-adapter pissa/xnli-sw adapters/xnli-sw --base HuggingFaceTB/SmolLM2-135M-Instruct
     """
-    from transfergrid.commands.quiet import quiet_libraries
-
     quiet_libraries()
     from transfergrid.engine.adapters.convert import convert_adapter
     from transfergrid.engine.models.resolve import resolve_model
@@ -55,8 +54,6 @@ def merge_command(adapter: Path, target: Path, base: str | None, revision: str |
     Example:
       grid merge runs/main/adapters/Qwen2.5-0.5B-Instruct/s17/arc_challenge-de merged/arc-de
     """
-    from transfergrid.commands.quiet import quiet_libraries
-
     quiet_libraries()
     from transfergrid.engine.adapters.merge import merge_to_folder
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from transfergrid.commands.options import run_option
 from transfergrid.commands.output import make_console, print_report
+from transfergrid.commands.quiet import quiet_libraries
 from transfergrid.engine.models.device import (
     GIB,
     VLLM_PACKAGES,
@@ -91,9 +92,9 @@ def examine(folder: Path) -> DoctorReport:
     """
     checks: tuple[Callable[[], Finding], ...] = (
         _python,
-        _torch,
+        lambda: _library("torch", "runs the models"),
         _vllm,
-        *(lambda name=name: _library(name) for name in ("transformers", "trl", "peft")),
+        *(lambda name=name: _library(name, "training and tokenisation") for name in ("transformers", "trl", "peft")),
         _device,
         _memory,
         lambda: _disk(folder),
@@ -106,13 +107,6 @@ def _python() -> Finding:
     return Finding("Python", platform.python_version(), "ok", "3.11 or newer is needed")
 
 
-def _torch() -> Finding:
-    version = installed_version("torch")
-    if version is None:
-        return Finding("torch", "not installed", "missing", "run 'make install'")
-    return Finding("torch", version, "ok", "runs the models")
-
-
 def _vllm() -> Finding:
     for distribution in VLLM_PACKAGES:
         if version := installed_version(distribution):
@@ -121,11 +115,11 @@ def _vllm() -> Finding:
     return Finding("vLLM", "not installed", "missing", "run 'make install', or 'make GPU=1 install' for a GPU")
 
 
-def _library(name: str) -> Finding:
+def _library(name: str, meaning: str) -> Finding:
     version = installed_version(name)
     if version is None:
         return Finding(name, "not installed", "missing", "run 'make install'")
-    return Finding(name, version, "ok", "training and tokenisation")
+    return Finding(name, version, "ok", meaning)
 
 
 def _device() -> Finding:
@@ -187,7 +181,6 @@ def doctor(run_dir: Path, selftest: bool, items: int) -> None:
     if not report.can_score:
         sys.exit(1)
     if selftest:
-        from transfergrid.commands.quiet import quiet_libraries
         from transfergrid.engine.evaluation.selftest import run_selftest
 
         quiet_libraries()

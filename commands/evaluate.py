@@ -21,6 +21,7 @@ from transfergrid.commands.options import (
 )
 from transfergrid.commands.output import make_console, print_report, say_next
 from transfergrid.commands.plan import show_estimate
+from transfergrid.commands.quiet import quiet_libraries
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
@@ -62,8 +63,6 @@ def evaluate_command(
       grid eval --server http://127.0.0.1:8000
       grid eval --adaptive --ray head:6379
     """
-    from transfergrid.commands.quiet import quiet_libraries
-
     quiet_libraries()
     from transfergrid.commands.display.scoring import SweepDisplay
     from transfergrid.engine.evaluation.engines import choose_engine

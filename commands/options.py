@@ -17,6 +17,8 @@ from transfergrid.store.folder import RunFolder
 if TYPE_CHECKING:
     from transfergrid.engine.work.request import EvalRequest
 
+Command = Callable[..., None]
+
 config_option = click.option(
     "--config",
     "config_path",
@@ -35,7 +37,7 @@ run_option = click.option(
 )
 
 
-def with_config(command: Callable[..., None]) -> Callable[..., None]:
+def with_config(command: Command) -> Command:
     """Give a command its configuration and run folder from --config and --run."""
 
     @config_option
@@ -47,7 +49,7 @@ def with_config(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def with_optional_config(command: Callable[..., None]) -> Callable[..., None]:
+def with_optional_config(command: Command) -> Command:
     """Give a command its run folder, and the configuration where there is one; a file that was named must exist."""
 
     @click.option(
@@ -86,7 +88,7 @@ def say_remote_code(config: GridConfig, models: tuple[str, ...], *, is_allowed: 
         click.echo(f"note: {line}", err=True)
 
 
-def output_options(command: Callable[..., None]) -> Callable[..., None]:
+def output_options(command: Command) -> Command:
     """Give a command --json and --csv, as ``output``; None: a table for a reader."""
 
     @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
@@ -108,21 +110,22 @@ source_option = click.option(
 )
 
 
-def narrowing_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command --model, --task, --language and --seed, each repeatable; no option asks for all."""
-    for name, kind, text in reversed(
-        (
-            ("--model", str, "Only this model, by its name in the configuration; repeatable."),
-            ("--task", str, "Only cells of this task; repeatable."),
-            ("--language", str, "Only cells of this language; repeatable."),
-            ("--seed", int, "Only this training seed; repeatable."),
-        )
-    ):
-        command = click.option(name, f"{name[2:]}s", type=kind, multiple=True, help=text)(command)
-    return command
+def _several(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Return what gives a command some options, shown in this order."""
+    return lambda command: functools.reduce(lambda given, option: option(given), reversed(options), command)
 
 
-def ray_options(command: Callable[..., None]) -> Callable[..., None]:
+narrowing_options = _several(
+    click.option(
+        "--model", "models", multiple=True, help="Only this model, by its name in the configuration; repeatable."
+    ),
+    click.option("--task", "tasks", multiple=True, help="Only cells of this task; repeatable."),
+    click.option("--language", "languages", multiple=True, help="Only cells of this language; repeatable."),
+    click.option("--seed", "seeds", type=int, multiple=True, help="Only this training seed; repeatable."),
+)
+
+
+def ray_options(command: Command) -> Command:
     """Give a command --ray and --ray-workers; it gets ``cluster``, None without --ray."""
 
     @click.option(
@@ -150,7 +153,7 @@ def ray_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+def engine_options(command: Command) -> Command:
     """Give a command --engine, its short forms --sequential and --server, and a server's key; it gets ``engine``."""
 
     @click.option(
@@ -187,51 +190,39 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def adaptive_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command --adaptive and --max-items."""
-    for option in (
-        click.option(
-            "--max-items",
-            type=click.IntRange(min=1),
-            help="With --adaptive: most items of a pair; default: all of the target's.",
-        ),
-        click.option(
-            "--adaptive",
-            is_flag=True,
-            help="Score 100 items of every pair, then stop pairs that can hardly become significant.",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
-def pair_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command --source and --target, each repeatable, and adapters from elsewhere."""
-    for option in reversed(
-        (
-            source_option,
-            click.option("--target", "targets", multiple=True, help="Only this target cell, 'task-lang'; repeatable."),
-            click.option(
-                "--adapters",
-                "adapter_folder",
-                type=click.Path(exists=True, file_okay=False, path_type=Path),
-                help="Score the peft adapters in this folder in place of the run's own.",
-            ),
-            click.option(
-                "--adapter-pattern",
-                default="{task}-{language}",
-                show_default=True,
-                help="How folders in --adapters are named; also {seed} and {model}.",
-            ),
-            click.option(
-                "--adapter-table",
-                type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                help="CSV with path, task, language (or cells: task-lang+task-lang) and perhaps seed, model.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
+adaptive_options = _several(
+    click.option(
+        "--adaptive",
+        is_flag=True,
+        help="Score 100 items of every pair, then stop pairs that can hardly become significant.",
+    ),
+    click.option(
+        "--max-items",
+        type=click.IntRange(min=1),
+        help="With --adaptive: most items of a pair; default: all of the target's.",
+    ),
+)
+pair_options = _several(
+    source_option,
+    click.option("--target", "targets", multiple=True, help="Only this target cell, 'task-lang'; repeatable."),
+    click.option(
+        "--adapters",
+        "adapter_folder",
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Score the peft adapters in this folder in place of the run's own.",
+    ),
+    click.option(
+        "--adapter-pattern",
+        default="{task}-{language}",
+        show_default=True,
+        help="How folders in --adapters are named; also {seed} and {model}.",
+    ),
+    click.option(
+        "--adapter-table",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="CSV with path, task, language (or cells: task-lang+task-lang) and perhaps seed, model.",
+    ),
+)
 
 
 def make_request(

@@ -40,6 +40,7 @@ def recommend_command(
     """
     from transfergrid.analysis.terminal.mix_recommendation import MixRecommendation, recommend_mix
     from transfergrid.analysis.terminal.recommendation import Recommendation, recommend
+    from transfergrid.analysis.transfer.table import read_transfer
 
     if avoid and most is not None:
         raise UserError(f"--avoid lists single sources and --mix {most} proposes mixtures; give one of them")
@@ -49,5 +50,6 @@ def recommend_command(
         if most is None:
             found = recommend(run, config, target=target, model=model, avoid=avoid)
         else:
-            found = recommend_mix(run, config, target=target, model=model, most=most)
+            settings = (config or GridConfig()).analysis
+            found = recommend_mix(read_transfer(run, config), settings, target=target, model=model, most=most)
     print_report(make_console(), found, output)

@@ -8,6 +8,7 @@ import click
 
 from transfergrid.commands.options import narrowing_options, ray_options, source_option, with_config
 from transfergrid.commands.output import make_console, print_report, say_next
+from transfergrid.commands.quiet import quiet_libraries
 from transfergrid.config.settings import GridConfig
 from transfergrid.store.folder import RunFolder
 
@@ -36,8 +37,6 @@ def train_adapters_command(
       grid train-adapters --ray --ray-workers 2
       grid train-adapters --dry-run
     """
-    from transfergrid.commands.quiet import quiet_libraries
-
     quiet_libraries()
     from transfergrid.commands.display.training import show_sweep
     from transfergrid.config.selection import Narrowing, select

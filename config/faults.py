@@ -91,13 +91,7 @@ def _real_faults(error: ValidationError) -> list[Any]:
 
 
 def describe_faults(error: ValidationError, root: type[BaseModel], origin: str) -> str:
-    """Return one message that names every fault of a validation.
-
-    Args:
-        error: What pydantic found.
-        root: The record that was validated.
-        origin: What was read, for the start of the message.
-    """
+    """Return one message that names every fault of a validation."""
     faults = _real_faults(error)
     shown = "".join(f"\n  - {_describe(fault, root)}" for fault in faults)
     return f"{origin} has {len(faults)} fault(s):{shown}"

@@ -27,6 +27,8 @@ class HarnessTask(Section):
     """Folder with task files of your own, relative to this file."""
     train: bool = True
     """Whether adapters are trained on it; false: it is only a target."""
+    metric: str | None = None
+    """The harness' metric that is the score; without it acc_norm, else acc, else what the task reports."""
 
     @field_validator("lm_eval")
     @classmethod

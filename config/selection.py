@@ -50,11 +50,6 @@ class Selection:
 def select(config: GridConfig, narrowing: Narrowing, *, sources: Sequence[Source] | None = None) -> Selection:
     """Narrow a configuration's grid.
 
-    Args:
-        config: Names all models, seeds and cells.
-        narrowing: What is asked for.
-        sources: Sources in place of the configuration's, without seeds, for adapters from elsewhere.
-
     Raises:
         UserError: If a name is not part of the configuration, or nothing is left.
     """

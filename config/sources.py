@@ -79,11 +79,6 @@ class Recipe:
 def read_recipes(sources: Mapping[str, SourceConfig], grid: Grid, *, rank: int) -> tuple[Recipe, ...]:
     """Return all mixtures and merges of a configuration, mixtures first.
 
-    Args:
-        sources: The configuration's, by name.
-        grid: Its cells.
-        rank: Of its adapters.
-
     Raises:
         ValueError: If one cannot be made; names all that cannot.
     """

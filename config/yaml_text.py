@@ -100,10 +100,6 @@ def _written_out(node: yaml.Node, known: dict[yaml.Node, int]) -> int:
 def parse_yaml(text: str, origin: str) -> Any:
     """Return what a YAML text holds; None for an empty one.
 
-    Args:
-        text: The text.
-        origin: What was read, for the start of messages.
-
     Raises:
         UserError: If it is not YAML, is too long or too deep, has a key twice, aliases that multiply or contain
             themselves, or a number of more than 18 digits; names the lines where it can.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,21 @@ class TokenisedItem:
     """Shape [C][K]: tokens that are scored, one tuple of 1 or more per choice."""
     n_truncated_tokens: int = 0
     """Context tokens cut on the left because the item was too long."""
+    requests: tuple[tuple[TokenisedItem, ...], ...] = ()
+    """Shape [R][W]: of an item whose continuations follow prompts of their own, and which then has no context and no
+    continuations itself: every request as the windows of its text, whose log-likelihoods add up."""
+    asks_greedy: bool = False
+    """Whether it matters, too, which continuations greedy decoding would give."""
+
+    @property
+    def n_inputs(self) -> int:
+        """Longest sequence of inputs; the last scored token is none."""
+        return len(self.context) + max(map(len, self.continuations)) - 1
+
+
+def asked_parts(items: Iterable[TokenisedItem]) -> list[TokenisedItem]:
+    """Return what a scorer is asked for some items: themselves, or the windows of their requests."""
+    return [part for item in items for part in (itertools.chain(*item.requests) if item.requests else (item,))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +100,14 @@ class Scorer(Protocol):
                 steps plans as before.
         """
 
-    def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
-        """Yield every item once, as soon as it is done, in no fixed order; None scores the base."""
+    def score(
+        self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False
+    ) -> Iterator[ItemLoglikelihoods]:
+        """Yield every item once, as soon as it is done, in no fixed order; None scores the base.
+
+        Raises:
+            ScoringError: If ``greedy`` asks which continuations greedy decoding would give, and this scorer cannot say.
+        """
 
     def prefetch(self, adapter: Adapter) -> None:
         """Start to load the adapter that is scored next; returns at once."""

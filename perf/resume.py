@@ -70,7 +70,7 @@ class MadeUpScorer:
 
         return WholeItems.of(items)
 
-    def score(self, prepared: Any, adapter: Any = None) -> Iterator[Any]:
+    def score(self, prepared: Any, adapter: Any = None, *, greedy: bool = False) -> Iterator[Any]:
         """Yield every item."""
         from transfergrid.engine.interfaces import ItemLoglikelihoods
 

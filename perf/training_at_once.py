@@ -99,7 +99,6 @@ def time_passes(joint: JointPass, batches: Sequence[Batch], rounds: int) -> tupl
 
 def count_launches(joint: JointPass, lanes: Sequence[tuple[Steps, Batch]]) -> int:
     """Return the kernels of one optimizer step of all adapters; on a CPU the operations that compute."""
-    from torch.autograd import DeviceType
     from torch.profiler import profile
 
     with profile() as found:
@@ -107,7 +106,7 @@ def count_launches(joint: JointPass, lanes: Sequence[tuple[Steps, Batch]]) -> in
         for (steps, _), loss in zip(lanes, losses, strict=True):
             steps.send(loss)
     events = found.events() or []
-    if kernels := [event for event in events if event.device_type == DeviceType.CUDA]:
+    if kernels := [event for event in events if event.device_type.name == "CUDA"]:
         return len(kernels)
     return sum(
         event.name.startswith("aten::") and not event.cpu_children and not any(word in event.name for word in _NO_WORK)
@@ -131,7 +130,7 @@ def time_task(jobs: Sequence[TrainingJob], base: LoadedBase, config: GridConfig,
             own = with_training(config, adapters_at_once=at_once)
             with tempfile.TemporaryDirectory() as root:
                 run = RunFolder(Path(root))
-                placed = [replace(job, folder=run.adapter(job.model.config.name, job.seed, job.cell)) for job in jobs]
+                placed = [replace(job, folder=run.adapter(job.model.config.name, job.seed, job.source)) for job in jobs]
                 start = time.perf_counter()
                 train_jobs(placed, base, own, run, events=ignore_events)
                 found.append(time.perf_counter() - start)

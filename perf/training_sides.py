@@ -77,7 +77,7 @@ class TrainingWorkload:
         }
 
 
-class Pace(TrainerCallback):  # type: ignore[misc]
+class Pace(TrainerCallback):
     """Waits for a line before every step, and answers with its seconds."""
 
     def __init__(self) -> None:
@@ -96,8 +96,7 @@ class Pace(TrainerCallback):  # type: ignore[misc]
 
 def say(**message: Any) -> None:
     """Write one line of JSON for the parent."""
-    sys.__stdout__.write(json.dumps(message) + "\n")  # type: ignore[union-attr]
-    sys.__stdout__.flush()  # type: ignore[union-attr]
+    print(json.dumps(message), file=sys.__stdout__, flush=True)
 
 
 def as_dataset(examples: list[TrainingExample]) -> Any:

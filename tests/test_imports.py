@@ -15,7 +15,7 @@ from transfergrid.perf import house
 GROUND = {"grid", "wording"}
 STORED = {*GROUND, "store"}
 CONFIGURED = {*STORED, "config"}
-ASKED = {*CONFIGURED, "benchmarks"}
+ASKED = {*CONFIGURED, "benchmarks", "benchmarks/harness"}
 SHARED = {*ASKED, "engine.interfaces"}
 MODELS = {*SHARED, "engine/models"}
 ADAPTERS = {*MODELS, "engine/adapters"}
@@ -40,7 +40,8 @@ ALLOWED: dict[str, set[str]] = {
     "interrupts": set(),
     "store": GROUND,
     "config": STORED,
-    "benchmarks": CONFIGURED,
+    "benchmarks": ASKED,
+    "benchmarks/harness": ASKED,
     "engine.interfaces": ASKED,
     "engine/models": SHARED,
     "engine/adapters": MODELS,

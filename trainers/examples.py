@@ -78,9 +78,11 @@ def build_examples(tokenizer: Any, items: Sequence[Item], settings: ExampleSetti
     """
     has_bos = settings.supervise == "text" and not settings.chat_template
     contexts = render_contexts(
-        tokenizer, [item.context for item in items], settings, asked_by="prompts.train_chat_template"
+        tokenizer, [item.learnt[0] for item in items], settings, asked_by="prompts.train_chat_template"
     )
-    choices = [item.choices[item.gold] if settings.chat_template else item.continuations[item.gold] for item in items]
+    choices = [item.learnt[1] for item in items]
+    if settings.chat_template:
+        choices = [text.removeprefix(item.delimiter) for item, text in zip(items, choices, strict=True)]
     encoded = list(encode_items(tokenizer, contexts, [[choice] for choice in choices], special_tokens=has_bos))
     ids = [item.item_id for item in items]
     if wrong := [item_id for item_id, each in zip(ids, encoded, strict=True) if each.wrong_cut is not None]:

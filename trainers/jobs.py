@@ -238,8 +238,8 @@ def _cell_data(config: GridConfig, run: RunFolder, model: ResolvedModel, cell: C
     items = load_items(run.data, task, cell.language, "train", train_format.name)
     if not items:
         raise UserError(
-            "lm-evaluation-harness has no training split of this task, or no document in it; set train: false on the "
-            "task, which keeps it as a target"
+            "lm-evaluation-harness has no training split of this task, no document in it, or whole texts without an "
+            "answer to learn; set train: false on the task, which keeps it as a target"
         )
     if config.prompts.shots_held_out and task.is_harness and config.prompts.eval_format == "eval":
         raise UserError(

@@ -38,12 +38,7 @@ _COLUMNS = 44
 
 
 def make_app(view: View, *, token: str) -> Starlette:
-    """Return the server of a run's pages; it answers only who holds the token, in the URL once, then in a cookie.
-
-    Args:
-        view: The run.
-        token: What the printed URL holds.
-    """
+    """Return the server of a run's pages; it answers only who holds the token, in the URL once, then in a cookie."""
     environment = templates("transfergrid.view")
     environment.filters["seed"] = lambda seed: "none" if seed < 0 else seed
     environment.globals["link"] = link

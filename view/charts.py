@@ -11,6 +11,7 @@ import polars as pl
 from transfergrid.analysis.charts.matrix import ROW_STEP, matrix_chart
 from transfergrid.analysis.charts.matrix_data import matrix_data
 from transfergrid.analysis.charts.rows import chart_rows
+from transfergrid.analysis.records import cell_name
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.wording import level
 
@@ -40,7 +41,7 @@ def live_matrix(model: str, summaries: pl.DataFrame, settings: AnalysisConfig) -
 
 def targets_chart(summaries: pl.DataFrame) -> alt.LayerChart:
     """Return the deltas of one source on every target, a bar each."""
-    named = summaries.with_columns(target=pl.concat_str("target_task", "target_language", separator="-"))
+    named = summaries.with_columns(target=cell_name("target"))
     columns = ["target", "delta_pp", "n_items", "n_gained", "n_lost"]
     chart = alt.Chart(chart_rows(named, columns)).encode(
         x=alt.X("delta_pp:Q", title="delta, pp").axis(tickCount=7),

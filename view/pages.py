@@ -10,6 +10,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from transfergrid.analysis.records import at_target
 from transfergrid.analysis.statistics.significance import mcnemar_exact_p
 from transfergrid.benchmarks.texts import ItemTexts
 from transfergrid.config.settings import AnalysisConfig, GridConfig
@@ -108,20 +109,20 @@ class View:
     def pair(self, query: Mapping[str, str]) -> Page:
         """Return one source on one target: counts, the McNemar test and the items."""
         key, target = self._key(query), _cell(query, "target")
-        rows = with_probabilities(self.items.paired(key, _at_target(*target)))
+        rows = with_probabilities(self.items.paired(key, at_target(target)))
         if rows.is_empty():
-            raise UserError(f"no item of {'-'.join(target)} was scored under both {key.source!r} and the base")
+            raise UserError(f"no item of {target} was scored under both {key.source!r} and the base")
         counts = {change: rows.filter(change=change).height for change in CHANGES[1:]}
         right = rows.filter(change="same").select((pl.col("gain") == 0) == LOWER_IS_BETTER).sum().item()
         common = rows.filter("is_common")
-        is_stopped = (key.source, key.seed, Cell(*target)) in self.items.stopped(key.model)
-        texts = self.texts.cell(*target)
+        is_stopped = (key.source, key.seed, target) in self.items.stopped(key.model)
+        texts = self.texts.cell(target.task, target.language)
         shown = self._chosen(rows, query, texts.items)
         n_pages = max(-(-shown.height // PER_PAGE), 1)
         number = next((each for each in range(1, n_pages + 1) if str(each) == query.get("page")), 1)
         values = {
             "key": key,
-            "target": "-".join(target),
+            "target": target.name,
             "seeds": self._seeds(key),
             "counts": counts,
             "is_adaptive": is_stopped or common.height < rows.height,
@@ -138,7 +139,7 @@ class View:
             "texts": texts,
             "changes": CHANGES,
         }
-        return Page(f"{key.source} on {'-'.join(target)}", values, shown, {})
+        return Page(f"{key.source} on {target}", values, shown, {})
 
     def _chosen(self, rows: pl.DataFrame, query: Mapping[str, str], texts: Mapping[str, Any]) -> pl.DataFrame:
         """Return the rows that filter and search leave, sorted by the change of the gold's probability."""
@@ -258,15 +259,11 @@ def _field(record: Any, path: str) -> Any:
     return record
 
 
-def _cell(query: Mapping[str, str], name: str) -> tuple[str, str]:
+def _cell(query: Mapping[str, str], name: str) -> Cell:
     task, _, language = query.get(name, "").rpartition("-")
     if not task or not language:
         raise UserError(f"{name} {query.get(name, '')!r} is no cell; expected 'task-lang'")
-    return task, language
-
-
-def _at_target(task: str, language: str) -> pl.Expr:
-    return (pl.col("target_task") == task) & (pl.col("target_language") == language)
+    return Cell(task, language)
 
 
 def _is_right_or_wrong(rows: pl.DataFrame) -> bool:

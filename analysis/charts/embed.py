@@ -67,11 +67,7 @@ def page_script() -> str:
 
 
 def page_style(n_columns: int) -> str:
-    """Return the styles of a page with charts, colours of both schemes first.
-
-    Args:
-        n_columns: Of the matrix, for its least width.
-    """
+    """Return the styles of a page with charts, colours of both schemes first."""
     light, dark = (
         " ".join(f"--{name}: {colour};" for name, colour in COLOURS[scheme].items()) for scheme in ("light", "dark")
     )

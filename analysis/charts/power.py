@@ -11,11 +11,7 @@ _HEIGHT = 300
 
 
 def power_chart(curves: pl.DataFrame) -> alt.LayerChart:
-    """Return a line for every statement; the reader chooses the seeds.
-
-    Args:
-        curves: See `power_curves`.
-    """
+    """Return a line for every statement; the reader chooses the seeds."""
     seeds = curves["n_seeds"].unique().sort().to_list()
     chart = alt.Chart(chart_rows(curves, curves.columns)).transform_filter("datum.n_seeds == seeds")
     points = chart.encode(

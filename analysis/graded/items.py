@@ -62,7 +62,7 @@ def grade(
         found = _of_target(part, choices, settings)
         values[part.places] = found.values
         records.append(_records(part, found))
-    return Graded(values, pl.concat([pl.DataFrame(schema={**_KEYS, **NUMBERS}), *records]))
+    return Graded(values, pl.concat([pl.DataFrame(schema={**_KEYS, **NUMBERS}), *records], how="diagonal"))
 
 
 class _Target(NamedTuple):
@@ -241,11 +241,5 @@ def _is_repeated(pairs: pl.DataFrame, has: BoolArray) -> BoolArray:
 
 
 def _records(part: _Target, found: _Found) -> pl.DataFrame:
-    columns = [
-        pl.Series(name, found.columns.get(name), dtype=dtype)
-        for name, dtype in NUMBERS.items()
-        if name in found.columns
-    ]
-    missing = [pl.lit(None, dtype=dtype).alias(name) for name, dtype in NUMBERS.items() if name not in found.columns]
-    found_rows = part.pairs.with_columns(*columns, *missing).with_columns(pl.col(pl.Float64).fill_nan(None))
-    return found_rows.select(*_KEYS, *NUMBERS)
+    columns = [pl.Series(name, each, dtype=NUMBERS[name]) for name, each in found.columns.items()]
+    return part.pairs.with_columns(columns).with_columns(pl.col(pl.Float64).fill_nan(None))

@@ -37,13 +37,7 @@ class Learnt(NamedTuple):
 
 
 def taught(single_source: pl.DataFrame, transfer: pl.DataFrame, settings: AnalysisConfig) -> dict[str, str]:
-    """Return what was learnt, in words, by variant of the recipe, "" for the main one; none without graded transfer.
-
-    Args:
-        single_source: The transfer table of single cells.
-        transfer: That of all sources.
-        settings: The false discovery rate.
-    """
+    """Return what was learnt, in words, by variant of the recipe, "" for the main one; none without graded transfer."""
     rows = transfer.filter(source_kind=VARIANT_KIND)
     variants = rows.partition_by("variant", as_dict=True) if rows.height else {}
     parts = {"": single_source, **{str(name): part for (name,), part in sorted(variants.items())}}
@@ -52,12 +46,7 @@ def taught(single_source: pl.DataFrame, transfer: pl.DataFrame, settings: Analys
 
 
 def learnt(transfer: pl.DataFrame, settings: AnalysisConfig) -> list[Learnt]:
-    """Return what was learnt, from the source's own cell to other tasks; groups without graded transfer are left out.
-
-    Args:
-        transfer: The transfer table of single cells.
-        settings: The false discovery rate.
-    """
+    """Return what was learnt, from a source's own cell to other tasks; groups without graded transfer are left out."""
     known = transfer.drop_nulls(_MEANS)
     sure = pl.col("graded_q") <= settings.fdr
     found = []

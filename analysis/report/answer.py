@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from transfergrid.analysis.records import TARGET
+from transfergrid.analysis.records import TARGET, cell_name
 from transfergrid.analysis.report.numbers import NBSP, interval, pp
 from transfergrid.analysis.tables.recommendation import HIGH_HARM, LIKELY_HELP
 from transfergrid.config.settings import AnalysisConfig
@@ -27,17 +27,11 @@ class Answer(NamedTuple):
 
 
 def answer(recommendations: pl.DataFrame, settings: AnalysisConfig) -> Answer:
-    """Return what to train on and what to avoid.
-
-    Args:
-        recommendations: The table of that name.
-        settings: The harm threshold.
-    """
+    """Return what to train on and what to avoid."""
     if recommendations.is_empty():
         return Answer("", (), [])
-    named = recommendations.with_columns(
-        pl.concat_str(f"{side}_task", f"{side}_language", separator="-").alias(side) for side in ("source", "target")
-    ).sort("estimate_pp", *TARGET, "source", descending=[True, False, False, False], nulls_last=True)
+    named = recommendations.with_columns(source=cell_name("source"), target=cell_name("target"))
+    named = named.sort("estimate_pp", *TARGET, "source", descending=[True, False, False, False], nulls_last=True)
     if named["p_help"].null_count() == named.height:
         why = next(iter(named["reason"].drop_nulls()), "too little to draw from")
         return Answer(f"What to train on is not known: {why}.", (), [])

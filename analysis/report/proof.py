@@ -37,14 +37,7 @@ class Proof(NamedTuple):
 
 
 def find_proof(run: RunFolder, config: GridConfig | None, transfer: pl.DataFrame, settings: AnalysisConfig) -> Proof:
-    """Return the questions of the pair with the lowest q whose answers changed most in its direction.
-
-    Args:
-        run: Item rows and texts are read from it.
-        config: Names custom tasks and the format that was scored.
-        transfer: The transfer table of all sources.
-        settings: The false discovery rate.
-    """
+    """Return the questions of the pair with the lowest q whose answers changed most in its direction."""
     found = _surest(transfer, settings)
     if found is None:
         return Proof(("No single pair is significant, so no question stands for an effect.",), [])

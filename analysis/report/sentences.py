@@ -13,7 +13,7 @@ from transfergrid.analysis.report.numbers import excludes_zero, interval, percen
 from transfergrid.analysis.tables.facts import (
     Significance,
     agreement,
-    comparison_texts,
+    comparisons,
     distance_correlations,
     graded_transfer,
     labelled,
@@ -70,7 +70,8 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
             Finding("Do models agree?", _agreement(tables.consistency)),
             Finding("Does distance matter?", _distance(tables.distance)),
         ]
-    found += [Finding(*each) for each in comparison_texts(tables.mixtures, tables.merges, tables.variants)]
+    for question, lines in comparisons(tables.mixtures, tables.merges, tables.variants).items():
+        found.append(Finding(question, f"{'. '.join(lines)}.".replace(" -", " −").replace("(-", "(−")))
     told = taught(tables.single_source, tables.transfer, settings)
     found[1:1] = [
         Finding(f"What was learnt{name and f' under {name}'}?", text.replace(" -", " −")) for name, text in told.items()

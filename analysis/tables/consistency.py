@@ -64,9 +64,6 @@ def tau_b_matrix(values: FloatArray) -> FloatArray:
 def consistency_tables(rows: pl.DataFrame) -> ConsistencyTables:
     """Return the Consistency Index by source and regime, with models, families and sizes as units.
 
-    Args:
-        rows: Transfer table.
-
     Returns:
         ``by_source``: mean tau-b over pairs of units; null with a reason where it is not defined. ``summary``:
         per unit and regime ``n_sources``, ``median``, ``lower_quartile``, ``upper_quartile``.

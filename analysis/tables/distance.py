@@ -102,30 +102,31 @@ def _pearson(first: FloatArray, second: FloatArray) -> FloatArray:
 def distance_tables(rows: pl.DataFrame, settings: AnalysisConfig) -> DistanceTables:
     """Correlate URIEL distances with the mean MT-CL delta of ordered language pairs.
 
-    Args:
-        rows: Transfer table.
-        settings: Permutations and their seed.
-
     Returns:
         ``pairs``: one row per ordered pair with ``mean_pp`` and a distance per feature set (null: URIEL lacks a
         language). ``summary``: one row per feature set and method.
     """
-    deltas = (
+    pairs = (
         rows.filter((pl.col("regime") == Regime.MT_CL.value) & pl.col("delta_pp").is_not_null())
-        .group_by("source_language", "target_language", maintain_order=True)
+        .group_by("source_language", "target_language")
         .agg(n=pl.len().cast(pl.Int64), mean_pp=pl.col("delta_pp").mean())
         .sort("source_language", "target_language")
     )
-    languages = sorted({*deltas["source_language"], *deltas["target_language"]})
-    pairs, records = deltas, []
+    languages = sorted({*pairs["source_language"], *pairs["target_language"]})
+    records = []
     for features in FEATURE_SETS:
         vectors, missing = _vectors(languages, features)
-        known = _Distances(tuple(vectors), _cosine_distances(list(vectors.values())))
-        pairs = pairs.join(_pair_frame(known, features), on=["source_language", "target_language"], how="left")
-        records += _correlate(pairs, features, known, _note(missing), settings)
-    return DistanceTables(
-        pairs.sort("source_language", "target_language"), pl.DataFrame(records, schema=schema_of(_SUMMARY_COLUMNS))
-    )
+        names, values = list(vectors), list(vectors.values())
+        matrix = distance.cdist(values, values, "cosine") if values else np.zeros((0, 0))
+        found = [
+            (names[one], names[other], float(matrix[one, other])) for one, other in permutations(range(len(names)), 2)
+        ]
+        schema = {"source_language": pl.String, "target_language": pl.String, f"{features}_distance": pl.Float64}
+        known = pl.DataFrame(found, schema=schema, orient="row")
+        pairs = pairs.join(known, on=["source_language", "target_language"], how="left", maintain_order="left")
+        note = f"URIEL has no vector for {missing}" if missing else None
+        records += _correlate(pairs, features, _Distances(tuple(names), matrix), note, settings)
+    return DistanceTables(pairs, pl.DataFrame(records, schema=schema_of(_SUMMARY_COLUMNS)))
 
 
 def _vectors(languages: list[str], features: str) -> tuple[dict[str, FloatArray], list[str]]:
@@ -141,27 +142,6 @@ def _vectors(languages: list[str], features: str) -> tuple[dict[str, FloatArray]
 class _Distances(NamedTuple):
     languages: tuple[str, ...]
     matrix: FloatArray
-
-
-def _note(missing: list[str]) -> str | None:
-    return f"URIEL has no vector for {missing}" if missing else None
-
-
-def _cosine_distances(vectors: list[FloatArray]) -> FloatArray:
-    return distance.cdist(vectors, vectors, "cosine") if vectors else np.zeros((0, 0))
-
-
-def _pair_frame(known: _Distances, features: str) -> pl.DataFrame:
-    size = len(known.languages)
-    sources, targets = np.nonzero(~np.eye(size, dtype=bool))
-    names = np.array(known.languages, dtype=object)
-    return pl.DataFrame(
-        {
-            "source_language": pl.Series(names[sources].tolist(), dtype=pl.String),
-            "target_language": pl.Series(names[targets].tolist(), dtype=pl.String),
-            f"{features}_distance": known.matrix[sources, targets],
-        }
-    )
 
 
 def _correlate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -80,15 +80,6 @@ class VarianceShares(NamedTuple):
     """Why a component, or the whole fit, has none."""
 
 
-class NoiseFloor(NamedTuple):
-    """Answers of the base that change with the order of the arithmetic."""
-
-    n_flips: int
-    n_items: int
-    most: int
-    """Most flips in one target."""
-
-
 def regime_row(regimes: pl.DataFrame, regime: str) -> dict[str, Any]:
     """Return the row of a whole regime."""
     return regimes.filter(regime=regime, by="all").row(0, named=True)
@@ -115,11 +106,12 @@ def graded_transfer(row: dict[str, Any]) -> str | None:
         for sign in ("win", "loss")
     )
     low, high = row["graded_mean_pp_low"], row["graded_mean_pp_high"]
+    of_all = "" if row["n_tested"] <= row["n_graded"] else f" of all {row['n_tested']:,}"
     ends = "" if low is None else f" ({low:+.2f} to {high:+.2f})"
     return (
         "the probability of the right choice, with the adapter as sure of itself as the base, changes by "
         f"{row['graded_mean_pp']:+.2f} pp on average{ends} over {count(row['n_graded'], 'pair')}; by it {gained} pairs "
-        f"gain and {lost} lose significantly, by right and wrong {gained_acc} and {lost_acc}."
+        f"gain and {lost} lose significantly, by right and wrong {gained_acc} and {lost_acc}{of_all}."
     )
 
 
@@ -158,18 +150,6 @@ def missing_reasons(table: pl.DataFrame, limit: int) -> list[tuple[str, int]]:
     return counts.head(limit).rows()
 
 
-def noise_floor(transfer: pl.DataFrame) -> NoiseFloor | None:
-    """Return how many of the base's answers depend on rounding; None if that was not measured."""
-    floor = (
-        transfer.filter(pl.col("n_flips_noise_floor").is_not_null())
-        .group_by("model", "target_task", "target_language")
-        .agg(n_flips=pl.max("n_flips_noise_floor"), n_items=pl.max("n_items"))
-    )
-    if floor.is_empty():
-        return None
-    return NoiseFloor(*floor.select(pl.sum("n_flips"), pl.sum("n_items"), pl.max("n_flips").alias("most")).row(0))
-
-
 SHOWN_COMPARISONS = 6
 """Lines of one question; the others stand in the table."""
 
@@ -200,12 +180,6 @@ def comparisons(mixtures: pl.DataFrame, merges: pl.DataFrame, variants: pl.DataF
         if lines:
             found[question] = [*lines[:SHOWN_COMPARISONS], *more]
     return found
-
-
-def comparison_texts(mixtures: pl.DataFrame, merges: pl.DataFrame, variants: pl.DataFrame) -> Iterator[tuple[str, str]]:
-    """Yield the questions of ``comparisons`` with their lines as one text, for a page."""
-    for question, lines in comparisons(mixtures, merges, variants).items():
-        yield question, f"{'. '.join(lines)}.".replace(" -", " −").replace("(-", "(−")
 
 
 def _adds(row: dict[str, Any]) -> str:

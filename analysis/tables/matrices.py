@@ -27,9 +27,6 @@ def matrix_table(rows: pl.DataFrame) -> pl.DataFrame:
 
     Units are languages, language families and tasks. Columns ``mean_pp`` (mean over models of the model's mean
     delta), ``se_pp`` (across models, null for one), ``n`` (rows), ``n_models`` and ``reason``.
-
-    Args:
-        rows: Transfer table.
     """
     there = rows.filter(pl.col("delta_pp").is_not_null())
     frames = [
@@ -44,9 +41,6 @@ def matrix_table(rows: pl.DataFrame) -> pl.DataFrame:
 
 def language_matrix_table(rows: pl.DataFrame) -> pl.DataFrame:
     """Return every task's language x language means over MT-CL: one row per (task, source, target).
-
-    Args:
-        rows: Transfer table.
 
     Returns:
         Columns as in `matrix_table`, with ``task`` in place of unit and regime.

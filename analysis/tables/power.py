@@ -26,7 +26,7 @@ from transfergrid.analysis.statistics.power import (
     regime_delta,
     seeds_needed,
 )
-from transfergrid.analysis.tables.table import REASON, Column, Table, TableInputs, schema_of
+from transfergrid.analysis.tables.table import REASON, Column, Table, TableInputs, TableReport, schema_of
 from transfergrid.analysis.transfer.table import REDRAWN_TEST, read_transfer
 from transfergrid.config.settings import AnalysisConfig, GridConfig
 from transfergrid.grid import BASELINE_NAME, TRANSFER_REGIMES, Grid, UserError
@@ -65,18 +65,10 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class PowerReport:
+class PowerReport(TableReport):
     """The power of a grid, before or after a run."""
 
     table: pl.DataFrame
-
-    def rows(self) -> pl.DataFrame:
-        """Return one row per statement."""
-        return self.table
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """Return one object per statement."""
-        return self.table.to_dicts()
 
     def __rich__(self) -> RenderableType:
         """Render as one table and what it rests on."""

@@ -10,7 +10,7 @@ import polars as pl
 from scipy import special
 
 from transfergrid.analysis.graded.groups import graded_rows
-from transfergrid.analysis.records import ALL_TRANSFER, PAIR, TARGET, ItemBlock, in_regime
+from transfergrid.analysis.records import ALL_TRANSFER, PAIR, TARGET, ItemBlock, at_target, cell_name, in_regime
 from transfergrid.analysis.statistics.pair_noise import PairNoise, independent_noise, measure_noise
 from transfergrid.analysis.statistics.reml import FitError
 from transfergrid.analysis.statistics.shrinkage import shrink
@@ -73,9 +73,8 @@ def choose_rows(rows: pl.DataFrame, target: Cell, model: str | None) -> pl.DataF
     if model is not None and model not in models:
         raise UserError(f"model {model!r} is not in the run; expected one of {models}")
     chosen = rows if model is None else rows.filter(pl.col("model") == model)
-    at_target = (pl.col("target_task") == target.task) & (pl.col("target_language") == target.language)
-    if not chosen.filter(at_target & pl.col("delta_pp").is_not_null()).height:
-        cells = chosen.select(pl.concat_str("target_task", "target_language", separator="-").unique().sort())
+    if not chosen.filter(at_target(target) & pl.col("delta_pp").is_not_null()).height:
+        cells = chosen.select(cell_name("target").unique().sort())
         raise UserError(f"no data for target {target.name!r}; expected one of {cells.to_series().to_list()}")
     return chosen
 
@@ -172,14 +171,13 @@ def with_graded_estimates(
 def with_unestimated(estimates: pl.DataFrame, rows: pl.DataFrame, target: Cell) -> pl.DataFrame:
     """Add the matched cell and the sources without data, then sort best first."""
     sources = rows.select("source_task", "source_language").unique()
-    at_target = (pl.col("target_task") == target.task) & (pl.col("target_language") == target.language)
     own = (
-        rows.filter(at_target & (pl.col("regime") == Regime.MT_ML.value) & pl.col("delta_pp").is_not_null())
+        rows.filter(at_target(target) & (pl.col("regime") == Regime.MT_ML.value) & pl.col("delta_pp").is_not_null())
         .group_by("source_task", "source_language", "regime", maintain_order=True)
         .agg(observed_pp=pl.col("delta_pp").mean(), n_models=pl.len().cast(pl.Int64))
         .with_columns(reason=pl.lit(MATCHED))
     )
-    found = pl.concat([estimates.filter(at_target).drop(TARGET), own], how="diagonal")
+    found = pl.concat([estimates.filter(at_target(target)).drop(TARGET), own], how="diagonal")
     missing = sources.join(found, on=["source_task", "source_language"], how="anti").with_columns(
         reason=pl.lit(NO_DATA), n_models=pl.lit(0, dtype=pl.Int64)
     )

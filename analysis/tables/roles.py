@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from transfergrid.analysis.arrays import Float32Array
-from transfergrid.analysis.records import ALL_TRANSFER, in_regime
+from transfergrid.analysis.records import ALL_TRANSFER, cell_name, in_regime
 from transfergrid.analysis.statistics.bootstrap import DRAW_DECIMALS
 from transfergrid.analysis.statistics.true_rates import true_rates
 from transfergrid.analysis.tables.ranking import Kind, rank_units
@@ -79,10 +79,7 @@ _UNIT = ["role", "unit", "regime", "models_by", "name"]
 
 def unit_expr(role: str, unit: str) -> pl.Expr:
     """Return the name of a row's unit: its language, language family, task or cell, as source or as target."""
-    side = ROLES[role]
-    if unit == "cell":
-        return pl.concat_str(f"{side}_task", f"{side}_language", separator="-")
-    return pl.col(f"{side}_{unit}")
+    return cell_name(ROLES[role]) if unit == "cell" else pl.col(f"{ROLES[role]}_{unit}")
 
 
 def role_table(rows: pl.DataFrame, draws: Float32Array, settings: AnalysisConfig, truth: Float32Array) -> pl.DataFrame:

@@ -20,6 +20,21 @@ ONE_MODEL = "no standard error: one model"
 """Reason of a row whose standard error would be across models."""
 
 
+class TableReport:
+    """A report that is one table, for a program: its rows, as CSV or as JSON."""
+
+    __slots__ = ()
+    table: pl.DataFrame
+
+    def rows(self) -> pl.DataFrame:
+        """Return its rows."""
+        return self.table
+
+    def as_json(self) -> list[dict[str, Any]]:
+        """Return one object per row."""
+        return self.table.to_dicts()
+
+
 class Column(NamedTuple):
     """One column of a table."""
 

@@ -55,7 +55,6 @@ _TRUE_COLUMNS = (
         )
     ),
 )
-_TRUE = tuple(column.name for column in _TRUE_COLUMNS)
 _Inside = Sequence[tuple[IntArray, Float32Array]]
 """Rows of one regime and what their items add to them."""
 
@@ -112,12 +111,13 @@ def variance_rows(
     fit: str, regime: str, part: pl.DataFrame, settings: AnalysisConfig, influences: _Inside
 ) -> pl.DataFrame:
     """Return the rows of one fit of one regime, whose rows and influences these are."""
+    blocks = level_codes(part, ("model",)) if fit == NESTED else None
     try:
-        codes, dropped = _usable(part, _PARTS if fit == PARTS else _CELLS, nested=fit == NESTED)
-        found = _fit(fit, part, codes)
+        codes, dropped = _usable(part, _PARTS if fit == PARTS else _CELLS, blocks)
+        found = fit_reml(part["delta_pp"].to_numpy(), codes, blocks=blocks)
     except FitError as error:
         return _frame(fit, regime, part.height, [{"component": "all", "reason": str(error)}])
-    noise = _noise(found, fit, part, codes, influences)
+    noise = _noise(found, part.height, {name: _own(name, each, blocks) for name, each in codes.items()}, influences)
     left_out = [{"component": name, "reason": why} for name, why in dropped]
     return _frame(fit, regime, part.height, [*_records(found, codes, noise, settings), *left_out])
 
@@ -135,17 +135,16 @@ def _frame(fit: str, regime: str, n_rows: int, records: Sequence[Mapping[str, ob
 
 
 def _usable(
-    part: pl.DataFrame, columns: Mapping[str, tuple[str, ...]], *, nested: bool
+    part: pl.DataFrame, columns: Mapping[str, tuple[str, ...]], blocks: IntArray | None
 ) -> tuple[dict[str, IntArray], list[_Dropped]]:
     """Return the components that can be told apart, and why the others cannot."""
     if part.height < 3:
         raise FitError(f"{part.height} rows are too few for a mixed model")
     kept: dict[str, IntArray] = {}
     dropped = []
-    groups = level_codes(part, ("model",)) * part.height if nested else 0
     for name, keys in columns.items():
         codes = level_codes(part, keys)
-        reason = _why_not(part.height, codes + (groups if name != "model" else 0), kept, codes)
+        reason = _why_not(part.height, _own(name, codes, blocks), kept, codes)
         if reason is None:
             kept[name] = codes
         else:
@@ -165,20 +164,16 @@ def _why_not(n_rows: int, levels: IntArray, kept: Mapping[str, IntArray], codes:
     return None if twin is None else f"groups the rows as {twin!r} does: the two cannot be told apart"
 
 
-def _fit(fit: str, part: pl.DataFrame, codes: Mapping[str, IntArray]) -> RemlFit:
-    blocks = level_codes(part, ("model",)) if fit == NESTED else None
-    return fit_reml(part["delta_pp"].to_numpy(), codes, blocks=blocks)
+def _own(name: str, codes: IntArray, blocks: IntArray | None) -> IntArray:
+    """Return the levels of a component; nested in blocks they are each block's own."""
+    return codes if blocks is None or name == "model" else blocks * len(codes) + codes
 
 
-def _noise(
-    found: RemlFit, fit: str, part: pl.DataFrame, codes: Mapping[str, IntArray], influences: _Inside
-) -> FloatArray | None:
+def _noise(found: RemlFit, n_rows: int, codes: Mapping[str, IntArray], influences: _Inside) -> FloatArray | None:
     """Return what noise of items makes of every variance; None: not every row has items."""
-    if sum(len(rows) for rows, _ in influences) < part.height:
+    if sum(len(rows) for rows, _ in influences) < n_rows:
         return None
-    blocks = level_codes(part, ("model",)) * part.height if fit == NESTED else 0
-    own = {name: each + (blocks if name != "model" else 0) for name, each in codes.items()}
-    return noise_of_components(found, own, influences)
+    return noise_of_components(found, codes, influences)
 
 
 def _records(
@@ -192,29 +187,24 @@ def _records(
     if not total_true > _least_total(found, settings.confidence):
         total_true, true_ends[:, 2:] = np.nan, np.nan
     for place, name in enumerate((*found.names, RESIDUAL)):
-        variance = float(found.variances[place])
-        limits, true_limits = (
-            [float(value) if np.isfinite(value) else None for value in each[place]] for each in (ends, true_ends)
-        )
-        values = [true[place], *true_limits[:2], true[place] / total_true, *true_limits[2:]]
+        variance, limits, true_limits = float(found.variances[place]), ends[place], true_ends[place]
         yield {
             "component": name,
             "n_levels": found.n_rows if name == RESIDUAL else count_levels(codes[name]),
-            "variance_pp2": variance,
-            "variance_pp2_low": limits[0],
-            "variance_pp2_high": limits[1],
-            "share": variance / total,
-            "share_low": limits[2],
-            "share_high": limits[3],
-            **{
-                name: None if value is None or np.isnan(value) else float(value)
-                for name, value in zip(_TRUE, values, strict=True)
-            },
+            **_with_ends("variance_pp2", variance, limits[:2]),
+            **_with_ends("share", variance / total, limits[2:]),
+            **_with_ends("variance_true_pp2", true[place], true_limits[:2]),
+            **_with_ends("share_true", true[place] / total_true, true_limits[2:]),
             "mean_pp": float(found.fixed[0]),
             "mean_se_pp": float(found.fixed_se[0]),
             "confidence": settings.confidence,
-            "reason": SINGULAR if variance == 0 else NEARLY_ZERO if limits[0] is None else None,
+            "reason": SINGULAR if variance == 0 else None if np.isfinite(limits[0]) else NEARLY_ZERO,
         }
+
+
+def _with_ends(name: str, value: float, ends: FloatArray) -> dict[str, float | None]:
+    columns = zip((name, f"{name}_low", f"{name}_high"), (value, *ends), strict=True)
+    return {column: float(each) if np.isfinite(each) else None for column, each in columns}
 
 
 def _least_total(found: RemlFit, confidence: float) -> float:

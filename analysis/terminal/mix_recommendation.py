@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -13,25 +12,23 @@ from rich.text import Text
 from scipy import special
 
 from transfergrid.analysis.mixing.additivity import Additivity, Mixes, fit_additivity, rank_mixes
-from transfergrid.analysis.records import ALL_TRANSFER, TARGET, Transfer, in_regime
+from transfergrid.analysis.records import ALL_TRANSFER, TARGET, Transfer, at_target, cell_name, in_regime
 from transfergrid.analysis.statistics.levels import level_codes
 from transfergrid.analysis.tables.recommendation import choose_rows, estimate_pairs, noisy_pairs
+from transfergrid.analysis.tables.table import TableReport
 from transfergrid.analysis.terminal.plain_table import plain_table
-from transfergrid.analysis.transfer.table import read_transfer
-from transfergrid.config.settings import AnalysisConfig, GridConfig
+from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import IN_MIX, MIXTURE_KIND, Cell, UserError
-from transfergrid.store.folder import RunFolder
 from transfergrid.wording import level
 
 HARM_LIMIT = 0.2
 """A mixture whose probability of harm is above this is not proposed."""
 SHOWN = 10
 """Mixtures that are listed."""
-_CELL = pl.concat_str("source_task", "source_language", separator="-")
 
 
 @dataclass(frozen=True, slots=True)
-class MixRecommendation:
+class MixRecommendation(TableReport):
     """Mixtures for one target, best first."""
 
     target: Cell
@@ -40,14 +37,6 @@ class MixRecommendation:
     """One row per mixture: sources, estimate with interval, probabilities, measured delta."""
     settings: AnalysisConfig
     notes: tuple[str, ...]
-
-    def rows(self) -> pl.DataFrame:
-        """Return the mixtures that are listed."""
-        return self.table
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """Return them as a list of objects."""
-        return self.table.to_dicts()
 
     def __rich__(self) -> RenderableType:
         """Show the mixtures, what is assumed and what was measured."""
@@ -67,34 +56,25 @@ class MixRecommendation:
 
 
 def recommend_mix(
-    run: RunFolder, config: GridConfig | None = None, *, target: Cell, most: int, model: str | None = None
+    transfer: Transfer, settings: AnalysisConfig, *, target: Cell, most: int, model: str | None = None
 ) -> MixRecommendation:
     """Rank mixtures of up to ``most`` sources for a target.
 
     Args:
-        run: The run's folder.
-        config: Settings of the analysis and the models' traits.
+        transfer: The transfer tables of a run.
+        settings: Level, harm threshold and seed.
         target: The cell to find a mixture for.
         most: Largest number of sources.
         model: Use this model only; None: all models.
 
     Raises:
-        UserError: If the run has no transfer row, or the target or model is not in it, or no estimate has an interval.
+        UserError: If there is no transfer row, or the target or model is not there, or no estimate has an interval.
     """
-    settings = config.analysis if config is not None else AnalysisConfig()
-    return recommend_mix_from(read_transfer(run, config), settings, target=target, most=most, model=model)
-
-
-def recommend_mix_from(
-    transfer: Transfer, settings: AnalysisConfig, *, target: Cell, most: int, model: str | None = None
-) -> MixRecommendation:
-    """Rank mixtures for a target from a transfer table; see `recommend_mix`."""
     rows = choose_rows(transfer.rows, target, model)
     there = rows.filter(pl.col("delta_pp").is_not_null())
     pairs = noisy_pairs(there.filter(in_regime(ALL_TRANSFER)), transfer.items)
-    estimates = estimate_pairs(pairs, settings).with_columns(part=_CELL)
-    at_target = (pl.col("target_task") == target.task) & (pl.col("target_language") == target.language)
-    known = estimates.filter(at_target & pl.col("low_pp").is_not_null()).sort("part")
+    estimates = estimate_pairs(pairs, settings).with_columns(part=cell_name("source"))
+    known = estimates.filter(at_target(target) & pl.col("low_pp").is_not_null()).sort("part")
     if known.is_empty():
         raise UserError(
             f"no source of {target.name!r} has an estimate with an interval; 'grid eval' scores sources on it"
@@ -104,7 +84,7 @@ def recommend_mix_from(
     fits = {size: _fit(measured, estimates, size) for size in range(2, most + 1)}
     z = float(special.ndtri(1 - (1 - settings.confidence) / 2))
     variances = ((known["high_pp"] - known["low_pp"]) / (2 * z)).to_numpy() ** 2
-    here = _measured_here(measured.filter(at_target), known["part"].to_list())
+    here = _measured_here(measured.filter(at_target(target)), known["part"].to_list())
     mixes = rank_mixes(known["estimate_pp"].to_numpy(), variances, fits, here, most=most)
     between = pairs.between_models * np.array([len(each) * _slope(fits, each) ** 2 for each in mixes.members])
     table = _table(mixes, known["part"].to_list(), here).with_columns(

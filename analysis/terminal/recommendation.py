@@ -8,7 +8,6 @@ elsewhere; the noisier the delta, the further.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 from rich.console import Group as RichGroup
@@ -26,6 +25,7 @@ from transfergrid.analysis.tables.recommendation import (
     with_graded_estimates,
     with_unestimated,
 )
+from transfergrid.analysis.tables.table import TableReport
 from transfergrid.analysis.terminal.plain_table import plain_table
 from transfergrid.analysis.transfer.remarks import remark_lines, with_remark
 from transfergrid.analysis.transfer.table import read_transfer
@@ -36,7 +36,7 @@ from transfergrid.wording import level
 
 
 @dataclass(frozen=True, slots=True)
-class Recommendation:
+class Recommendation(TableReport):
     """Sources for one target, best first (worst first when they are to be avoided)."""
 
     target: Cell
@@ -51,14 +51,6 @@ class Recommendation:
     def __rich__(self) -> RenderableType:
         """Show the first rows and what the columns mean."""
         return _render(self)
-
-    def rows(self) -> pl.DataFrame:
-        """Return all sources."""
-        return self.table
-
-    def as_json(self) -> list[dict[str, Any]]:
-        """Return all sources as a list of objects."""
-        return self.table.to_dicts()
 
 
 def recommend(

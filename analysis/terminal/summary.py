@@ -11,14 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from transfergrid.analysis.graded.learnt import taught
-from transfergrid.analysis.records import ALL_TRANSFER
+from transfergrid.analysis.records import ALL_TRANSFER, TARGET
 from transfergrid.analysis.tables.facts import (
     agreement,
     comparisons,
     distance_correlations,
     graded_transfer,
     labelled,
-    noise_floor,
     regime_row,
     significance,
     variance_shares,
@@ -46,7 +45,7 @@ def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
     parts: list[RenderableType] = [
         _regimes(tables.regimes, settings),
         Text("\n".join([*_significance(tables.regimes), *learnt])),
-        Text("\n".join([*_noise_floor(tables.single_source), ""])),
+        Text("\n".join([*noise_floor_lines(tables.single_source), ""])),
         _roles(tables.roles),
         Text("\n".join([*_labels(tables.roles), ""])),
         Text("\n".join([*_variance(tables.variance), *_agreement(tables.consistency), *_distance(tables.distance)])),
@@ -126,16 +125,16 @@ def _significance(regimes: pl.DataFrame) -> list[str]:
     return [f"Significance: {'; '.join(parts)}.", *([] if graded is None else [f"Graded transfer: {graded}"])]
 
 
-def _noise_floor(transfer: pl.DataFrame) -> list[str]:
+def noise_floor_lines(transfer: pl.DataFrame) -> list[str]:
     """Return how many of the base's answers depend on rounding; nothing if that was not measured."""
-    floor = noise_floor(transfer)
-    if floor is None:
+    measured = transfer.drop_nulls("n_flips_noise_floor").group_by("model", *TARGET)
+    floor = measured.agg(pl.max("n_flips_noise_floor", "n_items")).select("n_flips_noise_floor", "n_items")
+    if floor.is_empty():
         return []
-    worst = f", at most {floor.most:,} in one target" if floor.most else ""
-    return [
-        f"Noise floor: {floor.n_flips:,} of {floor.n_items:,} answers of the base change with the order of the "
-        f"arithmetic{worst}."
-    ]
+    n_flips, n_items, most = floor.select(pl.all().sum(), pl.max("n_flips_noise_floor").alias("most")).row(0)
+    worst = f", at most {most:,} in one target" if most else ""
+    what = "answers of the base change with the order of the arithmetic"
+    return [f"Noise floor: {n_flips:,} of {n_items:,} {what}{worst}."]
 
 
 def _roles(roles: pl.DataFrame) -> RenderableType:

@@ -8,6 +8,7 @@ import polars as pl
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.text import Text
 
+from transfergrid.analysis.records import cell_name
 from transfergrid.analysis.tables.facts import missing_reasons
 from transfergrid.analysis.tables.registry import all_tables
 from transfergrid.analysis.terminal.plain_table import plain_table
@@ -48,8 +49,7 @@ def shown_columns(name: str, table: pl.DataFrame) -> pl.DataFrame:
     wanted = all_tables()[name].shown.split() or table.columns
     for side in ("source", "target"):
         if f"{side}_task" in table.columns and side in wanted:
-            cell = pl.concat_str(f"{side}_task", f"{side}_language", separator="-")
-            table = table.with_columns(cell.alias(side))
+            table = table.with_columns(cell_name(side).alias(side))
     if "ranks" in wanted:
         table = table.with_columns(ranks=pl.concat_str("rank_low", "rank_high", separator="-"))
     if "by" in table.columns and "group" in wanted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -24,7 +25,7 @@ from transfergrid.analysis.transfer.construction import construction_expr
 from transfergrid.analysis.transfer.imported import transfer_from_imported
 from transfergrid.analysis.transfer.languages import language_family
 from transfergrid.analysis.transfer.model_traits import traits_frame
-from transfergrid.analysis.transfer.pairing import ModelObservations, merge_blocks, observe
+from transfergrid.analysis.transfer.pairing import merge_blocks, observe
 from transfergrid.analysis.transfer.remarks import add_remarks
 from transfergrid.analysis.transfer.sources import (
     read_sources,
@@ -70,10 +71,7 @@ def read_transfer(run: RunFolder, config: GridConfig | None = None) -> Transfer:
     scores = scan_scores(parts)
     stopping = read_stopping(read_cells(run.scores))
     cells = config.grid.cells if config is not None else ()
-    observations = _observed(stopping.common(scores), parts, settings)
-    blocks = merge_blocks([block for each in observations for block in each.blocks])
-    graded_blocks = merge_blocks([block for each in observations for block in each.graded])
-    counts = pl.concat([each.rows for each in observations]) if observations else no_counts()
+    counts, blocks, graded_blocks = _observed(stopping.common(scores), parts, settings)
     sources = read_sources(scores, [*counts["source"], *(cell.name for cell in cells)])
     by_seed = transfer_by_seed(counts, config, read_noise_floor(run), sources)
     check_names(run.scores, by_seed)
@@ -117,23 +115,34 @@ def with_graded(
     return averaged.join(columns, on=list(EVERY_KEY), how="left", validate="1:1", maintain_order="left")
 
 
-def _observed(scores: pl.LazyFrame, parts: Sequence[Path], settings: AnalysisConfig) -> list[ModelObservations]:
+class _Observed(NamedTuple):
+    """The paired observations of all models."""
+
+    counts: pl.DataFrame
+    blocks: tuple[ItemBlock, ...]
+    graded: tuple[ItemBlock, ...]
+
+
+def _observed(scores: pl.LazyFrame, parts: Sequence[Path], settings: AnalysisConfig) -> _Observed:
     try:
-        return list(observe(scores, settings))
+        found = list(observe(scores, settings))
     except UNREADABLE as error:
         fault = find_unreadable(parts)
         if fault is None:
             raise
         raise fault from error
+    return _Observed(
+        pl.concat([each.rows for each in found]) if found else no_counts(),
+        merge_blocks([block for each in found for block in each.blocks]),
+        merge_blocks([block for each in found for block in each.graded]),
+    )
 
 
 def _tables(
     scores: pl.LazyFrame, sources: pl.DataFrame, parts: Sequence[Path], settings: AnalysisConfig
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the transfer tables of some item rows, by seed and averaged over seeds."""
-    observations = _observed(scores, parts, settings)
-    blocks = merge_blocks([block for each in observations for block in each.blocks])
-    counts = pl.concat([each.rows for each in observations])
+    counts, blocks, _ = _observed(scores, parts, settings)
     by_seed = transfer_by_seed(counts, None, pl.DataFrame(schema=NOISE_FLOOR_SCHEMA), sources)
     there = by_seed.filter(pl.col("delta_pp").is_not_null())
     return there, average_seeds(there, blocks)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from transfergrid.commands.options import remote_code_option, say_remote_code
 from transfergrid.commands.output import make_console, print_report
+from transfergrid.commands.quiet import quiet_libraries
 from transfergrid.config.file import load_config
 from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.grid import UserError
@@ -58,8 +59,6 @@ def lm_eval_command(
       grid lm-eval --adapters runs/main/adapters --tasks mmlu --num_fewshot 5 --output_path out -- --limit 100
       grid import lm-eval out --run runs/harness
     """
-    from transfergrid.commands.quiet import quiet_libraries
-
     quiet_libraries()
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.getLogger("lm_eval").setLevel(os.environ.get("LMEVAL_LOG_LEVEL", "ERROR"))

@@ -56,8 +56,8 @@ def score_item(item: Item, loglikelihoods: Sequence[float], origin: CellOrigin) 
     try:
         if len(loglikelihoods) != len(item.choices):
             raise ScoringError(f"{len(loglikelihoods)} log-likelihoods for {len(item.choices)} choices")
-        pred, pred_norm = (METRICS[name].pick(loglikelihoods, item.choices) for name in ("acc", "acc_norm"))
-        value = get_metric(origin.primary_metric).of_item(loglikelihoods, item.choices, item.gold)
+        pred, pred_norm = (METRICS[name].pick(loglikelihoods, item.measured) for name in ("acc", "acc_norm"))
+        value = get_metric(origin.primary_metric).of_item(loglikelihoods, item.measured, item.gold)
     except ScoringError as error:
         raise ScoringError(f"{origin}, item {item.item_id!r}: {error}") from error
     return ItemScore(

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.benchmarks.spec import CHOICE_MODE, HARNESS_MODE
+from transfergrid.engine.evaluation.asking import prepare_items, score_items
 from transfergrid.engine.evaluation.harness_count import count_answer
 from transfergrid.engine.evaluation.item_scores import CellOrigin, ItemScore, leave_unscored, score_item
 from transfergrid.engine.interfaces import Adapter, Prepared, Scorer, TokenisedItem
@@ -41,11 +42,11 @@ class LoglikelihoodChoice:
 
     def prepare(self, scorer: Scorer, items: Sequence[TokenisedItem]) -> Prepared:
         """Plan the items."""
-        return scorer.prepare(items)
+        return prepare_items(scorer, items)
 
     def score(self, scorer: Scorer, prepared: Prepared, adapter: Adapter | None) -> Iterator[tuple[int, Any]]:
         """Yield the log-likelihoods of an item's choices, shape [C], in nats."""
-        return ((result.index, result.loglikelihoods_nats) for result in scorer.score(prepared, adapter))
+        return ((each.index, each.loglikelihoods_nats) for each in score_items(scorer, prepared, adapter))
 
     def outcome(self, item: Item, said: Any, origin: CellOrigin) -> ItemScore:
         """Return the score by the primary metric; an item with a log-likelihood that is not finite is not scored."""
@@ -55,17 +56,26 @@ class LoglikelihoodChoice:
 
 
 class HarnessCount(LoglikelihoodChoice):
-    """The same log-likelihoods, of which lm-evaluation-harness makes a value; they are stored as what was said."""
+    """Log-likelihoods of which lm-evaluation-harness makes a value; they are stored as what was said."""
+
+    def score(self, scorer: Scorer, prepared: Prepared, adapter: Adapter | None) -> Iterator[tuple[int, Any]]:
+        """Yield the `ItemLoglikelihoods` of an item's choices or requests."""
+        return ((each.index, each) for each in score_items(scorer, prepared, adapter))
 
     def outcome(self, item: Item, said: Any, origin: CellOrigin) -> ItemScore:
-        """Return the harness' value of an item."""
-        if not all(map(math.isfinite, said)):
+        """Return the harness' value of an item; ``output`` has what it adds to other numbers of the harness, too."""
+        sums = said.loglikelihoods_nats
+        if not all(map(math.isfinite, sums)):
             return leave_unscored(item, NOT_FINITE)
         try:
-            value = count_answer(item, said)
+            value, results = count_answer(item, sums, said.are_greedy)
         except ScoringError as error:
             raise ScoringError(f"{origin}, item {item.item_id!r}: {error}") from error
-        return ItemScore(item_id=item.item_id, gold=item.gold, value=value, output=json.dumps(list(said)))
+        answer: Any = list(sums)
+        if results:
+            greedy = {} if said.are_greedy is None else {"are_greedy": list(said.are_greedy)}
+            answer = {"loglikelihoods_nats": answer, **greedy, "results": results}
+        return ItemScore(item_id=item.item_id, gold=item.gold, value=value, output=json.dumps(answer))
 
 
 MODES: dict[str, Mode] = {CHOICE_MODE: LoglikelihoodChoice(), HARNESS_MODE: HarnessCount()}

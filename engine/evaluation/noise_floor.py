@@ -18,6 +18,7 @@ from transfergrid.benchmarks.metrics import METRICS, get_metric
 from transfergrid.benchmarks.spec import CHOICE_MODE
 from transfergrid.engine.adapters.check import check_adapter
 from transfergrid.engine.adapters.null import NULL_RANK, make_null_adapter
+from transfergrid.engine.evaluation.asking import prepare_items, score_items
 from transfergrid.engine.interfaces import Adapter, Scorer
 from transfergrid.engine.models.shapes import read_linear_shapes
 from transfergrid.engine.work.base_model import ScoredBase
@@ -104,8 +105,8 @@ def _score_again(scorer: Scorer, target: TokenisedCell, null: Adapter) -> dict[s
     items = target.scorable[::-1]
     if not items:
         return {}
-    prepared = scorer.prepare(items, halve_steps=True)
-    return {items[result.index].item_id: result.loglikelihoods_nats for result in scorer.score(prepared, null)}
+    prepared = prepare_items(scorer, items, halve_steps=True)
+    return {items[result.index].item_id: result.loglikelihoods_nats for result in score_items(scorer, prepared, null)}
 
 
 def _stored_sums(cell: StoredCell, target: Cell) -> dict[str, tuple[float, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from transfergrid.benchmarks.metrics import lower_is_better
 from transfergrid.config.selection import Selection
+from transfergrid.engine.evaluation.harness_values import HARNESS_SCHEMA, harness_table, harness_values
 from transfergrid.engine.work.failures import Failure, describe_failures, is_about, read_failures
 from transfergrid.grid import BASE, BASE_KIND, CELL_KIND, Cell, Regime
 from transfergrid.store.common_items import common_rows, partial_tasks
@@ -97,6 +98,8 @@ class EvaluationReport:
     """What happened to items and choices, summed over the stored cells; see ``store.counts``."""
     stopped: Stopped | None = None
     """None: all items of all pairs were to be scored."""
+    harness: pl.DataFrame = field(default_factory=HARNESS_SCHEMA.to_frame)
+    """The harness' own numbers, see `harness_values`."""
 
     @property
     def is_complete(self) -> bool:
@@ -112,6 +115,7 @@ class EvaluationReport:
             **self.totals._asdict(),
             "baselines": self.baselines.to_dicts(),
             "deltas": self.deltas.to_dicts(),
+            "harness": self.harness.to_dicts(),
             "failures": [{"what": failure.what, "reason": failure.reason} for failure in self.failures],
             "unscored": self.unscored.to_dicts(),
             "counts": dict(self.counts),
@@ -128,6 +132,8 @@ class EvaluationReport:
         parts: list[RenderableType] = [_baseline_table(self.baselines, model) for model in models]
         if not self.deltas.is_empty():
             parts.append(_delta_table(self.deltas))
+        if not self.harness.is_empty():
+            parts.append(harness_table(self.harness))
         lines = [self._closing_line(), self._count_line(), *self._fault_lines()]
         if self.stopped is not None:
             lines.insert(1, str(self.stopped))
@@ -189,6 +195,7 @@ def summarise(
         failures=tuple(failure for failure in read_failures(run.scores) if is_about(selection, failure)),
         unscored=_unscored(rows).collect(),
         counts=sum_counts(asdict(record) for pair in pairs if pair in stored for _, record in stored[pair].slices),
+        harness=harness_values(rows),
         stopped=_stopped([stored[pair] for pair, is_done in pairs.items() if is_done and pair[0].source != BASE]),
     )
 

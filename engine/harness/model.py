@@ -14,7 +14,6 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from pydantic import ValidationError
 
 from transfergrid.config.prompts import PromptConfig
@@ -27,13 +26,12 @@ from transfergrid.engine.harness.requests import (
     RequestScorer,
     TokenPair,
     encode_pairs,
-    encode_texts,
 )
 from transfergrid.engine.interfaces import Adapter
 from transfergrid.engine.models.chat_template import render_messages
 from transfergrid.engine.models.resolve import resolve_model
 from transfergrid.engine.models.shapes import read_linear_shapes
-from transfergrid.engine.models.tokenizer import load_tokenizer
+from transfergrid.engine.models.tokenizer import encode_texts, load_tokenizer, prefix_token, rolling_windows
 from transfergrid.engine.scorers.launch import start_vllm
 from transfergrid.grid import UserError
 from transfergrid.store.files import hash_text
@@ -90,8 +88,7 @@ class TransferGridLM(TemplateLM):  # type: ignore[misc]  # the harness is not ty
     @property
     def prefix_token_id(self) -> int:
         """What stands for an empty context: BOS, or EOS where the family has no BOS."""
-        bos = self.tokenizer.bos_token_id
-        return self.eot_token_id if bos is None else int(bos)
+        return prefix_token(self.tokenizer)
 
     @property
     def max_length(self) -> int:
@@ -144,16 +141,13 @@ class TransferGridLM(TemplateLM):  # type: ignore[misc]  # the harness is not ty
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """Return the log-likelihood of whole texts, in nats: the sum over windows of ``max_length`` tokens."""
         texts = [text for (text,) in (request.args for request in requests)]
-        windows = [self._windows(tokens) for tokens in encode_texts(self.tokenizer, texts)]
+        windows = [
+            list[TokenPair](rolling_windows(tokens, self.prefix_token_id, self.max_length))
+            for tokens in encode_texts(self.tokenizer, texts)
+        ]
         pairs = [pair for each in windows for pair in each]
         answers = iter(self._score(hash_text("rolling", *texts), lambda: (pairs, 0)))
         return [sum(next(answers).loglikelihood_nats for _ in each) for each in windows]
-
-    def _windows(self, tokens: Sequence[int]) -> list[TokenPair]:
-        windows = get_rolling_token_windows(
-            list(tokens), prefix_token=self.prefix_token_id, max_seq_len=self.max_length, context_len=1
-        )
-        return list(map(make_disjoint_window, windows))
 
     def _score(self, key: str, encode: Any) -> list[Answer]:
         answers, counts = self.requests.score(key, encode, self.adapter)

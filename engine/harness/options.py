@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transfergrid.benchmarks.harness import require_harness
+from transfergrid.benchmarks.harness.index import require_harness
 from transfergrid.grid import UserError
 
 _OURS = {

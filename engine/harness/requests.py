@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.interfaces import Adapter, TokenisedItem
-from transfergrid.engine.models.tokenizer import Tokens, encode_items
+from transfergrid.engine.models.tokenizer import encode_items
 from transfergrid.engine.scorers.passes import PreparedSteps
 from transfergrid.engine.scorers.vllm import VllmScorer
 from transfergrid.grid import UserError
@@ -153,15 +153,6 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> tuple[list
         tokens += [(item.context, continuation) for continuation in item.continuations]
         n_not_prefix += item.n_not_prefix
     return tokens, n_not_prefix
-
-
-def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[Tokens]:
-    """Encode whole texts as the harness does: without special tokens where a text begins with the prefix token."""
-    prefix = tokenizer.eos_token if tokenizer.bos_token is None else tokenizer.bos_token
-    return [
-        tuple(tokenizer.encode(text, **({"add_special_tokens": False} if prefix and text.startswith(prefix) else {})))
-        for text in texts
-    ]
 
 
 def _batches(items: Sequence[TokenisedItem]) -> Iterator[Sequence[TokenisedItem]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from transfergrid.benchmarks.harness import LoadedTask, TaskIndex
+from transfergrid.benchmarks.harness.index import LoadedTask, TaskIndex
 from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.engine.adapters.check import check_adapters
 from transfergrid.engine.adapters.folder import find_adapters

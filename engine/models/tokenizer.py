@@ -143,7 +143,6 @@ class _Encoder:
         self.tokenizer = tokenizer
         self.special_tokens = special_tokens
         prefix = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        self.prefix: int | None = prefix
         self._prefix_text = None if prefix is None else tokenizer.decode(prefix)
         self._n_appended: dict[bool, int] = {}
 
@@ -184,6 +183,44 @@ class _Encoder:
         return before and after
 
 
+def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[Tokens]:
+    """Encode whole texts as the harness does: without special tokens where a text begins with the prefix token."""
+    prefix = tokenizer.eos_token if tokenizer.bos_token is None else tokenizer.bos_token
+    return [
+        tuple(tokenizer.encode(text, **({"add_special_tokens": False} if prefix and text.startswith(prefix) else {})))
+        for text in texts
+    ]
+
+
+def prefix_token(tokenizer: Any) -> int:
+    """Return the token that stands before a text without a context: BOS, or EOS where the family has no BOS.
+
+    Raises:
+        UserError: If there is neither.
+    """
+    token = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if token is None:
+        raise UserError(
+            f"the tokenizer of {tokenizer.name_or_path!r} has neither a BOS nor an EOS token to stand for an "
+            "empty context; expected contexts with text, or a tokenizer that names one of the two"
+        )
+    return int(token)
+
+
+def rolling_windows(tokens: Tokens, prefix: int, max_length: int) -> Iterator[tuple[Tokens, Tokens]]:
+    """Yield context and continuation of the windows of a text; every token is scored once, the first after the prefix.
+
+    The last window, if it is shorter, has as much context as fits; the others have one token of it.
+
+    Source:
+        ``get_rolling_token_windows`` with ``context_len=1`` and ``make_disjoint_window`` in lm_eval/utils.py of
+        EleutherAI/lm-evaluation-harness 0.4.13.
+    """
+    for start in range(0, len(tokens), max_length):
+        end = min(start + max_length, len(tokens))
+        yield (prefix,) if not start else tokens[end - max_length - 1 : start], tokens[start:end]
+
+
 def _encode(tokenizer: Any, texts: Sequence[str], special_tokens: bool) -> list[Tokens]:
     if not texts:
         return []
@@ -208,12 +245,7 @@ def appended_tokens(tokenizer: Any, *, special_tokens: bool = True) -> Tokens:
 
 def _cut_without_context(encode: _Encoder, row: Sequence[str]) -> EncodedItem:
     """Put the prefix token before continuations that do not begin with it."""
-    if encode.prefix is None:
-        raise UserError(
-            f"the tokenizer of {encode.tokenizer.name_or_path!r} has neither a BOS nor an EOS token to stand for an "
-            "empty context; expected contexts with text, or a tokenizer that names one of the two"
-        )
-    start = (encode.prefix,)
+    start = (prefix_token(encode.tokenizer),)
     encoded = encode.batch(row, special_tokens=False)
     return EncodedItem(start, tuple(tokens[tokens[:1] == start :] for tokens in encoded))
 

@@ -37,6 +37,19 @@ def require_own(prepared: Prepared, kind: type[Own]) -> Own:
     return prepared
 
 
+def refuse_greedy(greedy: bool, engine: str) -> None:
+    """Refuse what a scorer cannot say.
+
+    Raises:
+        ScoringError: If it is asked.
+    """
+    if greedy:
+        raise ScoringError(
+            f"the engine {engine!r} does not say whether greedy decoding would give a text, which this task asks; use "
+            "--engine vllm"
+        )
+
+
 def require_fit(items: Iterable[TokenisedItem], longest: int) -> None:
     """Check that no item has more than ``longest`` input tokens.
 
@@ -44,7 +57,7 @@ def require_fit(items: Iterable[TokenisedItem], longest: int) -> None:
         UserError: If one has; names the first.
     """
     for item in items:
-        n_tokens = len(item.context) + max(map(len, item.continuations)) - 1
+        n_tokens = item.n_inputs
         if n_tokens > longest:
             raise UserError(
                 f"item {item.item_id!r} has {n_tokens} tokens, the engine was started for {longest}; raise "

@@ -24,7 +24,7 @@ from transfergrid.engine.models.decoder import text_arguments
 from transfergrid.engine.models.facts import read_model_facts
 from transfergrid.engine.scorers.launch import plan_engine, start_llm
 from transfergrid.engine.scorers.passes import probe_tokens
-from transfergrid.engine.scorers.prepared import WholeItems, require_fit, require_own
+from transfergrid.engine.scorers.prepared import WholeItems, refuse_greedy, require_fit, require_own
 from transfergrid.engine.scorers.vllm import close_llm
 from transfergrid.engine.scorers.vllm_way import VllmWay, check_served
 from transfergrid.engine.workers.version import set_vllm_environment
@@ -90,13 +90,16 @@ class PublicScorer:
         require_fit(items, self._max_model_len - _EXTRA_TOKENS)
         return WholeItems.of(items)
 
-    def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
+    def score(
+        self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False
+    ) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, in order.
 
         Raises:
-            ScoringError: If the items were prepared by another kind of scorer.
+            ScoringError: If the items were prepared by another kind of scorer, or greedy matches are asked for.
             AdapterError: If the adapter changed since it was checked, cannot be loaded, or changes no score of a probe.
         """
+        refuse_greedy(greedy, "public")
         return self._score_pass(require_own(prepared, WholeItems).items, adapter)
 
     def prefetch(self, adapter: Adapter) -> None:

@@ -59,7 +59,9 @@ class ReferenceScorer:
         """Keep the items; there is nothing to plan and no step to halve."""
         return WholeItems.of(items)
 
-    def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
+    def score(
+        self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False
+    ) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, in order.
 
         Raises:
@@ -68,8 +70,9 @@ class ReferenceScorer:
         """
         for index, item in enumerate(require_own(prepared, WholeItems).items):
             self._switch_to(adapter)
-            sums = (self._sum(item.context, continuation) for continuation in item.continuations)
-            yield ItemLoglikelihoods(index, tuple(sums))
+            answers = [self._answer(item.context, continuation) for continuation in item.continuations]
+            sums, are_greedy = zip(*answers, strict=True)
+            yield ItemLoglikelihoods(index, sums, are_greedy if greedy else None)
 
     def prefetch(self, adapter: Adapter) -> None:
         """Load the adapter's weights."""
@@ -115,11 +118,12 @@ class ReferenceScorer:
         elif self._loaded:
             self._model.base_model.disable_adapter_layers()
 
-    def _sum(self, context: Sequence[int], continuation: Sequence[int]) -> float:
-        """Return the log-likelihood of one continuation: float32 log-softmax, exact sum."""
+    def _answer(self, context: Sequence[int], continuation: Sequence[int]) -> tuple[float, bool]:
+        """Return the log-likelihood of one continuation (float32 log-softmax, exact sum), and if it is greedy."""
         torch = self._torch
         tokens = torch.tensor([[*context, *continuation]])
         with torch.inference_mode():
             logits = self._model(tokens[:, :-1]).logits[0, len(context) - 1 :].float()
-        rows = torch.log_softmax(logits, dim=-1)
-        return math.fsum(rows.gather(1, tokens[0, len(context) :, None])[:, 0].tolist())
+        rows, continued = torch.log_softmax(logits, dim=-1), tokens[0, len(context) :]
+        is_greedy = bool((logits.argmax(dim=-1) == continued).all())
+        return math.fsum(rows.gather(1, continued[:, None])[:, 0].tolist()), is_greedy

@@ -65,7 +65,9 @@ class SequentialScorer:
         counts = (steps.n_items, steps.n_computed_tokens, steps.n_repeated_tokens)
         return SequentialPrepared(*counts, tuple(items), steps)
 
-    def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
+    def score(
+        self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False
+    ) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, in no fixed order; another adapter than the last one starts another engine.
 
         Raises:
@@ -75,7 +77,7 @@ class SequentialScorer:
         own = require_own(prepared, SequentialPrepared)
         engine = self._engine_of(adapter)
         fits = own.steps.plan.limits == engine.limits
-        return engine.score(own.steps if fits else engine.prepare(own.items))
+        return engine.score(own.steps if fits else engine.prepare(own.items), greedy=greedy)
 
     def prefetch(self, adapter: Adapter) -> None:
         """Do nothing: two merged models would not fit into memory."""

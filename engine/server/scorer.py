@@ -20,7 +20,7 @@ from transfergrid.engine.interfaces import (
 )
 from transfergrid.engine.planning.planner import PlanLimits
 from transfergrid.engine.scorers.passes import PlannedScorer, PreparedSteps, probe_step
-from transfergrid.engine.scorers.prepared import require_own
+from transfergrid.engine.scorers.prepared import refuse_greedy, require_own
 from transfergrid.engine.server.client import MissingAdapterError, ServerChangedError, ServerClient
 from transfergrid.engine.server.retries import TransientError
 from transfergrid.engine.server.wire import ServerFacts
@@ -45,14 +45,17 @@ class ServerScorer(PlannedScorer):
         self._proven: set[str] = set()
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="server-adapters")
 
-    def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
+    def score(
+        self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False
+    ) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once, as soon as it is done, in no fixed order; None scores the base.
 
         Raises:
-            ScoringError: If the items were prepared by another kind of scorer.
+            ScoringError: If the items were prepared by another kind of scorer, or greedy matches are asked for.
             AdapterError: If the server cannot load the adapter, or does not apply it as saved.
             EngineLostError: If the server is gone, or was started again otherwise.
         """
+        refuse_greedy(greedy, "server")
         return self._score_pass(require_own(prepared, PreparedSteps), adapter)
 
     def prefetch(self, adapter: Adapter) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 from transfergrid.benchmarks.cells import load_items, with_shots
 from transfergrid.benchmarks.items import Item
-from transfergrid.benchmarks.spec import CHOICE_MODE, HARNESS_MODE
-from transfergrid.benchmarks.tasks import get_task
+from transfergrid.benchmarks.spec import CHOICE_MODE, HARNESS_METRICS, HARNESS_MODE
+from transfergrid.benchmarks.tasks import MIN_CHOICES, get_task
 from transfergrid.config.settings import GridConfig
-from transfergrid.engine.interfaces import TokenisedItem
+from transfergrid.engine.interfaces import TokenisedItem, asked_parts
 from transfergrid.engine.models.tokenizer import TokenisationSettings
 from transfergrid.engine.planning.tokenisation import TokenisationCounts, TokenisedItems, Unscorable, tokenise_items
 from transfergrid.grid import Cell, UserError
@@ -89,7 +89,7 @@ class TokenisedCell:
     @property
     def longest_tokens(self) -> int:
         """Longest sequence of inputs, in tokens; 0 without scorable items."""
-        return max((len(item.context) + max(map(len, item.continuations)) - 1 for item in self.scorable), default=0)
+        return max((part.n_inputs for part in asked_parts(self.scorable)), default=0)
 
 
 def load_cell(config: GridConfig, data_folder: Path, cell: Cell) -> CellItems:
@@ -107,7 +107,12 @@ def load_cell(config: GridConfig, data_folder: Path, cell: Cell) -> CellItems:
     metric, mode = task.formats[name].primary_metric, task.formats[name].mode
     if is_asked_by_harness and (manifest := read_manifest(data_folder)) is not None:
         metric = manifest.metrics.get(cell.task, metric)
-        mode = HARNESS_MODE if metric == HARNESS_MODE else mode
+        mode = HARNESS_MODE if metric in HARNESS_METRICS else mode
+    elif any(len(item.choices) < MIN_CHOICES for item in items):
+        raise UserError(
+            f"task {cell.task!r} scores texts among which none is chosen, in the harness' own way alone; set "
+            "prompts.eval_format to 'eval'"
+        )
 
     def asked(chosen: Sequence[Item]) -> CellItems:
         content = list(map(_content, chosen))
@@ -123,8 +128,9 @@ def load_cell(config: GridConfig, data_folder: Path, cell: Cell) -> CellItems:
 
 
 def _content(item: Item) -> list[Any]:
-    """Return what identifies an item; shots and messages only where there are any, as keys without them mean none."""
-    more = [each for each in (item.shots, item.messages, item.counted) if each]
+    """Return what identifies an item; shots and the like only where there are any, as keys without them mean none."""
+    requests = [[each.prompt, each.continuation] for each in item.requests]
+    more = [each for each in (item.shots, item.messages, item.counted, requests) if each]
     return [item.item_id, item.context, item.choices, item.gold, item.delimiter, *more]
 
 

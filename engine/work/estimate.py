@@ -17,6 +17,7 @@ from transfergrid.config.selection import Selection
 from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.engine.adapters.folder import CONFIG_FILE
 from transfergrid.engine.adapters.places import AdapterPlace
+from transfergrid.engine.interfaces import asked_parts
 from transfergrid.engine.models.resolve import resolve_model
 from transfergrid.engine.models.tokenizer import load_tokenizer
 from transfergrid.engine.planning.radix import build_chains, flatten_items
@@ -273,7 +274,7 @@ def _shares_left(origins: Sequence[Origin], asked: _Asked) -> list[tuple[Cell, f
 def _target_cost(target: TokenisedCell) -> _TargetCost:
     if not target.scorable:
         return _TargetCost(len(target.asked.items), target.counts.n_requests, 0, 0)
-    requests = flatten_items(target.scorable)
+    requests = flatten_items(asked_parts(target.scorable))
     return _TargetCost(
         n_items=len(target.asked.items),
         n_requests=target.counts.n_requests,

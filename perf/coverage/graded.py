@@ -95,10 +95,10 @@ def measure_graded(world: GradedWorld, generator: np.random.Generator) -> Iterat
     truth = true_graded_pp()(gains[places[:, 0], places[:, 1]])
     low, high, estimate = (rows[f"graded_pp{end}"].to_numpy() for end in ("_low", "_high", ""))
     yield Found("graded_pp", low, high, truth, estimate)
-    yield said_false("graded_p <= .05", (rows["graded_p"] <= 0.05).mean())  # type: ignore[arg-type]
-    yield said_false("p_value of accuracy <= .05", (rows["p_value"] <= 0.05).mean())  # type: ignore[arg-type]
+    yield said_false("graded_p <= .05", (rows["graded_p"] <= 0.05).mean())
+    yield said_false("p_value of accuracy <= .05", (rows["p_value"] <= 0.05).mean())
     yield said_false("some graded_q <= .05", float((rows["graded_q"] <= 0.05).any()))
-    yield said_false("graded_p_below_0", rows["graded_p_below_0"].mean())  # type: ignore[arg-type]
+    yield said_false("graded_p_below_0", rows["graded_p_below_0"].mean())
     if world.n_tasks > 1:
         yield from _of_table(world, rows.with_columns(truth=pl.Series(truth)), transfer.graded_items)
 

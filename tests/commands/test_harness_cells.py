@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from tests.benchmarks.harness_folder import documents, write_languages, write_task
 from tests.engine.sweeps import FakeMaker
 from tests.models import make_tiny_adapter
-from transfergrid.benchmarks.harness import TaskIndex
+from transfergrid.benchmarks.harness.index import TaskIndex
 from transfergrid.benchmarks.materialise import materialise
 from transfergrid.cli import main
 from transfergrid.config.file import load_config

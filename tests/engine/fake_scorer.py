@@ -40,7 +40,9 @@ class FakeScorer:
         """Keep the items."""
         return WholeItems.of(items)
 
-    def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
+    def score(
+        self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False
+    ) -> Iterator[ItemLoglikelihoods]:
         """Yield every item once.
 
         Raises:
@@ -52,8 +54,8 @@ class FakeScorer:
         self.scored.append(None if adapter is None else adapter.name)
         for index in reversed(range(own.n_items)):
             item = own.items[index]
-            choices = range(len(item.continuations))
-            yield ItemLoglikelihoods(index, tuple(self.function(item, choice, adapter) for choice in choices))
+            sums = tuple(self.function(item, choice, adapter) for choice in range(len(item.continuations)))
+            yield ItemLoglikelihoods(index, sums, tuple(value > -10 for value in sums) if greedy else None)
 
     def prefetch(self, adapter: Adapter) -> None:
         """Note the adapter."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,17 @@ from typing import Any
 import pytest
 
 from tests.parity.families import TASKS, serve_rows
-from transfergrid.benchmarks.harness import LoadedTask
-from transfergrid.grid import UserError
+from transfergrid.benchmarks.harness.index import FoundTask, LoadedTask, TaskIndex
+from transfergrid.benchmarks.harness.rows import HarnessReader
+from transfergrid.benchmarks.tasks import get_task
+from transfergrid.config.harness import HarnessTask
+from transfergrid.config.settings import GridConfig
+from transfergrid.engine.evaluation.item_scores import CellOrigin
+from transfergrid.engine.evaluation.modes import get_mode
+from transfergrid.engine.planning.tokenisation import tokenise_items
+from transfergrid.engine.work.base_model import tokenisation_settings
+from transfergrid.grid import BASE, Cell, UserError
+from transfergrid.store.score_store import Origin
 
 TOLERANCE_NATS = 1e-3
 _FLOAT32 = 1e-6  # relative: the peer adds up whole texts in float32
@@ -133,6 +143,50 @@ def test_an_adapter_equals_the_hf_backend(
     )
     tasks = ["xnli_sw", "arc_de", "lambada_openai", "wikitext"]
     assert_equal(*(evaluate(each, tasks, manager, chat=False, shots=0) for each in (ours, peer)))
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("chat", [False, True])
+def test_cells_of_every_kind_are_scored_as_the_harness_scores_them_with_our_model(
+    tiny_llama: Path, ours: Any, manager: Any, chat: bool
+) -> None:
+    from transfergrid.engine.harness.model import TransferGridLM
+
+    config = GridConfig(prompts={"eval_chat_template": chat, "shots": 3, "shots_as_turns": True})
+    kinds = {
+        "winogrande": "acc",
+        "lambada_openai": "acc",
+        "wikitext": "byte_perplexity",
+        _MUTUAL["task"]: "acc_mutual_info",
+    }
+    tokenizer, scorer = ours.requests.tokenizer, ours.requests.scorer
+    for adapter in (None, ours.adapter):
+        logged = evaluate(
+            TransferGridLM(ours.requests, adapter), [*list(kinds)[:3], _MUTUAL], manager, chat=chat, shots=3
+        )
+        for name, metric in kinds.items():
+            found = FoundTask(TaskIndex(manager), _MUTUAL if name == _MUTUAL["task"] else name)  # type: ignore[arg-type]
+            cell = HarnessReader(config).read(found, "sw", train=False, metric=metric)
+            task = get_task("mine", {"mine": HarnessTask(lm_eval=name, languages={"sw": "sw"})})
+            items = [task.formats["eval"].build(task.question(row)) for row in cell.test[:2]]
+            tokenised = tokenise_items(tokenizer, items, tokenisation_settings(config, tiny_llama)).results
+            mode = get_mode("choice" if name == "winogrande" else "lm_eval")
+            origin = CellOrigin(
+                origin=Origin("tiny", BASE), target=Cell("mine", "sw"), primary_metric=cell.metric, run_key=""
+            )
+            said = dict(mode.score(scorer, mode.prepare(scorer, tokenised), adapter))  # type: ignore[arg-type]
+            for at, sample in enumerate(logged["samples"][name]):
+                score, answers = mode.outcome(items[at], said[at], origin), sample["filtered_resps"]
+                kept = {"loglikelihoods_nats": score.loglikelihoods_nats, **json.loads(score.output or "{}")}
+                pairs = [each if isinstance(each, tuple) else (each, None) for each in answers]
+                assert kept["loglikelihoods_nats"] == pytest.approx([value for value, _ in pairs], abs=1e-6), name
+                assert kept.get("are_greedy", [greedy for _, greedy in pairs]) == [greedy for _, greedy in pairs]
+                for each, (_, value) in kept.get("results", {}).items():
+                    assert value == pytest.approx(sample[each], rel=1e-9), each
+                right = sample[metric]
+                assert score.value == (
+                    right if metric.startswith("acc") else pytest.approx(math.exp(right[0] / right[1]))
+                )
 
 
 @pytest.mark.engine

@@ -4,19 +4,18 @@ import polars as pl
 import pytest
 
 from transfergrid.analysis.tables.facts import (
-    NoiseFloor,
     agreement,
     comparisons,
     distance_correlations,
     graded_transfer,
     labelled,
     missing_reasons,
-    noise_floor,
     regime_row,
     significance,
     variance_shares,
 )
 from transfergrid.analysis.tables.roles import FRAGILE, HUB, ONE_OTHER
+from transfergrid.analysis.terminal.summary import noise_floor_lines
 
 
 def regime(**changes: Any) -> dict[str, Any]:
@@ -133,8 +132,10 @@ def test_the_noise_floor_counts_every_target_once() -> None:
         ("m", "arc", "fr", 3, 12),
         ("m", "arc", "hi", None, 9),
     ]
-    assert noise_floor(pl.DataFrame(rows, schema=columns, orient="row")) == NoiseFloor(4, 24, 3)
-    assert noise_floor(pl.DataFrame(rows[-1:], schema=columns, orient="row")) is None
+    assert noise_floor_lines(pl.DataFrame(rows, schema=columns, orient="row")) == [
+        "Noise floor: 4 of 24 answers of the base change with the order of the arithmetic, at most 3 in one target."
+    ]
+    assert noise_floor_lines(pl.DataFrame(rows[-1:], schema=columns, orient="row")) == []
 
 
 def test_a_regime_is_its_row_over_all_groups() -> None:

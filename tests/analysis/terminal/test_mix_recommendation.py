@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.analysis.synthetic import cells, transfer_rows
 from transfergrid.analysis.mixing.additivity import ASSUMED, Additivity, fit_additivity, rank_mixes
 from transfergrid.analysis.records import Transfer
-from transfergrid.analysis.terminal.mix_recommendation import HARM_LIMIT, MixRecommendation, recommend_mix_from
+from transfergrid.analysis.terminal.mix_recommendation import HARM_LIMIT, MixRecommendation, recommend_mix
 from transfergrid.analysis.terminal.recommendation import recommend_from
 from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Cell, UserError, regime_of_several
@@ -50,7 +50,7 @@ def mixtures(truth: np.ndarray, slope: float, n: int, noise: float = 0.0) -> tup
 
 def propose(rows: pl.DataFrame, *others: pl.DataFrame, most: int = 3) -> MixRecommendation:
     transfer = Transfer(pl.DataFrame(), rows, (), (), *others)
-    return recommend_mix_from(transfer, AnalysisConfig(), target=TARGET, most=most)
+    return recommend_mix(transfer, AnalysisConfig(), target=TARGET, most=most)
 
 
 def text(found: MixRecommendation) -> str:
@@ -100,7 +100,7 @@ def test_what_may_harm_is_not_proposed() -> None:
     with pytest.raises(UserError, match=r"no source of 'hellaswag-fr' has an estimate with an interval"):
         one = Cell("arc_challenge", "de")
         two = transfer_rows((MODEL,), [one, TARGET], np.ones((1, 2, 2)), se_pp=None)
-        recommend_mix_from(Transfer(pl.DataFrame(), two, ()), AnalysisConfig(), target=TARGET, most=2)
+        recommend_mix(Transfer(pl.DataFrame(), two, ()), AnalysisConfig(), target=TARGET, most=2)
 
 
 def test_the_error_of_the_fit_is_that_of_a_plain_loop_over_held_out_mixtures() -> None:

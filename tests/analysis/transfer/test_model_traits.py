@@ -1,6 +1,6 @@
 import pytest
 
-from transfergrid.analysis.transfer.model_traits import family_of, size_b_of, size_class, traits_frame, traits_of
+from transfergrid.analysis.transfer.model_traits import family_of, size_b_of, size_class, traits_frame
 from transfergrid.config.settings import ModelConfig
 from transfergrid.config.text import PAPER_MODELS
 
@@ -39,7 +39,6 @@ def test_every_model_of_the_study_has_a_family_and_a_size() -> None:
 
 def test_configuration_comes_before_an_imported_size_and_that_before_the_name() -> None:
     config = ModelConfig(path="x/tiny-1B", family="Own", size_b=9)
-    assert traits_of("tiny-1B", [config]).family == "own"
-    assert traits_of("tiny-1B", [config], {"tiny-1B": 3.0}).size_b == 9
-    assert traits_of("tiny-1B", (), {"tiny-1B": 3.0}).size_b == 3.0
-    assert traits_of("tiny-1B", [ModelConfig(path="tiny-1B")]).size_class == "<=1.5B"
+    assert traits_frame(["tiny-1B"], [config], {"tiny-1B": 3.0}).row(0) == ("tiny-1B", "own", 9.0, ">=7B")
+    assert traits_frame(["tiny-1B"], (), {"tiny-1B": 3.0}).row(0) == ("tiny-1B", "unknown", 3.0, "<7B")
+    assert traits_frame(["tiny-1B"], [ModelConfig(path="tiny-1B")])["size"].item() == "<=1.5B"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import pytest
 from tests.benchmarks.harness_folder import documents, write_languages, write_task
 from tests.engine.sweeps import FakeMaker, add_adapters, small_config
 from transfergrid.analysis.analyze import analyze
-from transfergrid.benchmarks.harness import TaskIndex
+from transfergrid.benchmarks.harness.index import TaskIndex
 from transfergrid.benchmarks.items import Item
 from transfergrid.benchmarks.materialise import materialise
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.config.harness import HarnessTask
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.evaluation.harness_count import count_answer
+from transfergrid.engine.evaluation.harness_values import harness_values
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.work.cells import load_cell
 from transfergrid.engine.work.request import EvalRequest
@@ -35,6 +37,11 @@ def mass(doc, results):
     shares = np.exp([value for value, _ in results])
     return {"mass": shares[doc["true"]].sum() / shares.sum(), "other": (1, 2)}
 """
+ROW = {
+    **dict.fromkeys(("model", "target_task", "target_language", "source"), "x"),
+    "seed": None,
+    "primary_metric": "lm_eval_acc",
+}
 _FUNCTION = "process_results: !function utils.mass\n"
 
 
@@ -73,7 +80,68 @@ def test_values_are_those_of_the_harness(tmp_path: Path, by_function: bool, metr
     for item, document in zip(items, task.test_docs(), strict=True):
         sums = [-9 * draw.random() for _ in item.choices]
         expected = task.process_results(document, [(value, False) for value in sums])[metric]
-        assert count_answer(item, sums) == pytest.approx(float(expected))
+        assert count_answer(item, sums).value == pytest.approx(float(expected))
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "acc_mutual_info": {"metric_list": [{"metric": name} for name in ("acc_mutual_info", "acc_bytes", "f1")]},
+    "acc_bytes": {"metric_list": [{"metric": name} for name in ("acc_mutual_info", "acc_bytes", "acc")]},
+    "acc": {
+        "output_type": "loglikelihood",
+        "doc_to_target": " {{choices[gold]}}",
+        "doc_to_choice": None,
+        "metric_list": [{"metric": "perplexity"}, {"metric": "acc"}],
+    },
+    "perplexity": {
+        "output_type": "loglikelihood",
+        "doc_to_target": " {{choices[gold]}}",
+        "doc_to_choice": None,
+        "metric_list": [{"metric": "perplexity"}],
+    },
+    "byte_perplexity": {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{question}} é",
+        "doc_to_choice": None,
+        "metric_list": [{"metric": name} for name in ("word_perplexity", "byte_perplexity", "bits_per_byte")],
+    },
+}
+"""Tasks that need the harness' own code, by the metric that is their score."""
+
+
+@pytest.mark.parametrize("metric", KINDS)
+def test_values_and_perplexities_are_those_of_the_harness(tmp_path: Path, metric: str) -> None:
+    folder = write_languages(tmp_path / "tasks", "mine", ["sw"], **KINDS[metric])
+    wanted = metric if metric == "acc_bytes" else None
+    task = HarnessTask(lm_eval="mine", languages={"sw": "sw"}, include_path=folder, metric=wanted)
+    config = GridConfig(harness_tasks={"mine": task}, tasks=("mine",))
+    is_acc = metric.startswith("acc")
+    assert materialise(config, tmp_path / "data").metrics == {"mine": "lm_eval_acc" if is_acc else "lm_eval"}
+    items = load_cell(config, tmp_path / "data", Cell("mine", "sw")).items
+    (peer,) = TaskIndex.read(folder, stock=False).load("mine_sw").tasks.values()
+    draw, logged, rows = random.Random(3), [], []
+    for item, document in zip(items, peer.test_docs(), strict=True):
+        n_asked = len(peer.construct_requests(document, "")) if "choice" in peer.OUTPUT_TYPE else 1
+        sums = [-9 * draw.random() for _ in range(n_asked)]
+        greedy = [value > -5 for value in sums]
+        rolling = peer.OUTPUT_TYPE == "loglikelihood_rolling"
+        logged.append(peer.process_results(document, sums if rolling else list(zip(sums, greedy, strict=True))))
+        asked = sums if metric != "acc_bytes" else sums[: len(item.choices)]
+        counted = count_answer(item, asked, greedy if peer.OUTPUT_TYPE == "loglikelihood" else None)
+        output = json.dumps({"loglikelihoods_nats": asked, "results": counted.results})
+        rows.append({**ROW, "item_id": item.item_id, "value": counted.value, "output": output})
+        if is_acc:
+            assert counted.value == logged[-1][metric]
+    values = harness_values(pl.LazyFrame(rows, schema_overrides={"seed": pl.Int64}))
+    found = {row["metric"]: row["score"] for row in values.iter_rows(named=True)}
+    expected = {name: peer.aggregation()[name]([each[name] for each in logged]) for name in found}
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert set(found) == set(logged[0]) - {"f1"} - ({"acc_mutual_info"} if wanted else set())
+    if not is_acc:
+        slow = [
+            math.exp(each[metric] if metric == "perplexity" else each[metric][0] / each[metric][1]) for each in logged
+        ]
+        assert [row["value"] for row in rows] == pytest.approx(slow)
 
 
 def test_counted_cells_are_scored_stored_and_analysed(
@@ -92,7 +160,7 @@ def test_counted_cells_are_scored_stored_and_analysed(
     assert rows["primary_metric"].unique().to_list() == ["lm_eval"]
     items = {item.item_id: item for item in load_cell(config, run.data, Cell("mine", "sw")).items}
     for row in rows.filter(target_language="sw").iter_rows(named=True):
-        assert row["value"] == pytest.approx(count_answer(items[row["item_id"]], json.loads(row["output"])))
+        assert row["value"] == pytest.approx(count_answer(items[row["item_id"]], json.loads(row["output"])).value)
     table = analyze(run, config, write=False).tables.transfer.filter(pl.col("source") == "mine-sw")
     base, adapter = (
         rows.filter(pl.col("source") == source, target_language="yo")["value"].mean() for source in ("base", "mine-sw")

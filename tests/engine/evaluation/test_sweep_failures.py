@@ -189,7 +189,9 @@ class BrokenScorer(FakeScorer):
 
     faults: dict[str, Exception | str]
 
-    def score(self, prepared: Prepared, adapter: Adapter | None = None) -> Iterator[ItemLoglikelihoods]:
+    def score(
+        self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False
+    ) -> Iterator[ItemLoglikelihoods]:
         name = "base" if adapter is None else adapter.name
         fault = next((fault for start, fault in self.faults.items() if name.startswith(start)), None)
         if isinstance(fault, Exception):

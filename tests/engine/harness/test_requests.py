@@ -15,9 +15,9 @@ from tests.engine.fake_scorer import FakeScorer
 from tests.models import make_tiny_tokenizer
 from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.engine.harness import requests
-from transfergrid.engine.harness.requests import RequestScorer, encode_pairs, encode_texts
+from transfergrid.engine.harness.requests import RequestScorer, encode_pairs
 from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared
-from transfergrid.engine.models.tokenizer import load_tokenizer
+from transfergrid.engine.models.tokenizer import encode_texts, load_tokenizer
 from transfergrid.grid import UserError
 
 

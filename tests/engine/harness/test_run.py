@@ -17,7 +17,7 @@ from tests.engine.fake_scorer import hashed_loglikelihood
 from tests.engine.harness.test_requests import GreedyScorer
 from tests.models import make_tiny_adapter
 from transfergrid.analysis.imports.lm_eval import import_lm_eval
-from transfergrid.benchmarks.harness import TaskIndex
+from transfergrid.benchmarks.harness.index import TaskIndex
 from transfergrid.cli import main
 from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.engine.harness import run as run_module

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from tests.engine.tokenizers import STYLES, gemma_style, llama_style, qwen_style
-from transfergrid.benchmarks.items import Item
+from transfergrid.benchmarks.items import Item, Request
 from transfergrid.engine.interfaces import TokenisedItem
-from transfergrid.engine.models.tokenizer import TokenisationSettings
+from transfergrid.engine.models.tokenizer import TokenisationSettings, prefix_token
 from transfergrid.engine.planning.tokenisation import Unscorable, tokenise_items
 from transfergrid.grid import UserError
 
@@ -189,3 +189,39 @@ def test_items_in_a_batch_are_tokenised_as_each_alone(style: str, settings: Toke
     together = tokenise_items(tokenizer, items, settings)
     assert together.results == tuple(tokenise(tokenizer, item, settings) for item in items)
     assert (together.counts.n_items, together.counts.n_requests) == (6, 24)
+
+
+def with_requests(*requests: Request) -> Item:
+    return Item(item_id="q1", context="", choices=("x", "y"), gold=0, requests=requests)
+
+
+def test_requests_have_contexts_of_their_own_and_whole_texts_their_windows(style: str) -> None:
+    tokenizer = STYLES[style]()
+    item = with_requests(Request("Is it?", " A"), Request("", " B so"), Request(None, "one two three"))
+    settings = TokenisationSettings(max_length=8)
+    tokenised = tokenise_items(tokenizer, [item, make_item("Is it?", "A", "B")], settings)
+    result, usual = tokenised.results
+    assert isinstance(result, TokenisedItem)
+    assert isinstance(usual, TokenisedItem)
+    (first,), (second,), windows = result.requests
+    assert (first.context, first.continuations) == (usual.context, usual.continuations[:1])
+    assert second.context == windows[0].context == (prefix_token(tokenizer),)
+    assert len(windows) > 1
+    assert all(part.n_inputs <= settings.max_length for part in windows)
+    scored = [token for part in windows for token in part.continuations[0]]
+    assert scored == tokenizer("one two three")["input_ids"]
+    assert tokenised.counts.n_requests == 5
+
+
+def test_an_item_is_not_scored_if_one_of_its_requests_cannot_be() -> None:
+    fits = Request("Is it?", " A")
+    for requests, reason in (
+        ((fits, Request("Is it?" * 9, " A")), "context and longest choice have"),
+        ((fits, Request("", "so " * 20)), "choice 1 alone has"),
+        ((fits, Request("Is it?", "")), "choice 1 has no tokens"),
+        ((Request(None, ""),), "its text has no tokens"),
+    ):
+        settings = TokenisationSettings(max_length=12)
+        (result,) = tokenise_items(qwen_style(), [with_requests(*requests)], settings).results
+        assert isinstance(result, Unscorable)
+        assert reason in result.reason

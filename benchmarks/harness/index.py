@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from transfergrid.benchmarks.harness.counting import KINDS
 from transfergrid.config.harness import HarnessTask
 from transfergrid.grid import UserError
 from transfergrid.store.files import hash_json
@@ -184,11 +185,6 @@ class FoundTask:
         tasks = self.index.load(self.name).tasks
         for name, task in tasks.items():
             _refuse_kind(name, task.OUTPUT_TYPE)
-            if task.multiple_input:
-                raise UserError(
-                    f"task {name!r} of lm-evaluation-harness asks every document with several contexts, which no cell "
-                    "takes; 'grid lm-eval' runs it"
-                )
         return tasks
 
 
@@ -202,7 +198,7 @@ class TaskFinder:
         """Return the harness' tasks by language; reads no documents.
 
         Raises:
-            UserError: If the harness is not installed, has no such task, or the task is no choice among answers.
+            UserError: If the harness is not installed, has no such task, or the task generates text.
         """
         found = {}
         for language in asked.languages:
@@ -235,8 +231,7 @@ def _refuse_kind(name: str, output_type: str) -> None:
         raise UserError(
             f"task {name!r} of lm-evaluation-harness generates text, which no cell can hold; 'grid lm-eval' runs it"
         )
-    if output_type != "multiple_choice":
+    if output_type not in KINDS:
         raise UserError(
-            f"task {name!r} of lm-evaluation-harness has output_type {output_type!r}, and a cell takes "
-            "'multiple_choice'; 'grid lm-eval' runs it"
+            f"task {name!r} of lm-evaluation-harness has output_type {output_type!r}, and a cell takes {list(KINDS)}"
         )

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from transfergrid.benchmarks.alignment import Questions, ReadTask, TaskCheck, languages_together
-from transfergrid.benchmarks.harness import FoundTask
-from transfergrid.benchmarks.harness_rows import HarnessReader, Rows
+from transfergrid.benchmarks.harness.index import FoundTask
+from transfergrid.benchmarks.harness.rows import HarnessReader, Rows
 from transfergrid.benchmarks.rows import SPLITS
 from transfergrid.benchmarks.tasks import Question, RowError, Task
 from transfergrid.config.harness import HarnessTask
@@ -24,7 +24,7 @@ def request_parts(config: GridConfig, name: str) -> list[Any]:
     asked, prompts = config.harness_tasks[name], config.prompts
     files = [] if asked.include_path is None else sorted(asked.include_path.rglob("*"))
     return [
-        asked.model_dump(mode="json", exclude={"include_path"}),
+        asked.model_dump(mode="json", exclude={"include_path", *([] if asked.metric else ["metric"])}),
         hash_files(file for file in files if file.suffix in _TASK_FILES and file.is_file()),
         prompts.shots,
         prompts.shots_seed,
@@ -61,7 +61,7 @@ def read_harness_task(
     for language, its_task in found.items():
         if on_cell is not None:
             on_cell(task.name, language)
-        rows = reader.read(its_task, asked.languages[language], train=asked.train)
+        rows = reader.read(its_task, asked.languages[language], train=asked.train, metric=asked.metric)
         metrics[rows.metric] = language
         origins.append(rows.origin)
         for split, of_split in (("train", rows.train), ("test", rows.test)):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from transfergrid.benchmarks.harness import LoadedTask, TaskIndex, require_harness
+from transfergrid.benchmarks.harness.index import LoadedTask, TaskIndex, require_harness
 from transfergrid.grid import UserError
 
 _TASK = """
@@ -60,7 +60,7 @@ def test_a_task_is_loaded_once_and_its_fingerprint_follows_its_file_and_its_data
 def test_the_task_of_the_documentation_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval.tasks import TaskManager
 
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     page = (root / "docs" / "lm-eval.md").read_text(encoding="utf-8")
     (tmp_path / "task.yaml").write_text(page.partition("# tasks/my_arc_hi.yaml\n")[2].partition("```")[0])
     monkeypatch.chdir(root)

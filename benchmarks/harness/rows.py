@@ -10,25 +10,24 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 
-from transfergrid.benchmarks.harness import FoundTask
-from transfergrid.benchmarks.spec import HARNESS_MODE
+from transfergrid.benchmarks.harness.counting import Counting, counting_of
+from transfergrid.benchmarks.harness.index import FoundTask
+from transfergrid.benchmarks.spec import HARNESS_METRICS
 from transfergrid.benchmarks.tasks import RowError
 from transfergrid.config.prompts import PromptConfig
 from transfergrid.config.settings import GridConfig
 from transfergrid.grid import UserError
-from transfergrid.store.files import hash_files, hash_text
+from transfergrid.store.files import hash_text
 from transfergrid.store.provenance import installed_version
 from transfergrid.wording import one_line
 
 _OF_THE_HARNESS = (ValueError, LookupError, TypeError, AttributeError, AssertionError, jinja2.TemplateError)
 """What the harness raises where a task, its data and the options do not fit together."""
-_METRICS = ("acc_norm", "acc")
 _IDS = (
     ("id",),
     ("idx",),
@@ -64,13 +63,14 @@ class HarnessReader:
     def __init__(self, config: GridConfig) -> None:
         self._config = config
 
-    def read(self, found: FoundTask, code: str, *, train: bool) -> CellRows:
+    def read(self, found: FoundTask, code: str, *, train: bool, metric: str | None = None) -> CellRows:
         """Return the documents of a task, or of all tasks of a group together.
 
         Args:
             found: The task.
             code: The harness' code of its language, which names of a group's tasks hold.
             train: Whether documents of the training split are read.
+            metric: The harness' metric that is the score; None: see `counting_of`.
 
         Raises:
             UserError: If it cannot be loaded, cannot be a cell, or the harness fails on it.
@@ -81,13 +81,16 @@ class HarnessReader:
         parts = []
         with _quiet(), _failing_in_words(found.name):
             tasks = found.load()
-            counting = {each: _counting(each, task) for each, task in tasks.items()}
-            is_counted = any("code" in counting[each] or task.multiple_target for each, task in tasks.items())
+            counting = {each: counting_of(each, task, metric) for each, task in tasks.items()}
+            is_counted = any(not counting[each].is_plain or task.multiple_target for each, task in tasks.items())
             for each, task in tasks.items():
                 learnt = _train_rows(task, limit) if train else []
-                test = _test_rows(task, self._config.prompts, counting[each] if is_counted else None)
+                test = _test_rows(task, self._config.prompts, counting[each], is_counted=is_counted)
                 parts.append((each.replace(code, ""), learnt, test))
-        metrics = {HARNESS_MODE} if is_counted else {each["metric"] for each in counting.values()}
+        metrics = {each.metric for each in counting.values()}
+        if is_counted:
+            is_acc = all(counting[each].is_right_or_wrong and not task.multiple_target for each, task in tasks.items())
+            metrics = {HARNESS_METRICS[is_acc]}
         versions = ", ".join(f"{each} {task.VERSION}" for each, task in tasks.items())
         return CellRows(
             train=_joined([(label, learnt) for label, learnt, _ in parts]),
@@ -121,54 +124,25 @@ def _failing_in_words(name: str) -> Iterator[None]:
         ) from error
 
 
-def _metric(name: str, task: Any) -> str:
-    """Return the metric of a task that is its score: its ``acc_norm``, else its ``acc``, else its first mean.
-
-    Raises:
-        UserError: If it has none that is a mean of values of which higher ones are better.
-    """
-    counted = callable(task.config.process_results)
-    means = [metric for metric, combine in task.aggregation().items() if getattr(combine, "__name__", "") == "mean"]
-    usable = [metric for metric in (*_METRICS, *(means if counted else ())) if metric in means]
-    if not usable or not task.higher_is_better().get(usable[0], True):
-        raise UserError(
-            f"task {name!r} of lm-evaluation-harness is measured by {list(task.aggregation())}, and a cell takes "
-            "'acc_norm', 'acc', or a mean of its own function of which higher is better; 'grid lm-eval' runs it"
-        )
-    return str(usable[0])
-
-
-def _counting(name: str, task: Any) -> dict[str, Any]:
-    """Return the metric of a task and, where it has one, its function that makes values of answers.
-
-    Raises:
-        UserError: If the function cannot be found again by its file and name.
-    """
-    function = task.config.process_results
-    if not callable(function):
-        return {"metric": _metric(name, task)}
-    code = getattr(function, "__code__", None)
-    if code is None or not function.__name__.isidentifier() or not Path(code.co_filename).is_file():
-        raise UserError(f"process_results of task {name!r} is no function in a file; 'grid lm-eval' runs the task")
-    path = Path(code.co_filename).resolve()
-    sha256 = hash_files([path])
-    return {"metric": _metric(name, task), "code": str(path), "function": function.__name__, "sha256": sha256}
-
-
 def _train_rows(task: Any, limit: int | None) -> Rows:
-    """Return the documents of the training split; of more than ``limit`` those that a hash of their ids picks."""
-    named = _with_ids(list(task.training_docs())) if task.has_training_docs() else []
+    """Return the documents of the training split; of more than ``limit`` those that a hash of their ids picks.
+
+    Whole texts are not learnt: there is no answer in them.
+    """
+    is_learnt = task.has_training_docs() and task.OUTPUT_TYPE != "loglikelihood_rolling"
+    named = _with_ids(list(task.training_docs())) if is_learnt else []
     kept = set(sorted((item_id for item_id, _ in named), key=hash_text)[:limit])
     return [_row(task, document, item_id) for item_id, document in named if item_id in kept]
 
 
-def _test_rows(task: Any, prompts: PromptConfig, counting: Mapping[str, Any] | None) -> Rows:
+def _test_rows(task: Any, prompts: PromptConfig, counting: Counting, *, is_counted: bool) -> Rows:
     """Return the documents that are scored, each as the harness asks it.
 
     Args:
         task: A task of the harness.
         prompts: Shots and chat.
-        counting: How the harness makes values of answers; None: by one right choice.
+        counting: How the harness makes values of answers.
+        is_counted: Whether it does, since the cell is not scored by one right choice.
 
     Source:
         ``simple_evaluate`` in lm_eval/evaluator.py of lm-evaluation-harness 0.4.13 for seeds and shots.
@@ -192,14 +166,34 @@ def _test_rows(task: Any, prompts: PromptConfig, counting: Mapping[str, Any] | N
     rows = []
     for (item_id, document), group in zip(documents, requests, strict=True):
         row = _row(task, document, item_id)
-        asked = _asked(group[0].arguments, row["choices"][0], chat=chat)
-        if counting is not None:
-            golds = _golds(task, document, row["choices"], item_id)
-            about = {"document": document} if "code" in counting else {"golds": golds}
-            how = {name: value for name, value in counting.items() if name != "code"}
-            asked |= {"counted": json.dumps({**how, **about}, ensure_ascii=False), "code": counting.get("code", "")}
+        asked: dict[str, Any]
+        if counting.asks_twice or "requests" in row:
+            asked = {"requests": _requests(group if counting.asks_twice else group[: len(row["choices"])], chat=chat)}
+        else:
+            asked = _asked(group[0].arguments, row["choices"][0], chat=chat)
+        if is_counted:
+            asked |= _counted(task, document, row, counting)
         rows.append({**row, "asked": asked})
     return rows
+
+
+def _counted(task: Any, document: Any, row: Mapping[str, Any], counting: Counting) -> dict[str, str]:
+    """Return how the answer to a document is counted, and by which file."""
+    how = counting.parts
+    code = how.pop("code", "")
+    if code:
+        how["document"] = document
+    elif task.multiple_target or "kind" not in how:
+        how["golds"] = _golds(task, document, row["choices"], row["id"])
+    return {"counted": json.dumps(how, ensure_ascii=False), "code": code}
+
+
+def _requests(instances: Sequence[Any], *, chat: bool) -> list[list[Any]]:
+    """Return prompt and continuation of every request; a chat as its messages, no prompt of whole texts as None."""
+    return [
+        [json.loads(prompt[0]) if chat and prompt and prompt[0] else prompt[0] if prompt else None, continuation]
+        for *prompt, continuation in (instance.arguments for instance in instances)
+    ]
 
 
 def _keep_messages(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool = True) -> str:
@@ -218,25 +212,45 @@ def _asked(request: tuple[str, str], choice: str, *, chat: bool) -> dict[str, An
 
 
 def _row(task: Any, document: Any, item_id: str) -> dict[str, Any]:
-    """Return a document's id, context without shots, choices, gold and delimiter."""
+    """Return a document's id, context without shots, choices, gold and delimiter, and requests with own contexts.
+
+    A document that is no choice has its one text as the only choice.
+    """
+    context = task.fewshot_context(document, 0, gen_prefix=task.doc_to_prefix(document))
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return _text_row(task, document, item_id, context)
     given = task.doc_to_choice(document)
     if not isinstance(given, list | tuple):
         raise RowError(f"document {item_id!r} of task {task.config.task!r} has the choices {given!r}; expected a list")
     choices = list(map(str, given))
-    golds = _golds(task, document, choices, item_id)
-    context = task.fewshot_context(document, 0, gen_prefix=task.doc_to_prefix(document))
-    return {
+    row = {
         "id": item_id,
         "context": context,
         "choices": choices,
-        "gold": golds[0],
+        "gold": _golds(task, document, choices, item_id)[0],
         "delimiter": task.config.target_delimiter,
     }
+    if not task.multiple_input:
+        return row
+    asked = task.construct_requests(document, context)[: len(choices)]
+    return {**row, "context": "", "requests": _requests(asked, chat=False)}
+
+
+def _text_row(task: Any, document: Any, item_id: str, context: str) -> dict[str, Any]:
+    """Return a document whose text is scored, after a context or as a whole."""
+    (request,) = _requests([task.construct_requests(document, context)], chat=False)
+    prompt, text = request
+    if not isinstance(text, str):
+        raise RowError(f"document {item_id!r} of task {task.config.task!r} has the target {text!r}; expected a text")
+    delimiter = text[: len(text) - len(text.lstrip())] if prompt else ""
+    text = text.removeprefix(delimiter)
+    row = {"id": item_id, "context": prompt or "", "choices": [text], "gold": 0, "delimiter": delimiter}
+    return {**row, "requests": [request]}
 
 
 def _golds(task: Any, document: Any, choices: list[str], item_id: str) -> list[int]:
     """Return the indices of a document's right choices, one except where the task has several."""
-    target = task.doc_to_target(document)
+    target = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
     may_be_several = task.multiple_target or callable(task.config.process_results)
     given = target if may_be_several and isinstance(target, list) else [target]
     golds = [choices.index(each) if isinstance(each, str) and each in choices else each for each in given]

@@ -1,0 +1,1 @@
+"""Tests of lm-evaluation-harness on our engine."""
