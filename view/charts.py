@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import altair as alt
@@ -13,15 +14,21 @@ from transfergrid.analysis.charts.matrix_data import matrix_data
 from transfergrid.analysis.charts.rows import chart_rows
 from transfergrid.analysis.records import cell_name
 from transfergrid.config.settings import AnalysisConfig
+from transfergrid.grid import Cell, Source
 from transfergrid.wording import level
 
 
-def live_matrix(model: str, summaries: pl.DataFrame, settings: AnalysisConfig) -> alt.LayerChart:
+def live_matrix(
+    model: str, summaries: pl.DataFrame, sources: Mapping[str, Source], settings: AnalysisConfig
+) -> alt.LayerChart:
     """Return the matrix of a model's deltas, averaged over seeds; without tests, which are the analysis' own.
+
+    Single cells come first, by task; then all other sources, by kind and variant.
 
     Args:
         model: Its name.
-        summaries: As `ItemRows.summaries` returns them, of sources named ``task-lang``.
+        summaries: As `ItemRows.summaries` returns them.
+        sources: By their names.
         settings: Level of intervals.
     """
     pairs = summaries.group_by("source", "target_task", "target_language", maintain_order=True).agg(
@@ -29,14 +36,31 @@ def live_matrix(model: str, summaries: pl.DataFrame, settings: AnalysisConfig) -
     )
     unknown = pl.lit(None, dtype=pl.Float64)
     reason = pl.when(pl.col("delta_pp").is_null()).then(pl.lit("no item scored by both"))
+    groups = {name: _row_of(source) for name, source in sources.items()}
+    relations = [
+        None if (source := sources[name]).cell else source.regime(Cell(task, language))
+        for name, task, language in pairs.select("source", "target_task", "target_language").iter_rows()
+    ]
     rows = pairs.with_columns(
         pl.lit(model).alias("model"),
-        source_task=pl.col("source").str.extract(r"^(.*)-[^-]*$"),
-        source_language=pl.col("source").str.extract(r"-([^-]*)$"),
+        *(
+            pl.col("source").replace_strict({name: row[place] for name, row in groups.items()}).alias(column)
+            for place, column in enumerate(("source_kind", "source_task", "source_language"))
+        ),
+        pl.Series("relation", relations, dtype=pl.String),
         **dict.fromkeys(("se_pp", "df", "q_value", "graded_pp"), unknown),
         reason=reason,
     )
     return matrix_chart(matrix_data(rows, settings), level(settings.confidence))
+
+
+def _row_of(source: Source) -> tuple[str, str, str]:
+    """Return a source's kind, the head of its group of rows, and its label there."""
+    if source.cell is not None:
+        return source.kind, source.cell.task, source.cell.language
+    if source.variant:
+        return source.kind, f"variant {source.variant}", source.main_name
+    return source.kind, f"{source.kind}s", source.name
 
 
 def targets_chart(summaries: pl.DataFrame) -> alt.LayerChart:

@@ -98,13 +98,12 @@ class View:
         """Return the matrix of one model."""
         model = self._model(query)
         table = self.items.summaries(model)
-        names = table["source"].unique().sort()
-        single = table.filter(pl.col("source").is_in([name for name in names if (model, name) in self.items.single]))
-        others = [name for name in names if (model, name) not in self.items.single]
+        sources = {name: source for (owner, name), source in self.items.sources.items() if owner == model}
         settings = self.config.analysis if self.config is not None else AnalysisConfig()
-        charts = {"matrix-chart": live_matrix(model, single, settings)} if single.height else {}
+        charts = {"matrix-chart": live_matrix(model, table, sources, settings)} if table.height else {}
         models = sorted({key.model for key in self.items.parts()})
-        return Page(f"Matrix of {model}", {"model": model, "models": models, "others": others}, table, charts)
+        has_others = any(source.cell is None for source in sources.values())
+        return Page(f"Matrix of {model}", {"model": model, "models": models, "has_others": has_others}, table, charts)
 
     def pair(self, query: Mapping[str, str]) -> Page:
         """Return one source on one target: counts, the McNemar test and the items."""

@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
 from transfergrid.benchmarks.metrics import lower_is_better
-from transfergrid.grid import BASELINE_NAME, CELL_KIND, Cell, UserError
+from transfergrid.grid import BASELINE_NAME, VARIANT_MARK, Cell, Source, UserError
 from transfergrid.store.common_items import common_rows
 from transfergrid.store.folder import RunFolder
-from transfergrid.store.score_store import Scan, StoreError, describe_part
+from transfergrid.store.score_store import Origin, Scan, StoreError, describe_part
 from transfergrid.store.scores import UNREADABLE, scan_scores
 
 LOWER_IS_BETTER = pl.col("primary_metric").is_in(lower_is_better())
@@ -64,8 +64,8 @@ class ItemRows:
         self._summarise = lru_cache(_KEEPS_MODELS)(_summarise)
         self._score_base = lru_cache(_KEEPS_MODELS)(_score_base)
         self._stopped = lru_cache(_KEEPS_MODELS)(_stopped)
-        self.single: set[tuple[str, str]] = set()
-        """Model and name of the sources that are a usual adapter of one cell; only these stand in a matrix."""
+        self.sources: dict[tuple[str, str], Source] = {}
+        """What was trained, by model and name."""
 
     def parts(self) -> Parts:
         """Return the files of every source as they are now."""
@@ -91,8 +91,8 @@ class ItemRows:
             rows = _sources_of(Path(file.path))
         except (*UNREADABLE, ValueError, KeyError, StoreError):
             return None
-        self.single |= {(model, source) for model, _, source, is_single in rows if is_single}
-        return [Key(model, source, -1 if seed is None else seed) for model, seed, source, _ in rows]
+        self.sources |= {(model, source.name): source for model, source in rows if not source.is_base}
+        return [Key(model, source.name, -1 if source.seed is None else source.seed) for model, source in rows]
 
     def paired(self, key: Key, filters: pl.Expr | None = None) -> pl.DataFrame:
         """Return the base's rows with what the source says of the same items: its columns end in ``_source``.
@@ -174,14 +174,17 @@ SUMMARY_SCHEMA = {
 }
 
 
-def _sources_of(path: Path) -> list[tuple[Any, ...]]:
-    """Return model, seed and name of a part's sources, and whether each is a usual adapter of one cell."""
+def _sources_of(path: Path) -> list[Origin]:
+    """Return model and source of a part's rows."""
     try:
-        model, source = describe_part(path).origin
+        return [describe_part(path).origin]
     except KeyError:  # it has no footer of ours
-        is_single = pl.col("source_task").is_not_null().alias("is_single")
-        return scan_scores([path]).select("model", "seed", "source", is_single).unique().collect().rows()
-    return [(model, source.seed, source.name, source.kind == CELL_KIND and not source.variant)]
+        rows = scan_scores([path]).select("model", "seed", "source", "source_kind", "source_cells").unique().collect()
+    found = []
+    for model, seed, name, kind, cells in rows.iter_rows():
+        variant = name.partition(VARIANT_MARK)[2]
+        found.append(Origin(model, Source(kind, name, tuple(map(Cell.parse, (cells or "").split())), seed, variant)))
+    return found
 
 
 def _files(folder: Path) -> list[File]:

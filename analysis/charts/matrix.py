@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from transfergrid.grid import Regime
+from transfergrid.grid import IN_MIX, Regime
 
 CELLS = "cells"
 """Name of the layer of cells; the keyboard walk of ``page.js`` finds its marks by it."""
@@ -27,14 +27,18 @@ LISTS = [
     "n_gain",
     "n_loss",
     "reason",
+    "relation",
 ]
 """Lists of a view, one entry per (source, target), source by source."""
 
 _HATCH = "M-0.5,0.5L0.5,-0.5M-0.5,0.1L0.1,-0.5M-0.1,0.5L0.5,-0.1"
 _SAID = ("trained on", "scored on", "regime", "delta", "interval", "base, adapter", "questions", "n", "test")
+_LABEL_GAP, _LETTER = 18, 6
+"""Room in px that a row's label takes, and every character of it."""
 _NUMBERED = "bandwidth('x') > 36"
 _WHOLE = (
-    "(regime == 'all' || regime == datum.regime || (regime == 'all transfer' && datum.regime != 'MT-ML'))"
+    "(regime == 'all' || regime == datum.regime"
+    " || (regime == 'all transfer' && datum.regime != 'MT-ML' && datum.regime != 'IN-MIX'))"
     " && (trained_task == 'all' || trained_task == datum.source[0])"
     " && (trained_language == 'all' || trained_language == datum.source[1])"
     " && (scored_task == 'all' || scored_task == datum.target[0])"
@@ -63,11 +67,14 @@ def matrix_chart(matrix: Mapping[str, Any], level: str) -> alt.LayerChart:
             is_sure="datum.significant == 1",
         )
         .transform_calculate(source="sources[datum.row]", target="targets[datum.column]")
-        .transform_calculate(regime=_regime("source", "target"))
+        .transform_calculate(regime=f"datum.relation == null ? {_regime('source', 'target')} : datum.relation")
         .transform_filter(_WHOLE)
         .transform_calculate(**_explanation(level))
     )
-    chart = alt.layer(*_layers(alt.Chart(), float(matrix["limit_pp"])), data=alt.NamedData(name="views"))
+    chart = alt.layer(
+        *_layers(alt.Chart(), float(matrix["limit_pp"]), max(len(source[1]) for source in matrix["sources"])),
+        data=alt.NamedData(name="views"),
+    )
     chart.transform = steps.transform  # taken by the layers themselves, every step would copy all of them
     chart = chart.add_params(*_params(matrix)).resolve_scale(color="independent")
     chart = chart.properties(height=alt.Step(ROW_STEP if len(matrix["sources"]) > FEW else TALL_ROW_STEP))
@@ -84,7 +91,7 @@ def _explanation(level: str) -> dict[str, str]:
     """Return what is said of a cell, an expression each."""
     low, high = (f"format(datum.delta_pp {sign} datum.half_pp, '+.2f')" for sign in "-+")
     return {
-        "trained on": "datum.source[0] + '-' + datum.source[1]",
+        "trained on": "datum.source[2]",
         "scored on": "datum.target[0] + '-' + datum.target[1]",
         "delta": "datum.is_missing ? 'not scored: ' + reasons[datum.reason] : format(datum.delta_pp, '+.2f') + ' pp'",
         "interval": f"datum.half_pp == null ? 'none' : '{level}: ' + {low} + ' to ' + {high}",
@@ -102,7 +109,7 @@ def _axes(along: str) -> dict[str, Any]:
     return {"ticks": False, "domain": False, "labelExpr": f"{along}[datum.value][1]", "labelOverlap": False}
 
 
-def _layers(cells: alt.Chart, limit: float) -> Iterator[alt.Chart]:
+def _layers(cells: alt.Chart, limit: float, longest: int) -> Iterator[alt.Chart]:
     x = alt.X("column:O", title=None).axis(orient="top", labelAngle=0, **_axes("targets"))
     y = alt.Y("row:O", title=None).axis(**_axes("sources"))
     both = cells.encode(x=x, y=y)
@@ -125,20 +132,20 @@ def _layers(cells: alt.Chart, limit: float) -> Iterator[alt.Chart]:
         below = alt.expr(f"{_NUMBERED} ? 7 : 0")
         sure = part.transform_filter("datum.is_sure")
         yield sure.mark_circle(style=f"sure{ending}", size=12, yOffset=below, aria=False)
-    for task, place, side in (("target", "column", "x"), ("source", "row", "y")):
-        yield from _groups(cells, task, place, side)
+    yield from _groups(cells, "target", "column", "x")
+    yield from _groups(cells, "source", "row", "y", away=_LABEL_GAP + _LETTER * longest)
     walked = both.transform_filter("datum.row == at_row && datum.column == at_column")
     yield walked.mark_rect(style="chosen", aria=False)
 
 
-def _groups(cells: alt.Chart, end: str, place: str, side: str) -> Iterator[alt.Chart]:
-    """Name every task at its first row or column and set it apart from the one before."""
+def _groups(cells: alt.Chart, end: str, place: str, side: str, *, away: int = 22) -> Iterator[alt.Chart]:
+    """Name every task, or kind of source, at its first row or column and set it apart from the one before."""
     first = cells.transform_calculate(task=f"split(datum.{end}[0], '_')").transform_aggregate(
         groupby=["task"], **{place: f"min({place})"}
     )
     at = (alt.X if side == "x" else alt.Y)(f"{place}:O", bandPosition=0)
     yield first.mark_rule(style="border", aria=False).encode(**{side: at})
-    other = {"y": alt.value(-22)} if side == "x" else {"x": alt.value(-30)}
+    other = {"y" if side == "x" else "x": alt.value(-away)}
     kept = {"align": "left", "baseline": "bottom"} if side == "x" else {"align": "right", "baseline": "top", "dy": 4}
     yield first.mark_text(style="head", aria=False, **kept).encode(**{side: at}, **other, text="task:N")
 
@@ -146,9 +153,10 @@ def _groups(cells: alt.Chart, end: str, place: str, side: str) -> Iterator[alt.C
 def _params(matrix: Mapping[str, Any]) -> Iterator[alt.Parameter]:
     """Return the selects of the chart, where there is a choice, and the lists that its expressions look names up in."""
     names = [view["name"] for view in matrix["views"]]
+    in_mix = [IN_MIX] if any(IN_MIX in view["relation"] for view in matrix["views"]) else []
     choices: dict[str, tuple[str, list[Any], list[str]]] = {
         "model": ("Model", list(range(len(names))), names),
-        "regime": ("Regime", *_twice(["all", "all transfer", *(regime.value for regime in Regime)])),
+        "regime": ("Regime", *_twice(["all", "all transfer", *(regime.value for regime in Regime), *in_mix])),
     }
     for side, word in (("sources", "trained"), ("targets", "scored")):
         for place, part in enumerate(("task", "language")):

@@ -14,6 +14,7 @@ from transfergrid.analysis.charts.matrix import LISTS
 from transfergrid.analysis.records import PAIR, SOURCE, TARGET
 from transfergrid.analysis.statistics.significance import holds_fdr
 from transfergrid.config.settings import AnalysisConfig
+from transfergrid.grid import CELL_KIND
 
 ALL_MODELS = "all models"
 """Name of the view that averages over models."""
@@ -36,13 +37,15 @@ def matrix_data(transfer: pl.DataFrame, settings: AnalysisConfig) -> dict[str, A
         settings: Level of the intervals and false discovery rate.
 
     Returns:
-        ``sources`` and ``targets``: [task, language] in order. ``views``: one per model (and one for the mean of
-        several), then the same of graded transfer where there is any, with the lists of `LISTS`; null where there is no
-        such number, empty where no entry has one. ``reasons``: texts that ``reason`` points into; a cell with a reason
-        was not scored. ``limit_pp``: where the colour scale ends.
+        ``sources``: [task, language, name] in order, ``targets``: [task, language]. ``views``: one per model (and one
+        for the mean of several), then the same of graded transfer where there is any, with the lists of `LISTS`; null
+        where there is no such number, empty where no entry has one. ``reasons``: texts that ``reason`` points into; a
+        cell with a reason was not scored. ``limit_pp``: where the colour scale ends.
     """
-    sources, targets = (_cells(transfer, names) for names in (SOURCE, TARGET))
-    places = sources.join(targets, how="cross", maintain_order="left_right")
+    kind = pl.col("source_kind")
+    sources = transfer.select(*SOURCE, "source", "source_kind").unique().sort(kind != CELL_KIND, kind, *SOURCE)
+    targets = transfer.select(TARGET).unique().sort(TARGET)
+    places = sources.select(SOURCE).join(targets, how="cross", maintain_order="left_right")
     metrics = {"": _with_intervals(transfer, settings)}
     if transfer["graded_pp"].count():
         metrics[GRADED] = _graded(transfer, settings)
@@ -53,7 +56,7 @@ def matrix_data(transfer: pl.DataFrame, settings: AnalysisConfig) -> dict[str, A
         for view in _views(places, rows, reasons, settings)
     ]
     return {
-        "sources": [list(row) for row in sources.iter_rows()],
+        "sources": [list(row) for row in sources.select(*SOURCE, "source").iter_rows()],
         "targets": [list(row) for row in targets.iter_rows()],
         "views": [{"view": place, **view} for place, view in enumerate(views)],
         "reasons": reasons,
@@ -96,10 +99,6 @@ def half_width(se_pp: pl.Series, df: pl.Series, confidence: float) -> pl.Series:
     with np.errstate(invalid="ignore"):
         width = special.stdtrit(degrees, 0.5 + confidence / 2) * errors
     return pl.Series(np.where(errors > 0, width, np.nan)).fill_nan(None)
-
-
-def _cells(transfer: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
-    return transfer.select(names).unique().sort(names)
 
 
 def _with_intervals(transfer: pl.DataFrame, settings: AnalysisConfig) -> pl.DataFrame:

@@ -22,7 +22,7 @@ const steps = { ArrowLeft: ["column", -1], ArrowRight: ["column", 1], ArrowUp: [
 function walk(figure, view) {
   figure.tabIndex = 0;
   const open = ({ source, target }) => {  // where a page has one for every pair
-    if (figure.dataset.pair) location.href = `${figure.dataset.pair}&source=${encodeURIComponent(source.join("-"))}&target=${encodeURIComponent(target.join("-"))}`;
+    if (figure.dataset.pair) location.href = `${figure.dataset.pair}&source=${encodeURIComponent(source[2])}&target=${encodeURIComponent(target.join("-"))}`;
   };
   figure.onclick = ({ target }) => target.__data__?.datum?.source && open(target.__data__.datum);
   const detail = document.getElementById("matrix-detail");

@@ -18,7 +18,7 @@ from transfergrid.commands.doctor import DoctorReport, Finding
 from transfergrid.commands.output import Report, print_report
 from transfergrid.engine.evaluation.summary import EvaluationReport
 from transfergrid.engine.server.launch import ServerStart
-from transfergrid.engine.work.estimate import Estimate
+from transfergrid.engine.work.plan import Estimate
 from transfergrid.store.data_manifest import DataManifest
 from transfergrid.trainers.plan import TrainingPlan
 from transfergrid.trainers.sweep import SweepSummary

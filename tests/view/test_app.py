@@ -126,7 +126,7 @@ def test_every_page_answers_and_missing_texts_are_said(client: TestClient) -> No
         ("/pair?model=nobody", "no model &#39;nobody&#39; in the run"),
         (f"/pair?model={MODEL}&source=base&target=a-b", "no scores of source &#39;base&#39;"),
         (f"/pair?model={MODEL}&source={SOURCE}&target=x", "target &#39;x&#39; is no cell"),
-        (f"/pair?model={MODEL}&source={SOURCE}&target=x-y", "no item of x-y was scored"),
+        (f"/pair?model={MODEL}&source={SOURCE}&target=x-yy", "no item of x-yy was scored"),
         (f"/source?model={MODEL}&source={SOURCE}&seed=9", "has no seed 9"),
         (f"/item?model={MODEL}&source={SOURCE}&task=a&item=<b>", "no item &#39;&lt;b&gt;&#39; of task"),
     ],
@@ -152,7 +152,7 @@ def test_new_parts_are_seen_and_damaged_ones_are_left_out(tmp_path: Path) -> Non
     assert view.items.unreadable == {"broken.parquet"}
 
 
-def test_a_source_of_another_kind_has_a_page_and_no_row_of_the_matrix(tmp_path: Path) -> None:
+def test_a_source_of_another_kind_has_a_page_and_a_row_below_the_single_cells(tmp_path: Path) -> None:
     run = write_viewed_run(tmp_path / "run")
     rows = pl.read_parquet(next(iter(score_parts(run)))).filter(model=MODEL, source=SOURCE, seed=17)
     nothing = pl.lit(None, dtype=pl.String)
@@ -164,9 +164,17 @@ def test_a_source_of_another_kind_has_a_page_and_no_row_of_the_matrix(tmp_path: 
     }
     rows.with_columns(**blend).write_parquet(run.scores / "blend.parquet")
     page = View(run, None).matrix({"model": MODEL})
-    assert page.values["others"] == ["blend-x"]
-    shown = page.charts["matrix-chart"].datasets["views"][0]
-    assert len(shown["delta_pp"]) == 6 * 6
+    assert page.values["has_others"]
+    chart = page.charts["matrix-chart"]
+    shown = chart.datasets["views"][0]
+    assert len(shown["delta_pp"]) == 7 * 6
+    assert shown["relation"][: 6 * 6] == [None] * 36
+    assert sorted(shown["relation"][36:]) == ["CT-CL", "CT-CL", "CT-ML", "IN-MIX", "MT-CL", "MT-CL"]
+    names = {each.name: each.value for each in chart.params}
+    assert names["sources"][0] == ["arc_challenge", "ar", "arc_challenge-ar"]
+    assert names["sources"][-1] == ["mixtures", "blend-x", "blend-x"]
+    relations = zip(names["targets"], shown["relation"][36:], strict=True)
+    assert ["-".join(target) for target, relation in relations if relation == "IN-MIX"] == [SOURCE]
     assert View(run, None).source({"model": MODEL, "source": "blend-x"}).table.height == 6
 
 

@@ -48,7 +48,7 @@ def test_every_delta_stands_at_its_place() -> None:
     assert [view["name"] for view in matrix["views"]] == [ALL_MODELS, *MODELS]
     for view, expected in zip(matrix["views"], (deltas.mean(axis=0), *deltas), strict=True):
         assert view["delta_pp"] == pytest.approx(expected.ravel(), abs=0.0051)
-    assert matrix["sources"] == [[cell.task, cell.language] for cell in cells()]
+    assert matrix["sources"] == [[cell.task, cell.language, cell.name] for cell in cells()]
 
 
 def test_the_mean_over_models_has_a_t_interval_across_them() -> None:

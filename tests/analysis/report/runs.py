@@ -85,7 +85,7 @@ def matrix_of(page: str) -> dict[str, Any]:
 
 def place_of(matrix: dict[str, Any], source: Cell, target: Cell) -> int:
     """Return the place of a pair in the matrix' lists."""
-    row = matrix["sources"].index([source.task, source.language])
+    row = matrix["sources"].index([source.task, source.language, source.name])
     return row * len(matrix["targets"]) + matrix["targets"].index([target.task, target.language])
 
 

@@ -74,7 +74,7 @@ def page(browser: Any, holed: Path) -> Iterator[Watched]:
 def places(page: Path, source: Any, target: Any) -> tuple[int, int]:
     matrix = matrix_of(page.read_text(encoding="utf-8"))
     cells = (("sources", source), ("targets", target))
-    row, column = (matrix[side].index([cell.task, cell.language]) for side, cell in cells)
+    row, column = ([each[:2] for each in matrix[side]].index([cell.task, cell.language]) for side, cell in cells)
     return row, column
 
 

@@ -14,8 +14,9 @@ from tests.engine.sweeps import FakeMaker, add_adapters, copy_adapter, small_con
 from tests.hub import use_local_hub
 from transfergrid.config.selection import Narrowing
 from transfergrid.config.settings import EngineConfig, GridConfig, ModelConfig
+from transfergrid.config.sources import SourceConfig
 from transfergrid.config.text import PAPER_MODELS
-from transfergrid.config.training import LoraConfig
+from transfergrid.config.training import LoraConfig, VariantConfig
 from transfergrid.engine.adapters.folder import WEIGHTS_FILE
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.models.shapes import read_linear_shapes
@@ -24,7 +25,8 @@ from transfergrid.engine.planning.planner import PlanLimits, plan_items
 from transfergrid.engine.work.adapter_sizes import adapter_bytes
 from transfergrid.engine.work.base_model import tokenisation_settings
 from transfergrid.engine.work.cells import load_cell, tokenise_cells
-from transfergrid.engine.work.estimate import Estimate, ModelEstimate, estimate
+from transfergrid.engine.work.estimate import estimate
+from transfergrid.engine.work.plan import Estimate, ModelEstimate
 from transfergrid.engine.work.request import EvalRequest
 from transfergrid.store.folder import RunFolder
 from transfergrid.wording import format_bytes
@@ -122,6 +124,28 @@ def test_a_model_that_is_not_there_is_named(config: GridConfig, run: RunFolder, 
     assert list(found.as_json()) == ["models", "unavailable"]
 
 
+def test_other_kinds_of_sources_have_a_row_each(config: GridConfig, run: RunFolder) -> None:
+    assert only(estimate(config, run, EvalRequest())).kinds == ()
+    pair = SourceConfig(train_on=("arc_challenge-de", "arc_challenge-en"))
+    added = {"sources": {"pair": pair}, "variants": {"r8": VariantConfig(lora=LoraConfig(r=8, alpha=16))}}
+    report = estimate(config.model_copy(update=added), run, EvalRequest())
+    found = only(report)
+    assert [(each.what, each.n_adapters) for each in found.kinds] == [
+        ("base", 0),
+        ("cell", 4),
+        ("mixture", 1),
+        ("variant r8", 4),
+    ]
+    for name in ("n_adapters", "n_adapters_to_train", "n_adapter_bytes", "n_items", "n_unique_tokens"):
+        assert sum(getattr(each, name) for each in found.kinds) == getattr(found, name)
+    console = Console(width=80, color_system=None)
+    with console.capture() as captured:
+        console.print(report)
+    assert "By kind of source, tiny" in captured.get()
+    assert "variant r8" in captured.get()
+    assert report.as_json()["models"][0]["kinds"][3]["what"] == "variant r8"
+
+
 def rendered(n_models: int, width: int) -> str:
     figures = dict.fromkeys((field.name for field in fields(ModelEstimate)), 2_340_800)
     figures |= {
@@ -129,6 +153,7 @@ def rendered(n_models: int, width: int) -> str:
         "n_adapters_to_train": 132,
         "n_repeated_tokens": 1_234_567_890,
         "n_training_bytes": 0,
+        "kinds": (),
     }
     names = [path.rpartition("/")[2] for path in PAPER_MODELS[:n_models]]
     models = [ModelEstimate(**{**figures, "model": name, "expected_s": None}) for name in names]
