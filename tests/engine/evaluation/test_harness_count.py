@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import random
@@ -10,6 +11,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from rich.console import Console
 
 from tests.benchmarks.harness_folder import documents, write_languages, write_task
 from tests.engine.sweeps import FakeMaker, add_adapters, small_config
@@ -21,7 +23,7 @@ from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.config.harness import HarnessTask
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.evaluation.harness_count import count_answer
-from transfergrid.engine.evaluation.harness_values import harness_values
+from transfergrid.engine.evaluation.harness_values import harness_table, harness_values
 from transfergrid.engine.evaluation.sweep import evaluate
 from transfergrid.engine.work.cells import load_cell
 from transfergrid.engine.work.request import EvalRequest
@@ -142,6 +144,18 @@ def test_values_and_perplexities_are_those_of_the_harness(tmp_path: Path, metric
             math.exp(each[metric] if metric == "perplexity" else each[metric][0] / each[metric][1]) for each in logged
         ]
         assert [row["value"] for row in rows] == pytest.approx(slow)
+
+
+def test_the_harness_own_numbers_are_shown_by_source_and_the_rest_is_counted() -> None:
+    output = json.dumps({"loglikelihoods_nats": [-2.0], "results": {"bits_per_byte": ["bits_per_byte", [-2.0, 4]]}})
+    sources: list[dict[str, Any]] = [{"source": "base", "seed": None}, *({"source": "a", "seed": n} for n in range(45))]
+    rows = pl.LazyFrame([{**ROW, **each, "output": output} for each in sources], schema_overrides={"seed": pl.Int64})
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(harness_table(harness_values(rows)))
+    lines = [line.replace("│", "").split() for line in console.export_text().splitlines()]
+    assert ["x", "base", "x-x", "bits_per_byte", "1", "0.7213"] in lines
+    assert ["x", "a", "(seed", "0)", "x-x", "bits_per_byte", "1", "0.7213"] in lines
+    assert ["and", "6", "more;", "all", "with", "--json"] in lines
 
 
 def test_counted_cells_are_scored_stored_and_analysed(
