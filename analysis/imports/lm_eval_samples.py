@@ -153,7 +153,7 @@ def _has_prompts_as_choices(content: Mapping[str, Any]) -> bool:
         pairs = [_pair(each) for each in (arguments.values() if isinstance(arguments, Mapping) else arguments or ())]
         texts, prompts = ({pair[place] for pair in pairs} for place in (1, 0))
         return len(prompts) > 1 and len(texts) == 1 and (not target.isdigit() or target in {t.strip() for t in texts})
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError):
         return False  # said where the choices are read
 
 
@@ -165,15 +165,12 @@ def _counted(item_id: str, by_position: bool, sample: _Sample, metric: str) -> A
         value = AGGREGATIONS[COUNTED[metric]].of_item(content[metric])
         listed = [each if isinstance(each, list | tuple) else [each] for each in content["filtered_resps"]]
         said: dict[str, Any] = {"loglikelihoods_nats": [_number(each[0]) for each in listed]}
+        if not 0 <= value <= 1 or not all(map(isfinite, said["loglikelihoods_nats"])):
+            raise ValueError(content[metric])
     except (KeyError, ValueError, TypeError, IndexError, ArithmeticError) as error:
         raise UserError(
-            f"sample {item_id!r} in {str(path)!r} has no usable {metric}: {one_line(repr(error))}; run the task again"
+            f"sample {item_id!r} in {str(path)!r} has no usable {metric}: {one_line(repr(error), 60)}; run it again"
         ) from error
-    if not (isfinite(value) and 0 <= value <= 1) or not all(map(isfinite, said["loglikelihoods_nats"])):
-        raise UserError(
-            f"sample {item_id!r} in {str(path)!r} has the {metric} {one_line(content[metric], 60)}; expected one of a "
-            "finite log-likelihood; run the task again"
-        )
     output = json.dumps({**said, "results": results})
     hashes = [each if isinstance(each := content.get(name), str) else None for name in ("doc_hash", "prompt_hash")]
     return Answer(item_id, by_position, hashes[0], hashes[1], 0, [], [], value, output)
