@@ -40,7 +40,7 @@ browser:
 
 # Two processes side by side: tests/conftest.py says which takes what. Threads that wait leave the other its core.
 test: $(STAMP) browser
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not gpu" -n 2 --dist loadgroup
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not gpu" -n 2
 
 # Tries damaged contents on every reader of files from outside; prints how many inputs were tried and held.
 fuzz: $(STAMP)

@@ -33,7 +33,7 @@ import torch, transformers
 from transfergrid.cli import main
 arguments = ["eval", "--config", sys.argv[1], "--run", sys.argv[2]]
 shown = io.StringIO()
-with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(io.StringIO()):
     narrow = ["--source", "base", "--target", "arc_challenge-de"]
     main([*arguments, *narrow], standalone_mode=False)
     with contextlib.suppress(OSError):

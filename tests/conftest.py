@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -13,16 +15,25 @@ settings.register_profile("untimed", deadline=None)  # a busy machine is no fail
 settings.load_profile("untimed")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Of two processes (``make test``) one takes the tests that start engines and trainers, the other all else.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of two processes (``make test``) one takes the files that start engines and trainers, the other all else.
 
     An engine or a trainer uses every core and much memory, so that two at a time gain nothing.
     """
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if item.get_closest_marker("engine"):
-                item.add_marker(pytest.mark.xdist_group("engine"))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Halves(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "engine" if starts_engine(config.rootpath / file) else file
+
+    return Halves(config, log)
+
+
+@cache
+def starts_engine(file: Path) -> bool:
+    return "mark.engine" in file.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session")

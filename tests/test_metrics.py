@@ -139,9 +139,11 @@ def test_a_value_that_is_no_share_is_refused() -> None:
 
 
 def test_an_unknown_metric_is_refused() -> None:
-    with pytest.raises(UserError, match=r"unknown metric 'f1'; expected one of \['acc', 'acc_norm', 'lm_eval'\]"):
+    with pytest.raises(UserError, match=r"unknown metric 'f1'; expected one of \['acc', 'acc_norm', 'lm_eval', 'lm_e"):
         get_metric("f1")
-    with pytest.raises(ScoringError, match="the metric 'lm_eval' is of tasks of lm-evaluation-harness alone"):
+    with pytest.raises(
+        ScoringError, match="the metrics 'lm_eval' and 'lm_eval_acc' are of tasks of lm-evaluation-harness alone"
+    ):
         get_metric("lm_eval").of_item([-1.0, -2.0], ["a", "b"], 0)
 
 

@@ -40,6 +40,9 @@ AUTO_AT_MOST = 16
 """Adapters in one pass that ``auto`` never exceeds: a process that is killed loses those that are in it."""
 TIMED_PASSES = 6
 """Passes that are timed, side by side and one by one in turns, before ``auto`` chooses."""
+WORTH_SHARING = 1.1
+"""Speed of a shared pass over that one by one, from which ``auto`` shares it: six passes say it to some 5 %, the rest
+of training gains nothing, and adapters that share a pass are lost together and have other bits."""
 _KEPT = 5 * 4 / 2**30
 """GiB kept for one weight of an adapter: itself, gradient, two of AdamW, the best epoch's, in float32."""
 _FREE_SHARE = 0.1
@@ -209,7 +212,7 @@ class SideBySide:
         """Go on as is faster on this device."""
         self._clock = None
         n = count(len(self._running), "adapter")
-        if gain > 1:
+        if gain >= WORTH_SHARING:
             self._tell(f"{n} in one pass train {gain:.2f} times as fast as one by one; they share it")
         else:
             self._tell(f"{n} in one pass train {gain:.2f} times as fast as one by one; the others are trained alone")

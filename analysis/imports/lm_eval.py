@@ -60,7 +60,8 @@ def import_lm_eval(folder: Path, run: RunFolder, *, allow_mismatch: bool = False
             f"{mismatches[0]}, {_results(len(mismatches))}: their delta is not the adapter's alone; run both alike, or "
             "give --allow-mismatch to keep them with a remark in every table"
         )
-    deltas = aggregates([result for result in results if result.model in without]) if without else None
+    whole = [result for result in results if result.model in without and result.acc is not None]
+    deltas = aggregates(whole) if without else None
     reports = _write(items.rows if items.rows.height else None, deltas, run)
     _write_remarks(mismatches, run)
     remarks = [*_remarks(skipped, len(found) - len(results)), *remarks, *_unlogged_remarks(results)]
@@ -172,7 +173,7 @@ def _remarks(skipped: set[str], n_replaced: int) -> list[str]:
 
 
 def _unlogged_remarks(results: Sequence[Result]) -> Iterator[str]:
-    """Yield why a model with some samples came in without them."""
+    """Yield why a model with some samples came in without them, and which targets have no score without them."""
     for model in sorted({result.model for result in results if result.samples}):
         lacking = [result for result in results if result.model == model and result.unlogged]
         if lacking:
@@ -181,6 +182,9 @@ def _unlogged_remarks(results: Sequence[Result]) -> Iterator[str]:
                 f"model {model!r} came in as aggregates, without pairing by item, since samples are missing for "
                 f"{listed(targets, _SHOWN)} (first: task {lacking[0].unlogged[0]!r}); log the samples of every task"
             )
+            without = sorted({each.target.name for each in results if each.model == model and each.acc is None})
+            if without:
+                yield f"left out, as aggregates have no score of them without their samples: {listed(without, _SHOWN)}"
 
 
 def _check_metrics(results: Sequence[Result]) -> None:

@@ -10,7 +10,6 @@ import polars as pl
 
 from transfergrid.analysis.imports.lm_eval_results import Result
 from transfergrid.analysis.imports.lm_eval_samples import Answer, read_answers
-from transfergrid.benchmarks.metrics import get_metric
 from transfergrid.grid import UserError
 from transfergrid.store.scores import SCORE_SCHEMA, source_columns
 
@@ -87,8 +86,9 @@ def _row(result: Result, answer: Answer) -> dict[str, object]:
         "gold": answer.gold,
         "pred": answer.pred("acc"),
         "pred_norm": answer.pred("acc_norm"),
-        "value": get_metric(result.metric).of_item(answer.values, answer.choices, answer.gold),
-        "loglikelihoods_nats": answer.values,
+        "value": answer.value(result.metric),
+        "output": answer.output,
+        "loglikelihoods_nats": answer.values or None,
         "choice_chars": answer.chars,
         "n_truncated_tokens": 0,
         "primary_metric": result.metric,

@@ -10,10 +10,21 @@ from typing import Any, NamedTuple
 
 from transfergrid.analysis.imports.lm_eval_conditions import read_conditions
 from transfergrid.analysis.imports.lm_eval_names import adapter_source, parse_arguments, task_cell
+from transfergrid.benchmarks.spec import HARNESS_METRICS
 from transfergrid.grid import Cell, Source, UserError
 from transfergrid.store.json_text import read_json
 from transfergrid.wording import one_line
 
+COUNTED = {
+    "acc": "mean",
+    "acc_mutual_info": "mean",
+    "acc_bytes": "mean",
+    "byte_perplexity": "weighted_perplexity",
+    "bits_per_byte": "bits_per_byte",
+    "word_perplexity": "weighted_perplexity",
+    "perplexity": "perplexity",
+}
+"""Metrics that may be an item's value as the harness logs it, the first one first, and how it sums them up."""
 _SAME = 1e-9
 _RESULT_NAME = re.compile(r"results_(?P<time>.+)\.json")
 
@@ -28,6 +39,8 @@ class Samples(NamedTuple):
     """What the task puts between context and choice; acc_norm does not count it."""
     acc: float | None = None
     """The results file's own mean over these samples; None: it does not say."""
+    counted: str | None = None
+    """The harness' metric that is an item's value where choices and log-likelihoods alone do not make it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +58,7 @@ class Result:
     source: Source
     target: Cell
     acc: float | None
+    """Of a task that is counted, the share by its metric; None where that is no share."""
     acc_norm: float | None
     stderr: float | None
     """Of the score, unpaired."""
@@ -67,6 +81,8 @@ class Result:
     @property
     def metric(self) -> str:
         """Name of the score."""
+        if counted := {each.counted for each in self.samples} - {None}:
+            return HARNESS_METRICS[all(str(name).startswith("acc") for name in counted)]
         return "acc" if self.acc_norm is None else "acc_norm"
 
     @property
@@ -151,11 +167,11 @@ class _ResultsFile:
     def result(self, name: str, target: Cell) -> Result | None:
         """Return a task's or group's result; None: it has no acc."""
         acc, norm = self._share(name, "acc"), self._share(name, "acc_norm")
-        if acc is None:
-            return None
         inner = self.descendants(name)
         leaves = [part for part in inner if not self.children.get(part)] or [name]
         logged = {leaf: self._samples(name, leaf) for leaf in leaves}
+        if acc is None and not all(samples is not None and samples.counted for samples in logged.values()):
+            return None
         metric = "acc" if norm is None else "acc_norm"
         return Result(
             model=self.adapter.base.rsplit("/", 1)[-1],
@@ -227,4 +243,7 @@ class _ResultsFile:
         config = self.configs.get(leaf)
         delimiter = config.get("target_delimiter") if isinstance(config, Mapping) else None
         part = "" if leaf == name else leaf.removeprefix(f"{name}_")
-        return Samples(part, file, delimiter if isinstance(delimiter, str) else " ", self._share(leaf, "acc"))
+        acc, kind = self._share(leaf, "acc"), config.get("output_type") if isinstance(config, Mapping) else None
+        is_chosen = acc is not None and kind != "loglikelihood"
+        counted = None if is_chosen else next((each for each in COUNTED if self._value(leaf, each) is not None), None)
+        return Samples(part, file, delimiter if isinstance(delimiter, str) else " ", acc, counted)

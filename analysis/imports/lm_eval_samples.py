@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
-from transfergrid.analysis.imports.lm_eval_results import Result, Samples
-from transfergrid.benchmarks.metrics import METRICS
+from transfergrid.analysis.imports.lm_eval_results import COUNTED, Result, Samples
+from transfergrid.benchmarks.metrics import AGGREGATIONS, METRICS, get_metric
 from transfergrid.grid import UserError
 from transfergrid.store.json_text import read_json_lines
 from transfergrid.wording import one_line
@@ -30,15 +31,25 @@ class Answer(NamedTuple):
     """Shape [C], log-likelihoods in nats."""
     choices: list[str]
     """Shape [C], without the delimiter."""
+    counted: float | None = None
+    """The value as the harness counted it, where there are no choices to compare; ``values`` is empty then."""
+    output: str | None = None
+    """What the model said, where it was counted."""
 
     @property
     def chars(self) -> list[int]:
         """Shape [C], characters of the choices."""
         return list(map(len, self.choices))
 
-    def pred(self, metric: str) -> int:
-        """Return the choice that a metric picks."""
-        return METRICS[metric].pick(self.values, self.choices)
+    def pred(self, metric: str) -> int | None:
+        """Return the choice that a metric picks; None: there is none."""
+        return METRICS[metric].pick(self.values, self.choices) if self.values else None
+
+    def value(self, metric: str) -> float:
+        """Return the value by a metric."""
+        if self.counted is not None:
+            return self.counted
+        return get_metric(metric).of_item(self.values, self.choices, self.gold)
 
 
 class _Sample(NamedTuple):
@@ -103,11 +114,13 @@ def _gold(target: object, choices: Sequence[str]) -> int:
 
 def _answer(item_id: str, by_position: bool, sample: _Sample) -> Answer:
     content, path = sample.content, sample.logged.path
+    if (metric := sample.logged.counted or ("acc" if _has_prompts_as_choices(content) else None)) is not None:
+        return _counted(item_id, by_position, sample, metric)
     try:
         values = [_number(response[0]) for response in content["filtered_resps"]]
         arguments = content["arguments"]
         listed = list(arguments.values()) if isinstance(arguments, Mapping) else arguments
-        requests = [(each["arg_0"], each["arg_1"]) if isinstance(each, Mapping) else tuple(each) for each in listed]
+        requests = [_pair(each) for each in listed]
         requests, values = _without_unconditional(requests, values)
         choices = _choices([text for _, text in requests], sample.logged.delimiter)
         gold = _gold(content["target"], choices)
@@ -127,6 +140,42 @@ def _answer(item_id: str, by_position: bool, sample: _Sample) -> Answer:
     answer = Answer(item_id, by_position, hashes[0], hashes[1], gold, values, choices)
     _check_sample(answer, sample)
     return answer
+
+
+def _pair(argument: Any) -> tuple[Any, ...]:
+    return (argument["arg_0"], argument["arg_1"]) if isinstance(argument, Mapping) else tuple(argument)
+
+
+def _has_prompts_as_choices(content: Mapping[str, Any]) -> bool:
+    """Whether one text stands after several prompts, so that the target does not say which one is right."""
+    arguments = content.get("arguments")
+    try:
+        pairs = [_pair(each) for each in (arguments.values() if isinstance(arguments, Mapping) else arguments or ())]
+        return len(pairs) > 1 and len({text for _, text in pairs}) == 1 and len({prompt for prompt, _ in pairs}) > 1
+    except (KeyError, ValueError, TypeError):
+        return False  # said where the choices are read
+
+
+def _counted(item_id: str, by_position: bool, sample: _Sample, metric: str) -> Answer:
+    """Return an answer with the value that the harness logged of it."""
+    content, path = sample.content, sample.logged.path
+    try:
+        results = {name: (combine, content[name]) for name, combine in COUNTED.items() if name in content}
+        value = AGGREGATIONS[COUNTED[metric]].of_item(content[metric])
+        listed = [each if isinstance(each, list | tuple) else [each] for each in content["filtered_resps"]]
+        said: dict[str, Any] = {"loglikelihoods_nats": [_number(each[0]) for each in listed]}
+    except (KeyError, ValueError, TypeError, IndexError, ArithmeticError) as error:
+        raise UserError(
+            f"sample {item_id!r} in {str(path)!r} has no usable {metric}: {one_line(repr(error))}; run the task again"
+        ) from error
+    if not (isfinite(value) and 0 <= value <= 1) or not all(map(isfinite, said["loglikelihoods_nats"])):
+        raise UserError(
+            f"sample {item_id!r} in {str(path)!r} has the {metric} {one_line(content[metric], 60)}; expected one of a "
+            "finite log-likelihood; run the task again"
+        )
+    output = json.dumps({**said, "results": results})
+    hashes = [each if isinstance(each := content.get(name), str) else None for name in ("doc_hash", "prompt_hash")]
+    return Answer(item_id, by_position, hashes[0], hashes[1], 0, [], [], value, output)
 
 
 def _number(value: object) -> float:
@@ -165,9 +214,9 @@ def _check_sample(answer: Answer, sample: _Sample) -> None:
 
 
 def _check_score(logged: Samples, answers: Sequence[Answer]) -> None:
-    if logged.acc is None or not answers:
+    if logged.acc is None or not answers or logged.counted not in (None, "acc"):
         return
-    computed = sum(answer.pred("acc") == answer.gold for answer in answers) / len(answers)
+    computed = sum(answer.value("acc") for answer in answers) / len(answers)
     if abs(computed - logged.acc) > _SAME:
         raise UserError(
             f"the {len(answers)} samples in {str(logged.path)!r} make acc {computed:.6f}; the results file beside it "

@@ -184,7 +184,7 @@ class FoundTask:
         """
         tasks = self.index.load(self.name).tasks
         for name, task in tasks.items():
-            _refuse_kind(name, task.OUTPUT_TYPE)
+            _refuse_kind(name, task.OUTPUT_TYPE, group=None if name == self.name else self.name)
         return tasks
 
 
@@ -226,12 +226,9 @@ class TaskFinder:
         return self._indexes[key]
 
 
-def _refuse_kind(name: str, output_type: str) -> None:
+def _refuse_kind(name: str, output_type: str, *, group: str | None = None) -> None:
+    said = f"task {name!r} of lm-evaluation-harness" + (f", in the group {group!r}," if group else "")
     if output_type == "generate_until":
-        raise UserError(
-            f"task {name!r} of lm-evaluation-harness generates text, which no cell can hold; 'grid lm-eval' runs it"
-        )
+        raise UserError(f"{said} generates text, which no cell can hold; 'grid lm-eval' runs it")
     if output_type not in KINDS:
-        raise UserError(
-            f"task {name!r} of lm-evaluation-harness has output_type {output_type!r}, and a cell takes {list(KINDS)}"
-        )
+        raise UserError(f"{said} has output_type {output_type!r}, and a cell takes {list(KINDS)}")

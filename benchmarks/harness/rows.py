@@ -214,7 +214,7 @@ def _asked(request: tuple[str, str], choice: str, *, chat: bool) -> dict[str, An
 def _row(task: Any, document: Any, item_id: str) -> dict[str, Any]:
     """Return a document's id, context without shots, choices, gold and delimiter, and requests with own contexts.
 
-    A document that is no choice has its one text as the only choice.
+    A document that is no choice has its one text as the only choice; choices that are prompts stand with their text.
     """
     context = task.fewshot_context(document, 0, gen_prefix=task.doc_to_prefix(document))
     if task.OUTPUT_TYPE != "multiple_choice":
@@ -232,8 +232,9 @@ def _row(task: Any, document: Any, item_id: str) -> dict[str, Any]:
     }
     if not task.multiple_input:
         return row
-    asked = task.construct_requests(document, context)[: len(choices)]
-    return {**row, "context": "", "requests": _requests(asked, chat=False)}
+    requests = _requests(task.construct_requests(document, context)[: len(choices)], chat=False)
+    read = [choice + text for choice, (_, text) in zip(choices, requests, strict=True)]
+    return {**row, "context": "", "choices": read, "requests": requests}
 
 
 def _text_row(task: Any, document: Any, item_id: str, context: str) -> dict[str, Any]:

@@ -132,3 +132,41 @@ def test_adapters_are_trained_on_letters_or_on_the_harness_prompt(
         {" A", " B", " C"} if train_format == "train" else {" a", " be 0", " be 1", " be 2", " be 3", " c"}
     )
     assert all("Question: sw train" in tokenizer.decode(example.input_ids) for example in job.data.train)
+
+
+@pytest.mark.parametrize("train_format", ["train", "eval"])
+def test_what_has_prompts_of_its_own_is_learnt_in_both_formats_and_whole_texts_are_not(
+    tiny_llama: Path, tmp_path: Path, train_format: str
+) -> None:
+    prompts = {"doc_to_text": "{{gold}}", "doc_to_target": "is {{question}}", "metric_list": [{"metric": "acc"}]}
+    text = {
+        "output_type": "loglikelihood",
+        "doc_to_target": " so {{choices[gold]}}",
+        "metric_list": [{"metric": "acc"}],
+    }
+    whole = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{question}}"}
+    whole["metric_list"] = [{"metric": "byte_perplexity"}]  # type: ignore[assignment]
+    for name, settings in (("prompts", prompts), ("text", text), ("whole", whole)):
+        write_languages(tmp_path / "tasks", name, ["sw"], **settings)
+    entries = [{"lm_eval": name, "languages": ["sw"]} for name in ("prompts", "text", "whole")]
+    given = {"train_format": train_format, "train_chat_template": False}
+    config = load_config(write_grid(tmp_path, tiny_llama, *entries, prompts=given))
+    run = RunFolder(tmp_path / "run")
+    materialise(config, run.data)
+    tokenizer = load_tokenizer(tiny_llama)
+    learnt = {}
+    for name in ("prompts", "text"):
+        (job,) = prepare_jobs(config, run, select(config, Narrowing(sources=(f"{name}-sw",))))
+        for example in job.data.train:
+            read = sum(token < 0 for token in example.labels)
+            parts = example.input_ids[:read], [token for token in example.labels if token >= 0]
+            learnt[name] = tuple(map(tokenizer.decode, parts))
+    assert learnt["prompts"][0] in ("a", "be 0", "be 1", "be 2", "be 3", "c")
+    assert learnt["prompts"][1].startswith(" is sw train")
+    assert learnt["text"][0].startswith("Question: sw train")
+    assert learnt["text"][1] in (" so a", " so be 1", " so c")
+    with pytest.raises(UserError, match=r"tiny, whole-sw: .* whole texts without an answer to learn; set train: false"):
+        prepare_jobs(config, run, select(config, Narrowing(sources=("whole-sw",))))
+    asked = config.model_copy(update={"prompts": config.prompts.model_copy(update={"eval_format": "train"})})
+    with pytest.raises(UserError, match="task 'whole' scores texts among which none is chosen"):
+        load_cell(asked, run.data, Cell("whole", "sw"))

@@ -75,6 +75,7 @@ def test_a_configuration_with_tasks_of_the_harness_is_written_and_read_back(tmp_
         ([{"lm_eval": "xnli", "languages": ["sw", "sw"]}], "'sw' stands there twice"),
         ([{"lm_eval": "xnli", "languages": ["xx"]}], "unknown language 'xx'; expected ISO 639 codes"),
         ([{"lm_eval": "xnli", "languages": []}], "harness_tasks.xnli.languages"),
+        ([{"lm_eval": "xnli", "metric": 3}], "harness_tasks.xnli.metric"),
         ([{"lm_eval": "xnli", "shots": 3}], "unknown key 'shots'; expected one of"),
         ([{"task": "xnli"}], r"names no task; expected a name or \{lm_eval: NAME"),
         ([{"lm_eval": "xnli", "as": 3}], "names no task"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import polars as pl
@@ -103,3 +104,57 @@ def test_a_gold_that_is_no_choice_is_refused(tmp_path: Path) -> None:
     write_samples(tmp_path, "arc_de", [letter_sample(0, 2, "E", "q1")])
     with pytest.raises(UserError, match=r"sample 'q1' in .*samples_arc_de_.* is not multiple choice"):
         import_lm_eval(tmp_path, RunFolder(tmp_path / "run"))
+
+
+def counted_sample(doc_id: int, kind: str, value: float) -> dict[str, object]:
+    """A document as the harness logs it; ``value`` is 1 where it is right, or a log-likelihood."""
+    logged = {"doc_id": doc_id, "doc": {"id": f"doc-{doc_id}"}, "target": " text"}
+    if kind == "rolling":
+        arguments, answers = [{"arg_0": "text"}], [str(value)]
+        logged |= {"word_perplexity": [value, 2], "byte_perplexity": [value, 8], "bits_per_byte": [value, 8]}
+    elif kind == "prompts":
+        arguments = [{"arg_0": prompt, "arg_1": " text"} for prompt in ("A", "B")]
+        answers, logged["acc"] = [["-1.0", "False"], ["-2.0", "False"]], value
+    else:
+        arguments, answers = [{"arg_0": "A", "arg_1": " text"}], [["-1.5", str(bool(value))]]
+        logged |= {"acc": int(value), "perplexity": -1.5}
+    return {**logged, "arguments": dict(enumerate(arguments)), "filtered_resps": answers}
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "base", "adapter"),
+    [("rolling", "lm_eval", -16.0, -8.0), ("prompts", "acc", 0.0, 1.0), ("text", "lm_eval_acc", 1.0, 0.0)],
+)
+def test_what_is_no_choice_among_texts_has_the_value_that_the_harness_logged(
+    tmp_path: Path, kind: str, metric: str, base: float, adapter: float
+) -> None:
+    out, run = tmp_path / "out", RunFolder(tmp_path / "run")
+    configs = {"configs": {"xnli_de": {"output_type": "loglikelihood"}}} if kind == "text" else {}
+    for folder, source, value in ((out / "base", None, base), (out / "a", SOURCE, adapter)):
+        score = {"byte_perplexity,none": 2.0} if kind == "rolling" else scores(value)
+        write_results(folder, {"xnli_de": score}, source, **configs)
+        write_samples(folder, "xnli_de", [counted_sample(doc_id, kind, value) for doc_id in range(2)])
+    import_lm_eval(out, run)
+    items = imported_items(run)
+    expected = [math.exp(each / 8) if kind == "rolling" else each for each in (base, adapter)]
+    assert items.sort("seed", nulls_last=False)["value"].to_list()[::2] == pytest.approx(expected)
+    assert set(items["primary_metric"]) == {metric}
+    assert items["pred"].null_count() == items["loglikelihoods_nats"].null_count() == 4
+    assert read_transfer(run).by_seed["delta_pp"].item() == pytest.approx(100 * (expected[1] - expected[0]))
+    broken = {**counted_sample(0, kind, base), "acc": "x", "byte_perplexity": [1.0, 0]}
+    write_samples(out / "a", "xnli_de", [broken])
+    with pytest.raises(UserError, match=r"sample 'doc-0' in .* has no usable (acc|byte_perplexity)"):
+        import_lm_eval(out, run)
+    write_samples(out / "a", "xnli_de", [{**broken, "acc": 3, "byte_perplexity": [1.0, 8]}])
+    with pytest.raises(UserError, match=r"has the (acc|byte_perplexity) .*expected one of a finite log-likelihood"):
+        import_lm_eval(out, run)
+
+
+def test_a_perplexity_without_samples_is_left_out_of_the_aggregates(tmp_path: Path) -> None:
+    out, run = tmp_path / "out", RunFolder(tmp_path / "run")
+    for folder, source in ((out / "base", None), (out / "a", SOURCE)):
+        write_results(folder, {"xnli_de": scores(0.5), "wiki_de": {"byte_perplexity,none": 2.0}}, source)
+        write_samples(folder, "wiki_de", [counted_sample(0, "rolling", -8.0)])
+    report = import_lm_eval(out, run)
+    assert any("without their samples: wiki-de" in remark for remark in report.remarks)
+    assert read_imported(run)["target_task"].to_list() == ["xnli"]

@@ -89,6 +89,58 @@ def test_of_a_large_training_split_only_what_is_asked_for_is_read(tmp_path: Path
     assert set(few) < set(every)
 
 
+PROMPTS = {"doc_to_text": "{{gold}}", "doc_to_target": "so {{question}}", "metric_list": [{"metric": "acc"}]}
+TEXT = {"output_type": "loglikelihood", "doc_to_target": " {{choices[gold]}}", "metric_list": [{"metric": "acc"}]}
+WHOLE = {"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{question}}"}
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "metric", "n_requests"),
+    [
+        (PROMPTS, "acc", 3),
+        ({"metric_list": [{"metric": "acc_mutual_info"}]}, "lm_eval_acc", 6),
+        (TEXT, "lm_eval_acc", 1),
+        ({**WHOLE, "metric_list": [{"metric": "bits_per_byte"}]}, "lm_eval", 1),
+    ],
+)
+def test_requests_with_prompts_of_their_own_are_the_harness_own(
+    tmp_path: Path, settings: dict[str, Any], metric: str, n_requests: int, chat: bool
+) -> None:
+    folder = write_languages(tmp_path / "tasks", "mine", ["sw"], **settings)
+    rows = read(folder, "mine", prompts={"eval_chat_template": chat, "shots": 1, "shots_as_turns": True})
+    (task,) = TaskIndex.read(folder, stock=False).load("mine_sw").tasks.values()
+    task.set_config("num_fewshot", 1)
+    task.set_fewshot_seed(1234)
+    task.build_all_requests(
+        apply_chat_template=chat, fewshot_as_multiturn=chat, chat_template=lambda chat, **more: json.dumps(chat)
+    )
+    found: list[tuple[str, ...]] = []
+    for row in rows.test:
+        assert len(row["asked"]["requests"]) == n_requests
+        for prompt, text in row["asked"]["requests"]:
+            is_chat = isinstance(prompt, list)
+            said = json.dumps([{"role": role, "content": each} for role, each in prompt]) if is_chat else prompt
+            found.append((text,) if prompt is None else (said, text))
+    assert found == [request.arguments for request in task.instances]
+    assert rows.metric == metric
+    assert len(rows.train) == (0 if settings.get("output_type") == "loglikelihood_rolling" else 4)
+
+
+def test_a_metric_may_be_chosen_among_those_that_a_task_reports(tmp_path: Path) -> None:
+    metrics = [{"metric": name} for name in ("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "f1")]
+    folder = write_languages(tmp_path / "tasks", "mine", ["sw"], metric_list=metrics)
+    task = TaskFinder().find(HarnessTask(lm_eval="mine", languages={"sw": "sw"}, include_path=folder))["sw"]
+    reader = HarnessReader(GridConfig())
+    chosen = {None: "acc_norm", "acc": "acc", "acc_mutual_info": "lm_eval_acc", "acc_bytes": "lm_eval_acc"}
+    for name, metric in chosen.items():
+        rows = reader.read(task, "sw", train=False, metric=name)
+        assert rows.metric == metric
+        assert ("requests" in rows.test[0]["asked"]) == (name == "acc_mutual_info")
+    with pytest.raises(UserError, match=r"not by 'f1'; set its 'metric' to one of \['acc', 'acc_norm', 'acc_mut"):
+        reader.read(task, "sw", train=False, metric="f1")
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
@@ -100,6 +152,8 @@ def test_of_a_large_training_split_only_what_is_asked_for_is_read(tmp_path: Path
         ({"output_type": "vision"}, "has output_type 'vision', and a cell takes"),
         ({"doc_to_target": "{{[gold, 7]}}"}, r"document 'train-0' of task 'mine_sw' has the target \[0, 7\]; expected"),
         ({"metric_list": [{"metric": "f1"}]}, r"is measured by \['f1'\], and a cell takes 'acc_norm'"),
+        ({**PROMPTS, "metric_list": [{"metric": "acc_norm"}]}, r"is measured by \['acc_norm'\], and a cell takes"),
+        ({**TEXT, "doc_to_target": "{{[question, question]}}"}, "has the target .*'sw train 0.*expected a text"),
         ({"doc_to_target": "{{question}}"}, "document 'train-0' of task 'mine_sw' has the target 'sw train 0"),
         ({"doc_to_text": "{{question.nothing()}}"}, "task 'mine_sw' cannot be read: UndefinedError"),
         ({"doc_to_text": "{{quest}}"}, "task 'mine_sw' cannot be read: UndefinedError: 'quest' is undefined"),
