@@ -49,6 +49,12 @@ def with_config(command: Command) -> Command:
     return wrapped
 
 
+def find_config(path: Path | None) -> GridConfig | None:
+    """Return the configuration that was named, else that of grid.yaml here; None: neither is there."""
+    usual = Path("grid.yaml")
+    return load_config(path or usual) if path is not None or usual.exists() else None
+
+
 def with_optional_config(command: Command) -> Command:
     """Give a command its run folder, and the configuration where there is one; a file that was named must exist."""
 
@@ -62,9 +68,7 @@ def with_optional_config(command: Command) -> Command:
     @run_option
     @functools.wraps(command)
     def wrapped(config_path: Path | None, run_dir: Path, **options: Any) -> None:
-        usual = Path("grid.yaml")
-        path = config_path or (usual if usual.exists() else None)
-        command(load_config(path) if path is not None else None, RunFolder(run_dir), **options)
+        command(find_config(config_path), RunFolder(run_dir), **options)
 
     return wrapped
 

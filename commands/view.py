@@ -41,6 +41,6 @@ def view(config: GridConfig | None, run: RunFolder, port: int) -> None:
     from transfergrid.view.serve import open_port, prepare
 
     with open_port(port) as listening:
-        page, server = prepare(View(run, config, where=configuration_and_run()), listening)
-        print_report(make_console(), page, soft_wrap=True)
+        url, server = prepare(View(run, config, where=configuration_and_run()), listening)
+        make_console().print(f"{url}\nfor this machine only; Ctrl-C ends it", soft_wrap=True, markup=False)
         server.run([listening])

@@ -35,51 +35,44 @@ PAPER_MODELS = (
 )
 """Hub ids of the nine models of the study."""
 
-_QUICK = GridConfig(
-    seeds=(17,),
-    training=TrainingConfig(learning_rate=5e-4, epochs=4, batch_size=4),
-)
-
-_SMALL = {"tasks": ("arc_challenge", "truthfulqa"), "languages": ("de", "en", "es")}
+_LANGUAGES = ("de", "en", "es")
 _PAIRS: Axis = {"task": "arc_challenge"}
-
-
 _LONG = {**TrainingConfig().max_length, "truthfulqa": 512}
 """A Bengali answer of the bundled items takes more than the study's 128 tokens under the bundled model's tokenizer."""
 
 PRESETS = {
     "default": GridConfig(),
-    "quickstart": _QUICK.model_copy(
-        update={
-            **_SMALL,
-            "tasks": ("arc_challenge", "hellaswag"),
-            "training": _QUICK.training.model_copy(update={"epochs": 1}),
-            "variants": {
-                "matched": VariantConfig(
-                    prompts=VariantPrompts(train_format="eval", train_chat_template=True),
-                    training=TrainingConfig(epochs=4),
-                    of=("hellaswag-en",),
-                )
-            },
-        }
+    "quickstart": GridConfig(
+        seeds=(17,),
+        tasks=("arc_challenge", "hellaswag"),
+        languages=_LANGUAGES,
+        training=TrainingConfig(learning_rate=5e-4, epochs=2, batch_size=4),
+        variants={
+            "matched": VariantConfig(
+                prompts=VariantPrompts(train_format="eval", train_chat_template=True),
+                training=TrainingConfig(epochs=4),
+                of=("hellaswag-en",),
+            )
+        },
     ),
-    "mixtures": _QUICK.model_copy(
-        update={
-            **_SMALL,
-            "sources": {
-                "pair": SourceConfig(pairs_of=_PAIRS),
-                "cat": SourceConfig(pairs_of=_PAIRS, method="cat"),
-                "ties": SourceConfig(pairs_of=_PAIRS, method="ties"),
-            },
-            "variants": {
-                "r8": VariantConfig(lora=LoraConfig(r=8, alpha=16)),
-                "full": VariantConfig(
-                    training=TrainingConfig(method="full", learning_rate=2e-5), of=("arc_challenge-en",)
-                ),
-            },
-        }
+    "mixtures": GridConfig(
+        seeds=(17,),
+        tasks=("arc_challenge", "truthfulqa"),
+        languages=_LANGUAGES,
+        training=TrainingConfig(learning_rate=5e-4, epochs=4, batch_size=4),
+        sources={
+            "pair": SourceConfig(pairs_of=_PAIRS),
+            "cat": SourceConfig(pairs_of=_PAIRS, method="cat"),
+            "ties": SourceConfig(pairs_of=_PAIRS, method="ties"),
+        },
+        variants={
+            "r8": VariantConfig(lora=LoraConfig(r=8, alpha=16)),
+            "full": VariantConfig(training=TrainingConfig(method="full", learning_rate=2e-5), of=("arc_challenge-en",)),
+        },
     ),
-    "quickstart-full": _QUICK.model_copy(update={"training": _QUICK.training.model_copy(update={"max_length": _LONG})}),
+    "quickstart-full": GridConfig(
+        seeds=(17,), training=TrainingConfig(learning_rate=5e-4, epochs=4, batch_size=4, max_length=_LONG)
+    ),
     "paper": GridConfig(
         models=tuple(ModelConfig(path=path) for path in PAPER_MODELS),
         data=DataConfig(source="hub"),

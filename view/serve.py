@@ -6,38 +6,14 @@ import secrets
 import socket
 import threading
 from contextlib import suppress
-from dataclasses import asdict, dataclass
-from typing import Any
 
-import polars as pl
 import uvicorn
-from rich.text import Text
 
 from transfergrid.analysis.charts.embed import description, libraries
 from transfergrid.grid import UserError
 from transfergrid.store.scores import UNREADABLE
 from transfergrid.view.app import HOST, make_app
 from transfergrid.view.pages import View
-
-
-@dataclass(frozen=True, slots=True)
-class LocalPage:
-    """A page that is ready to be served."""
-
-    url: str
-    """With its token; whoever has it can read the run."""
-
-    def __rich__(self) -> Text:
-        """Say where it is."""
-        return Text(f"{self.url}\nfor this machine only; Ctrl-C ends it")
-
-    def rows(self) -> pl.DataFrame:
-        """Return the address."""
-        return pl.DataFrame([asdict(self)])
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the address."""
-        return asdict(self)
 
 
 def open_port(port: int) -> socket.socket:
@@ -59,8 +35,8 @@ def open_port(port: int) -> socket.socket:
     return listening
 
 
-def prepare(view: View, listening: socket.socket) -> tuple[LocalPage, uvicorn.Server]:
-    """Return the page's address and its server, which `run` on the socket starts.
+def prepare(view: View, listening: socket.socket) -> tuple[str, uvicorn.Server]:
+    """Return the page's address, with a token that lets whoever has it read the run, and the server to `run`.
 
     Raises:
         UserError: If there is no such run folder.
@@ -70,8 +46,7 @@ def prepare(view: View, listening: socket.socket) -> tuple[LocalPage, uvicorn.Se
     threading.Thread(target=_warm, args=(view,), daemon=True).start()
     token = secrets.token_urlsafe(18)
     settings = uvicorn.Config(make_app(view, token=token), log_level="warning", lifespan="off")
-    url = f"http://{HOST}:{listening.getsockname()[1]}/?token={token}"
-    return LocalPage(url), uvicorn.Server(settings)
+    return f"http://{HOST}:{listening.getsockname()[1]}/?token={token}", uvicorn.Server(settings)
 
 
 def _warm(view: View) -> None:

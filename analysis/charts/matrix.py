@@ -7,6 +7,7 @@ from typing import Any
 
 import altair as alt
 
+from transfergrid.analysis.charts.rows import select
 from transfergrid.grid import IN_MIX, Regime
 
 CELLS = "cells"
@@ -154,24 +155,20 @@ def _params(matrix: Mapping[str, Any]) -> Iterator[alt.Parameter]:
     """Return the selects of the chart, where there is a choice, and the lists that its expressions look names up in."""
     names = [view["name"] for view in matrix["views"]]
     in_mix = [IN_MIX] if any(IN_MIX in view["relation"] for view in matrix["views"]) else []
-    choices: dict[str, tuple[str, list[Any], list[str]]] = {
+    choices: dict[str, tuple[str, list[Any], list[str] | None]] = {
         "model": ("Model", list(range(len(names))), names),
-        "regime": ("Regime", *_twice(["all", "all transfer", *(regime.value for regime in Regime), *in_mix])),
+        "regime": ("Regime", ["all", "all transfer", *(regime.value for regime in Regime), *in_mix], None),
     }
     for side, word in (("sources", "trained"), ("targets", "scored")):
         for place, part in enumerate(("task", "language")):
-            found = _twice(["all", *dict.fromkeys(cell[place] for cell in matrix[side])])
-            choices[f"{word}_{part}"] = (f"{word.capitalize()} {part}", *found)
+            found = ["all", *dict.fromkeys(cell[place] for cell in matrix[side])]
+            choices[f"{word}_{part}"] = (f"{word.capitalize()} {part}", found, None)
     is_tested = any(view["significant"] for view in matrix["views"])
     choices["only"] = ("Show", ["all", "sure"][: 1 + is_tested], ["all", "significant only"])
     for name, (label, options, labels) in choices.items():
-        bind = alt.binding_select(options=options, labels=labels, name=label) if len(options) > 1 else alt.Undefined
-        yield alt.param(name=name, value=options[0], bind=bind)
+        chosen = select(name, label, options, labels)
+        yield chosen if len(options) > 1 else alt.param(name=name, value=options[0])
     for name in ("sources", "targets", "reasons"):
         yield alt.param(name=name, value=matrix[name])
     for name in ("at_row", "at_column"):
         yield alt.param(name=name, value=-1)
-
-
-def _twice(values: list[str]) -> tuple[list[str], list[str]]:
-    return values, values

@@ -11,15 +11,17 @@ from transfergrid.analysis.graded.learnt import taught
 from transfergrid.analysis.records import ALL_TRANSFER
 from transfergrid.analysis.report.numbers import excludes_zero, interval, percent, pp
 from transfergrid.analysis.tables.facts import (
-    Significance,
     agreement,
     comparisons,
     distance_correlations,
     graded_transfer,
+    harm_is_mostly_chance,
+    is_mostly_noise,
     labelled,
     missing_reasons,
+    n_significant,
     regime_row,
-    significance,
+    seeds_only,
     variance_shares,
 )
 from transfergrid.analysis.tables.regimes import SEEDS_ONLY
@@ -59,11 +61,11 @@ def findings(tables: AnalysisTables, settings: AnalysisConfig) -> list[Finding]:
     row = regime_row(tables.regimes, ALL_TRANSFER)
     found = [Finding("What was measured.", _measured(tables.single_source))]
     if row["n"]:
-        fact, graded = significance(row), graded_transfer(row)
+        graded = graded_transfer(row)
         found += [
             Finding("Does it carry over?", _carries_over(tables.regimes, settings)),
-            Finding("How surely?", _surely(fact, tables.single_source, settings)),
-            Finding("At what risk?", _risk(row, fact, settings)),
+            Finding("How surely?", _surely(row, tables.single_source, settings)),
+            Finding("At what risk?", _risk(row, settings)),
             *([Finding("And by a finer measure?", f"Graded transfer: {graded}".replace("-", "−"))] if graded else []),
             Finding("Who helps, who is helped?", _roles(tables.roles)),
             Finding("Where do the differences come from?", _variance(tables.variance)),
@@ -116,13 +118,9 @@ def _carries_over(regimes: pl.DataFrame, settings: AnalysisConfig) -> str:
     if row["mean_pp_low"] is None:
         text += f"; no interval: {row['reason']}."
     else:
-        verdict = (
-            "0 lies outside, so an average effect is there"
-            if excludes_zero(row)
-            else "0 lies inside, so there may be none"
-        )
+        where = "outside, so an average effect is there" if excludes_zero(row) else "inside, so there may be none"
         text += (
-            f"; {level(settings.confidence)} interval {interval(row, 'mean_pp')}: {verdict}. The interval is "
+            f"; {level(settings.confidence)} interval {interval(row, 'mean_pp')}: 0 lies {where}. The interval is "
             f"about {row['resampled']} like these."
         )
     own = regime_row(regimes, Regime.MT_ML.value)
@@ -131,13 +129,12 @@ def _carries_over(regimes: pl.DataFrame, settings: AnalysisConfig) -> str:
         for regime in TRANSFER_REGIMES
         if (each := regime_row(regimes, regime.value))["n"]
     ]
-    own_text = (
-        f" On the cell it was trained on, an adapter changed the score by {pp(own['mean_pp'])}." if own["n"] else ""
-    )
-    return f"{text}{own_text} By kind of transfer: {'; '.join(by_regime)}."
+    if own["n"]:
+        text += f" On the cell it was trained on, an adapter changed the score by {pp(own['mean_pp'])}."
+    return f"{text} By kind of transfer: {'; '.join(by_regime)}."
 
 
-def _surely(fact: Significance, transfer: pl.DataFrame, settings: AnalysisConfig) -> str:
+def _surely(row: Mapping[str, Any], transfer: pl.DataFrame, settings: AnalysisConfig) -> str:
     n_items = transfer["n_items"].drop_nulls()
     parts = []
     if len(n_items):
@@ -146,29 +143,29 @@ def _surely(fact: Significance, transfer: pl.DataFrame, settings: AnalysisConfig
             f"A single pair is a weak measurement: a target has {typical} questions, so one question is "
             f"{100 / typical:.2g} pp."
         )
-    if fact.median_se_pp is not None:
-        parts.append(f"Where an answer changed, the typical standard error of a delta is {fact.median_se_pp:.2f} pp.")
-    if fact.harm_rate_significant is None:
+    if row["median_se_pp"] is not None:
+        parts.append(f"Where an answer changed, the typical standard error of a delta is {row['median_se_pp']:.2f} pp.")
+    if row["harm_rate_significant"] is None:
         return " ".join([*parts, "The table has no standard errors, so no single pair can be tested; read averages."])
     parts.append(
-        f"Tested one by one (Benjamini-Hochberg over the whole table), {fact.n_gained:,} of "
-        f"{count(fact.n_tested, 'pair')} gained and {fact.n_harmed:,} were harmed, with at most {level(settings.fdr)} "
-        "false alarms expected."
+        f"Tested one by one (Benjamini-Hochberg over the whole table), {n_significant(row, 'win'):,} of "
+        f"{count(row['n_tested'], 'pair')} gained and {n_significant(row, 'harm'):,} were harmed, with at most "
+        f"{level(settings.fdr)} false alarms expected."
     )
-    if fact.seeds_only:
+    if seeds_only(row):
         parts.append(
             f"Mind that {SEEDS_ONLY}. So the t tests of imported tables contain training noise only and find too much."
         )
-    if fact.is_mostly_noise:
+    if is_mostly_noise(row):
         parts.append("Most single gains and losses are inside the noise: trust averages over many pairs, not one cell.")
     return " ".join(parts)
 
 
-def _risk(row: Mapping[str, Any], fact: Significance, settings: AnalysisConfig) -> str:
+def _risk(row: Mapping[str, Any], settings: AnalysisConfig) -> str:
     cut = f"A pair counts as harmed when it loses {-settings.harm_threshold_pp:g} pp or more"
     seen = interval(row, "harm_rate", "percent")
     published = f"{percent(row['harm_rate'])} of pairs" + (f" (interval {seen})" if seen else "")
-    if fact.harm_rate_true is None:
+    if row["harm_rate_true"] is None:
         text = f"{cut}: by the published definition, noise included, {published}."
     else:
         text = (
@@ -176,17 +173,17 @@ def _risk(row: Mapping[str, Any], fact: Significance, settings: AnalysisConfig) 
             f"{interval(row, 'harm_rate_true', 'percent')}) and {percent(row['win_rate_true'])} gain. By the published "
             f"definition, noise included: {published} harmed, {percent(row['win_rate'])} gain."
         )
-    if fact.harm_threshold_items is not None:
-        text += f" The threshold is {count(fact.harm_threshold_items, 'question')} of a target."
-    if fact.harm_rate_by_chance is not None:
+    if row["harm_threshold_items"] is not None:
+        text += f" The threshold is {count(row['harm_threshold_items'], 'question')} of a target."
+    if row["harm_rate_by_chance"] is not None:
         text += (
-            f" If no adapter had any effect, chance alone would make {percent(fact.harm_rate_by_chance)} look harmed"
+            f" If no adapter had any effect, chance alone would make {percent(row['harm_rate_by_chance'])} look harmed"
         )
-        text += ", so much of this count is noise." if fact.harm_is_mostly_chance else "."
-    if fact.seeds_only:
+        text += ", so much of this count is noise." if harm_is_mostly_chance(row) else "."
+    if seeds_only(row):
         return f"{text} How many would look harmed by chance alone is not known. The reason: {SEEDS_ONLY}."
-    if fact.harm_rate_significant is not None:
-        text += f" Harm that noise does not explain: {percent(fact.harm_rate_significant)} of pairs."
+    if row["harm_rate_significant"] is not None:
+        text += f" Harm that noise does not explain: {percent(row['harm_rate_significant'])} of pairs."
     return text
 
 

@@ -26,30 +26,19 @@ from transfergrid.config.settings import AnalysisConfig
 from transfergrid.grid import Regime
 
 
-class Estimates(NamedTuple):
-    """Statistics of G groups, each shape [G]; rates in 0..1."""
-
-    mean_pp: FloatArray
-    median_pp: FloatArray
-    win_rate: FloatArray
-    harm_rate: FloatArray
-
-
 class Intervals(NamedTuple):
-    """Intervals of the same statistics, and why a group has none."""
+    """Intervals of what `estimate` returns, and why a group has none."""
 
-    mean_pp: Interval
-    median_pp: Interval
-    win_rate: Interval
-    harm_rate: Interval
+    ends: dict[str, Interval]
+    """By statistic."""
     reasons: list[str | None]
     """Shape [G]; null: the group has its intervals."""
     resampled: list[str]
     """Shape [G]: the factors behind the intervals, such as ``items, sources, targets``."""
 
 
-def estimate(deltas: FloatArray, groups: Sequence[Group], harm_threshold_pp: float) -> Estimates:
-    """Return every group's statistics; no group may be empty.
+def estimate(deltas: FloatArray, groups: Sequence[Group], harm_threshold_pp: float) -> dict[str, FloatArray]:
+    """Return every group's mean, median, win and harm rate, shape [G] each, rates in 0..1; no group may be empty.
 
     Args:
         deltas: Shape [N], in pp.
@@ -57,12 +46,12 @@ def estimate(deltas: FloatArray, groups: Sequence[Group], harm_threshold_pp: flo
         harm_threshold_pp: A delta at or below this counts as harm.
     """
     parts = [deltas[group.index] for group in groups]
-    return Estimates(
-        np.array([part.mean() for part in parts]),
-        np.array([np.median(part) for part in parts]),
-        np.array([(part > 0).mean() for part in parts]),
-        np.array([(part <= harm_threshold_pp).mean() for part in parts]),
-    )
+    return {
+        "mean_pp": np.array([part.mean() for part in parts]),
+        "median_pp": np.array([np.median(part) for part in parts]),
+        "win_rate": np.array([(part > 0).mean() for part in parts]),
+        "harm_rate": np.array([(part <= harm_threshold_pp).mean() for part in parts]),
+    }
 
 
 def interval_factors(codes: dict[str, IntArray], group: Group) -> tuple[str, ...]:
@@ -95,7 +84,7 @@ def intervals(
         settings: Level, resamples, seed and harm threshold.
         items: Item-wise differences, for the intervals of the means.
     """
-    low, high = np.full((3, len(groups)), np.nan), np.full((4, len(groups)), np.nan)
+    ends = {name: Interval(*np.full((2, len(groups)), np.nan)) for name in ("median_pp", "win_rate", "harm_rate")}
     codes = {name: level_codes(rows, FACTORS[name]) for name in ("sources", "targets")}
     factors = [interval_factors(codes, group) for group in groups]
     has_items = draws.shape[1] > 1
@@ -104,15 +93,14 @@ def intervals(
             continue
         places = [place for place, each in enumerate(factors) if each == chosen]
         part = _subset(rows, draws, [groups[place] for place in places], settings)
-        for field, found in enumerate(_part_intervals(part, chosen, settings)):
-            low[field, places], high[field, places] = found
+        for name, found in _part_intervals(part, chosen, settings).items():
+            ends[name].low[places], ends[name].high[places] = found
     indices = [group.index for group in groups]
     mean = Interval(*mean_intervals(rows, items, indices, factors=factors, confidence=settings.confidence))
-    of_median, win, harm = (Interval(low[field], high[field]) for field in range(3))
     resampled = [("items",) * has_items + chosen for chosen in factors]
-    there = zip(resampled, np.isfinite(low[0]), np.isfinite(mean.low), strict=True)
+    there = zip(resampled, np.isfinite(ends["median_pp"].low), np.isfinite(mean.low), strict=True)
     reasons = [_reason(each, has_median=bool(median), has_mean=bool(known)) for each, median, known in there]
-    return Intervals(mean, of_median, win, harm, reasons, [", ".join(each) for each in resampled])
+    return Intervals({"mean_pp": mean, **ends}, reasons, [", ".join(each) for each in resampled])
 
 
 class _Part(NamedTuple):
@@ -131,16 +119,20 @@ def _subset(rows: pl.DataFrame, draws: Float32Array, groups: list[Group], settin
     )
 
 
-def _part_intervals(part: _Part, factors: Sequence[str], settings: AnalysisConfig) -> list[Interval]:
+def _part_intervals(part: _Part, factors: Sequence[str], settings: AnalysisConfig) -> dict[str, Interval]:
     draws = resample_groups(
         part.bootstrap, part.deltas, part.groups, factors=factors, harm_pp=settings.harm_threshold_pp
     )
     found = estimate(part.deltas, part.groups, settings.harm_threshold_pp)
-    win = centred_interval(draws.win_rate, found.win_rate, settings.confidence)
-    harm = centred_interval(draws.harm_rate, found.harm_rate, settings.confidence)
-    median = _median_interval(draws.below_median, part.deltas, part.groups, settings.confidence)
     sizes = np.array([len(group.index) for group in part.groups])
-    return [median, rate_interval(win, found.win_rate, sizes), rate_interval(harm, found.harm_rate, sizes)]
+    of_rates = {
+        name: rate_interval(centred_interval(drawn, found[name], settings.confidence), found[name], sizes)
+        for name, drawn in (("win_rate", draws.win_rate), ("harm_rate", draws.harm_rate))
+    }
+    return {
+        "median_pp": _median_interval(draws.below_median, part.deltas, part.groups, settings.confidence),
+        **of_rates,
+    }
 
 
 def _median_interval(below: Float32Array, deltas: FloatArray, groups: Sequence[Group], confidence: float) -> Interval:

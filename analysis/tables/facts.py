@@ -14,50 +14,6 @@ from transfergrid.store.imported import SE_OF_SEEDS
 from transfergrid.wording import count
 
 
-class Significance(NamedTuple):
-    """How sure single pairs of a regime are; rates in 0..1, None: not known."""
-
-    n: int
-    win_rate_true: float | None
-    """Of true deltas; None: the noise is not known."""
-    harm_rate_true: float | None
-    harm_threshold_items: int | None
-    """The harm cut in items of a target."""
-    median_se_pp: float | None
-    harm_rate: float | None
-    """Of observed deltas, the published definition: noise included."""
-    win_rate: float | None
-    harm_rate_by_chance: float | None
-    seeds_only: bool
-    """Whether standard errors are across training seeds only, so that tests find too much."""
-    n_tested: int
-    harm_rate_significant: float | None
-    """Of the tested pairs; None: nothing could be tested."""
-    win_rate_significant: float | None
-
-    @property
-    def n_gained(self) -> int:
-        """Pairs that gained significantly."""
-        return round((self.win_rate_significant or 0.0) * self.n_tested)
-
-    @property
-    def n_harmed(self) -> int:
-        """Pairs that were harmed significantly."""
-        return round((self.harm_rate_significant or 0.0) * self.n_tested)
-
-    @property
-    def is_mostly_noise(self) -> bool:
-        """Whether less than half of all gains and harms are significant."""
-        significant = (self.harm_rate_significant or 0.0) + (self.win_rate_significant or 0.0)
-        return significant < 0.5 * ((self.win_rate or 0.0) + (self.harm_rate or 0.0))
-
-    @property
-    def harm_is_mostly_chance(self) -> bool:
-        """Whether chance alone would give half of the harm, and the tests find no more than chance does."""
-        chance, harm = self.harm_rate_by_chance or 0.0, self.harm_rate or 0.0
-        return harm > 0 and chance >= harm / 2 >= (self.harm_rate_significant or 0.0)
-
-
 class Labelled(NamedTuple):
     """Units that have a label."""
 
@@ -90,10 +46,22 @@ def seeds_only(row: Mapping[str, Any]) -> bool:
     return SE_OF_SEEDS in (row["se_origin"] or "").split(", ")
 
 
-def significance(row: dict[str, Any]) -> Significance:
-    """Return how sure single pairs are; ``row`` is a row of the regime table."""
-    values = {name: row[name] for name in Significance._fields if name != "seeds_only"}
-    return Significance(**values, seeds_only=seeds_only(row))
+def n_significant(row: Mapping[str, Any], what: str) -> int:
+    """Return the pairs of a row of the regime table that were surely harmed (``harm``) or surely gained (``win``)."""
+    n: int = round((row[f"{what}_rate_significant"] or 0.0) * row["n_tested"])
+    return n
+
+
+def is_mostly_noise(row: Mapping[str, Any]) -> bool:
+    """Return whether less than half of all gains and harms of a row of the regime table are significant."""
+    significant = (row["harm_rate_significant"] or 0.0) + (row["win_rate_significant"] or 0.0)
+    return bool(significant < 0.5 * ((row["win_rate"] or 0.0) + (row["harm_rate"] or 0.0)))
+
+
+def harm_is_mostly_chance(row: Mapping[str, Any]) -> bool:
+    """Return whether chance alone would give half of the harm, and the tests find no more than chance does."""
+    chance, harm = row["harm_rate_by_chance"] or 0.0, row["harm_rate"] or 0.0
+    return harm > 0 and chance >= harm / 2 >= (row["harm_rate_significant"] or 0.0)
 
 
 def graded_transfer(row: dict[str, Any]) -> str | None:

@@ -160,9 +160,8 @@ def _summarise(
         "group": [group.name for group in groups],
         "n": [len(group.index) for group in groups],
     }
-    for name in ("mean_pp", "median_pp", "win_rate", "harm_rate"):
-        interval = getattr(ends, name)
-        columns |= {name: getattr(found, name), f"{name}_low": interval.low, f"{name}_high": interval.high}
+    for name, values in found.items():
+        columns |= {name: values, f"{name}_low": ends.ends[name].low, f"{name}_high": ends.ends[name].high}
     indices = [group.index for group in groups]
     rates = true_rates(truth, indices, harm_pp=settings.harm_threshold_pp, confidence=settings.confidence)
     for name, rate in rates.items():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -75,11 +74,6 @@ _COLUMNS = (
 )
 
 
-class _Dropped(NamedTuple):
-    component: str
-    reason: str
-
-
 def variance_table(rows: pl.DataFrame, settings: AnalysisConfig, *, items: Sequence[ItemBlock] = ()) -> pl.DataFrame:
     """Return the variance components of ``delta_pp`` in every regime, for the three fits.
 
@@ -118,8 +112,7 @@ def variance_rows(
     except FitError as error:
         return _frame(fit, regime, part.height, [{"component": "all", "reason": str(error)}])
     noise = _noise(found, part.height, {name: _own(name, each, blocks) for name, each in codes.items()}, influences)
-    left_out = [{"component": name, "reason": why} for name, why in dropped]
-    return _frame(fit, regime, part.height, [*_records(found, codes, noise, settings), *left_out])
+    return _frame(fit, regime, part.height, [*_records(found, codes, noise, settings), *dropped])
 
 
 def _inside(influences: Sequence[Influences], mask: BoolArray) -> _Inside:
@@ -136,7 +129,7 @@ def _frame(fit: str, regime: str, n_rows: int, records: Sequence[Mapping[str, ob
 
 def _usable(
     part: pl.DataFrame, columns: Mapping[str, tuple[str, ...]], blocks: IntArray | None
-) -> tuple[dict[str, IntArray], list[_Dropped]]:
+) -> tuple[dict[str, IntArray], list[dict[str, str]]]:
     """Return the components that can be told apart, and why the others cannot."""
     if part.height < 3:
         raise FitError(f"{part.height} rows are too few for a mixed model")
@@ -148,7 +141,7 @@ def _usable(
         if reason is None:
             kept[name] = codes
         else:
-            dropped.append(_Dropped(name, reason))
+            dropped.append({"component": name, "reason": reason})
     if not kept:
         raise FitError("no factor has two levels that recur, so there is nothing to decompose")
     return kept, dropped

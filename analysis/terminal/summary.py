@@ -19,7 +19,7 @@ from transfergrid.analysis.tables.facts import (
     graded_transfer,
     labelled,
     regime_row,
-    significance,
+    seeds_only,
     variance_shares,
 )
 from transfergrid.analysis.tables.regimes import REGIMES, SEEDS_ONLY
@@ -93,33 +93,32 @@ def _regime_reasons(regimes: pl.DataFrame) -> list[str]:
 
 def _significance(regimes: pl.DataFrame) -> list[str]:
     row = regime_row(regimes, ALL_TRANSFER)
-    fact = significance(row)
-    if not fact.n:
+    if not row["n"]:
         return [str(row["reason"])]
     parts = []
-    if fact.harm_rate_true is not None:
+    if row["harm_rate_true"] is not None:
         win, harm = (
             f"{row[f'{name}_low']:.1%} to {row[f'{name}_high']:.1%}" for name in ("win_rate_true", "harm_rate_true")
         )
         parts.append(
-            f"{fact.win_rate_true:.1%} of pairs truly win ({win}) and {fact.harm_rate_true:.1%} truly harm ({harm})"
+            f"{row['win_rate_true']:.1%} of pairs truly win ({win}) and {row['harm_rate_true']:.1%} truly harm ({harm})"
         )
-    if fact.harm_threshold_items is not None:
-        parts.append(f"the harm cut is {count(fact.harm_threshold_items, 'item')} of a target")
-    if fact.median_se_pp is not None:
-        parts.append(f"the median standard error of a delta, where an answer changed, is {fact.median_se_pp:.2f} pp")
-    if fact.harm_rate_by_chance is not None:
-        parts.append(f"with no effect anywhere, {fact.harm_rate_by_chance:.1%} of deltas would count as harm")
-    if fact.seeds_only:
+    if row["harm_threshold_items"] is not None:
+        parts.append(f"the harm cut is {count(row['harm_threshold_items'], 'item')} of a target")
+    if row["median_se_pp"] is not None:
+        parts.append(f"the median standard error of a delta, where an answer changed, is {row['median_se_pp']:.2f} pp")
+    if row["harm_rate_by_chance"] is not None:
+        parts.append(f"with no effect anywhere, {row['harm_rate_by_chance']:.1%} of deltas would count as harm")
+    if seeds_only(row):
         parts.append(f"how many would count as harm by chance is not known, since {SEEDS_ONLY}")
-    if fact.harm_rate_significant is None:
+    if row["harm_rate_significant"] is None:
         parts.append("no test: the table has no standard errors")
     else:
         parts.append(
-            f"by the published definition, noise included, {fact.win_rate:.1%} win and {fact.harm_rate:.1%} harm; "
-            f"{fact.win_rate_significant:.1%} win and {fact.harm_rate_significant:.1%} harm for "
+            f"by the published definition, noise included, {row['win_rate']:.1%} win and {row['harm_rate']:.1%} harm; "
+            f"{row['win_rate_significant']:.1%} win and {row['harm_rate_significant']:.1%} harm for "
             f"sure (Benjamini-Hochberg q <= {row['fdr']:g} over the whole table)"
-            + (" (t tests of imported tables contain training noise only and find too much)" if fact.seeds_only else "")
+            + (" (t tests of imported tables contain training noise only and find too much)" if seeds_only(row) else "")
         )
     graded = graded_transfer(row)
     return [f"Significance: {'; '.join(parts)}.", *([] if graded is None else [f"Graded transfer: {graded}"])]

@@ -66,7 +66,7 @@ class RunningAdapter:
 
 
 class SweepState:
-    """The sums behind a view: how far the sweep and the running adapters are, and how fast."""
+    """How far the sweep and the running adapters are, and how fast; shown as a bar for all and one for each."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with nothing done."""
@@ -113,29 +113,20 @@ class SweepState:
         if adapter := self.running.pop(job, None):
             self._tokens_before += adapter.n_tokens
 
-
-class SweepView:
-    """Renders a sweep: one bar for all adapters, one for each that is running."""
-
-    def __init__(self, state: SweepState) -> None:
-        """Show a state as it changes."""
-        self._state = state
-
     def __rich__(self) -> Group:
         """Render a line for the sweep and one per running adapter."""
-        state = self._state
-        over = state.n_finished + state.n_failed
+        over = self.n_finished + self.n_failed
         grid = Table.grid(padding=(0, 1))
         grid.add_row(
-            f"{over}/{state.n_jobs} adapters",
-            ProgressBar(total=max(1, state.n_jobs), completed=over, width=30),
-            f"{state.n_failed} failed, {format_left(state.left_s)}",
+            f"{over}/{self.n_jobs} adapters",
+            ProgressBar(total=max(1, self.n_jobs), completed=over, width=30),
+            f"{self.n_failed} failed, {format_left(self.left_s)}",
         )
-        for adapter in state.running.values():
+        for adapter in self.running.values():
             grid.add_row(
                 Text(adapter.job),
                 ProgressBar(total=max(1, adapter.n_steps), completed=adapter.step, width=30),
-                Text(adapter.describe(state.clock())),
+                Text(adapter.describe(self.clock())),
             )
         return Group(grid)
 
@@ -151,7 +142,7 @@ def show_sweep(console: Console) -> Iterator[TrainingEvents]:
     if not console.is_terminal:
         yield PlainLines(console, state)
         return
-    with Live(SweepView(state), console=console, refresh_per_second=4) as live:
+    with Live(state, console=console, refresh_per_second=4) as live:
 
         def take(event: TrainingEvent) -> None:
             state.take(event)
@@ -165,22 +156,22 @@ def show_sweep(console: Console) -> Iterator[TrainingEvents]:
 class PlainLines:
     """Prints a line when something ends, and now and then how far a long adapter is."""
 
-    def __init__(self, console: Console, state: SweepState, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, console: Console, state: SweepState) -> None:
         """Print to a console."""
-        self._console, self._state, self._clock = console, state, clock
-        self._last_s = clock()
+        self._console, self._state = console, state
+        self._last_s = state.clock()
 
     def __call__(self, event: TrainingEvent) -> None:
         """Count one event and print what there is to say."""
         self._state.take(event)
         line = remark(event)
-        if line is None and isinstance(event, StepDone) and self._clock() - self._last_s >= LINE_EVERY_S:
+        if line is None and isinstance(event, StepDone) and self._state.clock() - self._last_s >= LINE_EVERY_S:
             line = f"{event.job}: {self._state.running[event.job].describe(self._state.clock())}"
         if isinstance(event, AdapterFinished | AdapterFailed):
             done = self._state.n_finished + self._state.n_failed
             line = f"[{done}/{self._state.n_jobs}] {line}; {format_left(self._state.left_s)}"
         if line is not None:
-            self._last_s = self._clock()
+            self._last_s = self._state.clock()
             self._console.print(line, soft_wrap=True, markup=False)
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import click
 from pydantic import ValidationError
 
-from transfergrid.commands.options import remote_code_option, say_remote_code
+from transfergrid.commands.options import find_config, remote_code_option, say_remote_code
 from transfergrid.commands.output import make_console, print_report
 from transfergrid.commands.quiet import quiet_libraries
-from transfergrid.config.file import load_config
 from transfergrid.config.settings import GridConfig, ModelConfig
 from transfergrid.grid import UserError
 
@@ -64,9 +63,7 @@ def lm_eval_command(
     logging.getLogger("lm_eval").setLevel(os.environ.get("LMEVAL_LOG_LEVEL", "ERROR"))
     from transfergrid.engine.harness.run import HarnessRequest, run_harness
 
-    usual = Path("grid.yaml")
-    path = config_path or (usual if usual.exists() else None)
-    config = GridConfig() if path is None else load_config(path)
+    config = find_config(config_path) or GridConfig()
     chosen = _choose_model(config, model)
     config = config.model_copy(update={"models": (chosen,)})
     say_remote_code(config, (), is_allowed=allow_remote_code)

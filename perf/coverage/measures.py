@@ -94,7 +94,7 @@ def _regimes(
     estimates = estimate(inputs.rows["delta_pp"].to_numpy(), groups, cut)
     ends = intervals(inputs.rows, inputs.draws, groups, settings, items=inputs.items)
     for name in ("mean_pp", "median_pp", "win_rate", "harm_rate"):
-        interval, values = getattr(ends, name), getattr(estimates, name)
+        interval, values = ends.ends[name], estimates[name]
         # a nominal rate is of deltas with their noise: its truth is what many runs say on average
         truth = world.mean_pp if name.endswith("_pp") else np.nan
         for place, group in enumerate(groups):
@@ -103,7 +103,7 @@ def _regimes(
     if world.is_null:
         by_chance = harm_by_chance_of_rows(inputs.rows, cut)
         for place, group in enumerate(groups):
-            said = by_chance[group.index].mean() - estimates.harm_rate[place]
+            said = by_chance[group.index].mean() - estimates["harm_rate"][place]
             yield said_false(f"harm by chance - observed, {group.regime}", said)
 
 

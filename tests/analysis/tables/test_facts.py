@@ -8,10 +8,13 @@ from transfergrid.analysis.tables.facts import (
     comparisons,
     distance_correlations,
     graded_transfer,
+    harm_is_mostly_chance,
+    is_mostly_noise,
     labelled,
     missing_reasons,
+    n_significant,
     regime_row,
-    significance,
+    seeds_only,
     variance_shares,
 )
 from transfergrid.analysis.tables.roles import FRAGILE, HUB, ONE_OTHER
@@ -36,10 +39,9 @@ def regime(**changes: Any) -> dict[str, Any]:
 
 
 def test_significant_rates_are_counts_of_the_tested_pairs() -> None:
-    fact = significance(regime())
-    assert (fact.n_gained, fact.n_harmed) == (5, 2)
-    assert (significance(regime(harm_rate_significant=None, win_rate_significant=None)).n_gained) == 0
-    assert significance(regime(se_origin="items, seeds")).seeds_only
+    assert (n_significant(regime(), "win"), n_significant(regime(), "harm")) == (5, 2)
+    assert n_significant(regime(harm_rate_significant=None, win_rate_significant=None), "win") == 0
+    assert seeds_only(regime(se_origin="items, seeds"))
 
 
 @pytest.mark.parametrize(
@@ -53,8 +55,8 @@ def test_significant_rates_are_counts_of_the_tested_pairs() -> None:
     ],
 )
 def test_when_noise_or_chance_explains_most_of_it(changes: dict[str, float], noise: bool, chance: bool) -> None:
-    fact = significance(regime(**changes))
-    assert (fact.is_mostly_noise, fact.harm_is_mostly_chance) == (noise, chance)
+    row = regime(**changes)
+    assert (is_mostly_noise(row), harm_is_mostly_chance(row)) == (noise, chance)
 
 
 def test_graded_transfer_is_said_beside_accuracy_with_counts() -> None:

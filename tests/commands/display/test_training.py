@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from transfergrid.commands.display.training import PlainLines, RunningAdapter, SweepState, SweepView, show_sweep
+from transfergrid.commands.display.training import PlainLines, RunningAdapter, SweepState, show_sweep
 from transfergrid.trainers.events import (
     AdapterFailed,
     AdapterFinished,
@@ -52,7 +52,7 @@ def play(take: Any, clock: Clock) -> None:
 
 def test_plain_lines_tell_of_what_ended_and_now_and_then_of_steps() -> None:
     (out, text), clock = console(), Clock()
-    play(PlainLines(out, SweepState(clock), clock), clock)
+    play(PlainLines(out, SweepState(clock)), clock)
     assert text.getvalue().splitlines() == [
         "2 adapters to train, 1 already there, 200 tokens at most",
         "base tiny loaded: float32 on cpu",
@@ -70,14 +70,14 @@ def test_view_shows_the_sweep_and_the_current_adapter() -> None:
     state.take(AdapterStarted(job="a", epochs=2, n_steps=4, n_tokens=100))
     clock.now = 10
     state.take(StepDone(job="a", step=2, epoch=1.0, loss=2.5, n_tokens=50))
-    out.print(SweepView(state))
+    out.print(state)
     first, second = text.getvalue().splitlines()
     assert first.startswith("1/3 adapters")
     assert first.rstrip().endswith("0 failed, 0:00:30 left")
     assert second.startswith("a ")
     assert second.rstrip().endswith("epoch 1/2, step 2/4, loss 2.5000, 5 tok/s")
     state.take(AdapterFinished(job="a", best_epoch=1, validation_loss=2.25, untrained_loss=3.5, wall_s=10.0))
-    out.print(SweepView(state))
+    out.print(state)
     assert len(text.getvalue().splitlines()) == 3  # between adapters the sweep alone
 
 
@@ -104,7 +104,7 @@ def test_adapters_of_several_workers_have_a_line_each() -> None:
     clock.now = 10
     state.take(StepDone(job="a", step=1, epoch=0.5, loss=2.5, n_tokens=50))
     state.take(StepDone(job="b", step=2, epoch=1.0, loss=1.5, n_tokens=100))
-    out.print(SweepView(state))
+    out.print(state)
     lines = [line.rstrip() for line in text.getvalue().splitlines()]
     assert lines[0].endswith("0 failed, 0:00:03 left")
     assert lines[1].endswith("epoch 1/1, step 1/2, loss 2.5000, 5 tok/s")
