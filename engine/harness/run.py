@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -200,7 +201,7 @@ class _Run:
     ) -> dict[str, Path]:
         """Evaluate some sources on a task; a source or task that fails is noted, and the others go on."""
         written = {}
-        for source, following in zip(sources, [*sources[1:], None], strict=True):
+        for source, following in itertools.zip_longest(sources, sources[1:]):
             if following is not None and following.adapter is not None:
                 engine.scorer.prefetch(following.adapter)
             key, started, busy_s = keys[task.name, source.name], time.perf_counter(), engine.engine_s

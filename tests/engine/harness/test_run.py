@@ -144,6 +144,13 @@ def test_every_source_and_task_gets_its_files_and_a_second_run_starts_no_engine(
     assert (again.n_run, again.n_pairs, engines.n_started) == (0, 6, 1)
     assert again.scores.equals(report.scores)
     assert again.as_json()["failures"] == []
+    for samples in (tmp_path / "out").rglob("samples_mine_sw_*.jsonl"):
+        samples.unlink()
+    again = run(
+        model, tmp_path, adapters, "mine_hi", "mine_sw", num_fewshot=2
+    )  # one task is finished, one is not begun
+    assert (again.n_run, again.n_pairs, engines.n_started) == (3, 6, 2)
+    assert again.scores.equals(report.scores)
 
 
 def test_what_is_written_is_imported_item_by_item(
