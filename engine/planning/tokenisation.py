@@ -71,7 +71,8 @@ def tokenise_items(tokenizer: Any, items: Sequence[Item], settings: Tokenisation
     bos = tokenizer.bos_token_id
     usual = [item for item in items if not item.requests]
     texts = [item.scored_texts(chat_template=settings.chat_template) for item in usual]
-    cuts = list(encode_items(tokenizer, _contexts(tokenizer, usual, settings), texts))
+    contexts = _contexts(tokenizer, usual, settings) if usual else []  # whole texts need no template
+    cuts = list(encode_items(tokenizer, contexts, texts))
     whole = iter([_fit(item.item_id, cut, settings, bos) for item, cut in zip(usual, cuts, strict=True)])
     asked = _encode_requests(tokenizer, items, settings)
     cuts += [cut for cut in asked.values() if isinstance(cut, EncodedItem)]

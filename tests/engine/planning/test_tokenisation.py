@@ -211,6 +211,12 @@ def test_requests_have_contexts_of_their_own_and_whole_texts_their_windows(style
     scored = [token for part in windows for token in part.continuations[0]]
     assert scored == tokenizer("one two three")["input_ids"]
     assert tokenised.counts.n_requests == 5
+    tokenizer.chat_template = None
+    (whole,) = tokenise_items(tokenizer, [with_requests(item.requests[2])], CHAT).results
+    assert isinstance(whole, TokenisedItem)
+    asked = with_requests(Request((("user", "Is it?"),), " A"))
+    with pytest.raises(UserError, match="has no chat template; set prompts"):
+        tokenise_items(tokenizer, [asked], CHAT)
 
 
 def test_an_item_is_not_scored_if_one_of_its_requests_cannot_be() -> None:
