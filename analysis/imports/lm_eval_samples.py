@@ -147,11 +147,12 @@ def _pair(argument: Any) -> tuple[Any, ...]:
 
 
 def _has_prompts_as_choices(content: Mapping[str, Any]) -> bool:
-    """Whether one text stands after several prompts, so that the target does not say which one is right."""
-    arguments = content.get("arguments")
+    """Whether one text stands after several prompts, and the target is the text and not the index of a prompt."""
+    arguments, target = content.get("arguments"), str(content.get("target"))
     try:
         pairs = [_pair(each) for each in (arguments.values() if isinstance(arguments, Mapping) else arguments or ())]
-        return len(pairs) > 1 and len({text for _, text in pairs}) == 1 and len({prompt for prompt, _ in pairs}) > 1
+        texts, prompts = ({pair[place] for pair in pairs} for place in (1, 0))
+        return len(prompts) > 1 and len(texts) == 1 and (not target.isdigit() or target in {t.strip() for t in texts})
     except (KeyError, ValueError, TypeError):
         return False  # said where the choices are read
 

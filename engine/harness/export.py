@@ -159,12 +159,20 @@ def _write_source(
 
 def _delimiter(target: _Target, config: GridConfig) -> str:
     item = next(iter(target.items.values()))
-    return item.scored_texts(chat_template=config.prompts.eval_chat_template)[0].removesuffix(item.choices[0])
+    return next(_requests(item, config))[1].removesuffix(item.measured[0])
+
+
+def _requests(item: Item, config: GridConfig) -> Iterator[tuple[str, str]]:
+    """Yield prompt and text of every choice, a chat as its texts."""
+    for text in () if item.requests else item.scored_texts(chat_template=config.prompts.eval_chat_template):
+        yield item.prompt, text
+    for prompt, text in ((request.prompt, request.continuation) for request in item.requests):
+        yield "\n\n".join(each for _, each in prompt) if isinstance(prompt, tuple) else prompt or "", text
 
 
 def _sample(target: _Target, at: int, row: Mapping[str, Any], config: GridConfig) -> dict[str, Any]:
     item = target.items[row["item_id"]]
-    texts = item.scored_texts(chat_template=config.prompts.eval_chat_template)
+    pairs = list(_requests(item, config))
     answers = [[[repr(value), None]] for value in row["loglikelihoods_nats"]]  # greedy matches are not stored
     document = {"id": item.item_id, "context": item.context, "choices": list(item.choices), "gold": item.gold}
     scores = {"acc": float(row["pred"] == row["gold"]), "acc_norm": float(row["pred_norm"] == row["gold"])}
@@ -173,13 +181,13 @@ def _sample(target: _Target, at: int, row: Mapping[str, Any], config: GridConfig
         "doc_id": at,
         "doc": document,
         "target": str(row["gold"]),
-        "arguments": {f"gen_args_{n}": {"arg_0": item.prompt, "arg_1": text} for n, text in enumerate(texts)},
+        "arguments": {f"gen_args_{n}": {"arg_0": prompt, "arg_1": text} for n, (prompt, text) in enumerate(pairs)},
         "resps": answers,
         "filtered_resps": [answer for (answer,) in answers],
         "filter": "none",
         "metrics": list(metrics),
         "doc_hash": hash_text(json.dumps(document, ensure_ascii=False)),
-        "prompt_hash": hash_text(item.prompt),
+        "prompt_hash": hash_text(pairs[0][0]),
         "target_hash": hash_text(str(row["gold"])),
         **{name: scores[name] for name in metrics},
     }

@@ -119,6 +119,8 @@ def _encode_requests(
 ) -> dict[Request, EncodedItem | list[EncodedItem]]:
     """Return the tokens of every distinct request; of a text without a prompt those of its windows."""
     requests = list(dict.fromkeys(request for item in items for request in item.requests))
+    if not requests:
+        return {}
     prompted = [request for request in requests if request.prompt is not None]
     contexts = [
         _render(tokenizer, request.prompt, settings) if isinstance(request.prompt, tuple) else request.prompt or ""

@@ -61,7 +61,9 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-@pytest.mark.parametrize("address", [f"127.0.0.1:{free_port()}", "head", "head:port"])
+@pytest.mark.parametrize(
+    "address", [f"127.0.0.1:{free_port()}", "head", "head:port"], ids=("closed", "name", "no port")
+)
 @pytest.mark.parametrize("is_variable", [True, False])
 def test_an_address_without_a_cluster_is_a_sentence(
     address: str, is_variable: bool, monkeypatch: pytest.MonkeyPatch

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from rich.console import Console
 
 from tests.benchmarks.harness_folder import documents, write_languages, write_task
+from tests.engine.fake_scorer import FakeScorer
 from tests.engine.sweeps import FakeMaker, add_adapters, small_config
 from transfergrid.analysis.analyze import analyze
 from transfergrid.benchmarks.harness.index import TaskIndex
@@ -21,8 +25,10 @@ from transfergrid.benchmarks.metrics import ScoringError
 from transfergrid.config.harness import HarnessTask
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.evaluation.harness_count import count_answer
-from transfergrid.engine.evaluation.harness_values import harness_values
+from transfergrid.engine.evaluation.harness_values import harness_table, harness_values
 from transfergrid.engine.evaluation.sweep import evaluate
+from transfergrid.engine.interfaces import Adapter, ItemLoglikelihoods, Prepared
+from transfergrid.engine.scorers.prepared import refuse_greedy
 from transfergrid.engine.work.cells import load_cell
 from transfergrid.engine.work.request import EvalRequest
 from transfergrid.grid import Cell, UserError
@@ -144,6 +150,18 @@ def test_values_and_perplexities_are_those_of_the_harness(tmp_path: Path, metric
         assert [row["value"] for row in rows] == pytest.approx(slow)
 
 
+def test_the_harness_own_numbers_are_shown_by_source_and_the_rest_is_counted() -> None:
+    output = json.dumps({"loglikelihoods_nats": [-2.0], "results": {"bits_per_byte": ["bits_per_byte", [-2.0, 4]]}})
+    sources: list[dict[str, Any]] = [{"source": "base", "seed": None}, *({"source": "a", "seed": n} for n in range(45))]
+    rows = pl.LazyFrame([{**ROW, **each, "output": output} for each in sources], schema_overrides={"seed": pl.Int64})
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(harness_table(harness_values(rows)))
+    lines = [line.replace("│", "").split() for line in console.export_text().splitlines()]
+    assert ["x", "base", "x-x", "bits_per_byte", "1", "0.7213"] in lines
+    assert ["x", "a", "(seed", "0)", "x-x", "bits_per_byte", "1", "0.7213"] in lines
+    assert ["and", "6", "more;", "all", "with", "--json"] in lines
+
+
 def test_counted_cells_are_scored_stored_and_analysed(
     tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path: Path
 ) -> None:
@@ -166,6 +184,40 @@ def test_counted_cells_are_scored_stored_and_analysed(
         rows.filter(pl.col("source") == source, target_language="yo")["value"].mean() for source in ("base", "mine-sw")
     )
     assert table.filter(target_language="yo")["delta_pp"].item() == pytest.approx(100 * (adapter - base))  # type: ignore[operator]
+
+
+class SilentScorer(FakeScorer):
+    """Cannot say what greedy decoding gives."""
+
+    def score(
+        self, prepared: Prepared, adapter: Adapter | None = None, *, greedy: bool = False
+    ) -> Iterator[ItemLoglikelihoods]:
+        refuse_greedy(greedy, "server")
+        return super().score(prepared, adapter)
+
+
+class SilentMaker(FakeMaker):
+    def open(self, model_folder: Path, *, longest_tokens: int, max_rank: int) -> FakeScorer:
+        return SilentScorer(self.function)
+
+
+def test_an_engine_that_does_not_say_what_is_greedy_scores_all_other_targets(tiny_llama: Path, tmp_path: Path) -> None:
+    folder = write_languages(tmp_path / "tasks", "text", ["sw"], **KINDS["acc"])
+    write_languages(folder, "whole", ["sw"], **KINDS["byte_perplexity"])
+    tasks = {
+        name: HarnessTask(lm_eval=name, languages={"sw": "sw"}, include_path=folder, train=False)
+        for name in ("text", "whole")
+    }
+    config, run = small_config(tiny_llama, harness_tasks=tasks, tasks=tuple(tasks)), RunFolder(tmp_path / "run")
+    report = evaluate(config, run, EvalRequest(), maker=SilentMaker())
+    (failure,) = report.failures
+    assert failure.target == "text-sw"
+    assert "the engine 'server' does not say whether greedy decoding would give a text" in failure.reason
+    assert report.n_finished == 1
+    assert set(report.harness["metric"]) == {"word_perplexity", "byte_perplexity", "bits_per_byte"}
+    report = evaluate(config, run, EvalRequest(), maker=FakeMaker())
+    assert report.is_complete
+    assert set(report.harness.filter(target_task="text")["metric"]) == {"perplexity", "acc"}
 
 
 @pytest.mark.parametrize(

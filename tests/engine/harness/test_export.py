@@ -8,9 +8,11 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from tests.benchmarks.harness_folder import write_languages
 from tests.engine.sweeps import FakeMaker, add_adapters, small_config, stored_rows, sweep, write_config
 from transfergrid.analysis.imports.lm_eval import import_lm_eval
 from transfergrid.cli import main
+from transfergrid.config.harness import HarnessTask
 from transfergrid.config.settings import GridConfig
 from transfergrid.engine.harness.export import _Target, export_lm_eval
 from transfergrid.grid import Cell, UserError
@@ -47,6 +49,23 @@ def test_an_export_is_imported_to_the_same_rows(
     assert rows(again) == rows(stored)
     sums = [table.sort(_SAME[:5])["loglikelihoods_nats"].to_list() for table in (again, stored)]
     assert sums[0] == sums[1]
+
+
+def test_choices_that_are_prompts_are_exported_as_they_were_asked_and_imported_to_the_same_rows(
+    tiny_llama: Path, tiny_adapters: tuple[Path, ...], tmp_path: Path
+) -> None:
+    settings = {"doc_to_text": "{{gold}}", "doc_to_target": "so {{question}}", "metric_list": [{"metric": "acc"}]}
+    folder = write_languages(tmp_path / "tasks", "mine", ["sw"], **settings)
+    task = HarnessTask(lm_eval="mine", languages={"sw": "sw"}, include_path=folder)
+    config, run = small_config(tiny_llama, harness_tasks={"mine": task}, tasks=("mine",)), RunFolder(tmp_path / "run")
+    add_adapters(config, run, tiny_adapters[0])
+    sweep(config, run, FakeMaker())
+    stored = stored_rows(run)
+    export_lm_eval(config, run, tmp_path / "out")
+    again = pl.read_parquet(import_lm_eval(tmp_path / "out", RunFolder(tmp_path / "other")).path)
+    assert rows(again) == rows(stored)
+    assert stored["loglikelihoods_nats"].list.len().unique().to_list() == [3]
+    assert stored["choice_chars"][0].to_list() == [len("so sw test 0?")] * 3
 
 
 def test_items_that_are_not_those_that_were_scored_are_refused(tiny_llama: Path, tmp_path: Path) -> None:
