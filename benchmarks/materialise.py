@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from transfergrid.benchmarks.alignment import (
-    Questions,
     ReadTask,
     Splits,
     TaskCheck,
@@ -201,7 +200,7 @@ def _write(config: GridConfig, folder: Path, source: RowSource, tasks: Mapping[s
         },
         datasets={task: pin.dataset for task, pin in source.pins.items()},
         counts={
-            task: {split: len(_first(questions)) for split, questions in each.splits.items()}
+            task: {split: len(next(iter(questions.values()))) for split, questions in each.splits.items()}
             for task, each in tasks.items()
         },
         dropped={task: each.dropped for task, each in tasks.items()},
@@ -213,10 +212,6 @@ def _write(config: GridConfig, folder: Path, source: RowSource, tasks: Mapping[s
     )
     write_json(folder / MANIFEST, manifest.__dict__)
     return manifest
-
-
-def _first(questions: Questions) -> Mapping[str, Question]:
-    return next(iter(questions.values()))
 
 
 def has_data(config: GridConfig, folder: Path) -> bool:

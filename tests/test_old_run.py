@@ -28,7 +28,7 @@ TABLES = sorted(path.stem for path in (OLD / "tables").glob("*.csv"))
 CHANGED: dict[str, set[str]] = {
     "regimes": {
         *("harm_rate_by_chance", "harm_rate_significant", "mean_pp_low", "mean_pp_high", "reason"),
-        *("win_rate_low", "win_rate_high", "harm_rate_low", "harm_rate_high"),
+        *("win_rate_low", "win_rate_high", "harm_rate_low", "harm_rate_high", "median_se_pp"),
     },
     "roles": {"harm_rate_low", "harm_rate_high"},
 }

@@ -61,7 +61,8 @@ def grade(
     for part in _targets(paired, pairs, base):
         found = _of_target(part, choices, settings)
         values[part.places] = found.values
-        records.append(_records(part, found))
+        columns = [pl.Series(name, each, dtype=NUMBERS[name]) for name, each in found.columns.items()]
+        records.append(part.pairs.with_columns(columns).with_columns(pl.col(pl.Float64).fill_nan(None)))
     return Graded(values, pl.concat([pl.DataFrame(schema={**_KEYS, **NUMBERS}), *records], how="diagonal"))
 
 
@@ -238,8 +239,3 @@ def _is_repeated(pairs: pl.DataFrame, has: BoolArray) -> BoolArray:
     codes = level_codes(pairs, ["source"])
     repeated: BoolArray = np.bincount(codes, has)[codes] > 1
     return repeated
-
-
-def _records(part: _Target, found: _Found) -> pl.DataFrame:
-    columns = [pl.Series(name, each, dtype=NUMBERS[name]) for name, each in found.columns.items()]
-    return part.pairs.with_columns(columns).with_columns(pl.col(pl.Float64).fill_nan(None))

@@ -68,7 +68,7 @@ def _headline(best: pl.DataFrame) -> str:
 def _help(best: pl.DataFrame, n_targets: int) -> list[str]:
     n_sure = best.filter(pl.col("p_help") >= SURE).height
     verb = "has" if best.height == 1 else "have"
-    said = [f"{best.height} of {count(n_targets, 'target')} {verb} a source that probably helps."]
+    said = [f"{best.height} of {count(n_targets, 'target')} {verb} a source that is more likely to help than not."]
     if best.height:
         said.append(f"For {n_sure} of them the probability is {level(SURE)} or more.")
         name, number = best["source"].value_counts(sort=True).sort("count", "source", descending=[True, False]).row(0)

@@ -82,10 +82,6 @@ def write_figures(tables: AnalysisTables, settings: AnalysisConfig, folder: Path
     paths = []
     for name in FIGURES:
         path = folder / f"{name}.{form}"
-        write_atomically(path, partial(_write, draw(charts[name], form)))
+        write_atomically(path, partial(Path.write_bytes, data=draw(charts[name], form)))
         paths.append(path)
     return paths
-
-
-def _write(content: bytes, path: Path) -> None:
-    path.write_bytes(content)

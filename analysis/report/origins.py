@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -164,21 +164,16 @@ def _adapter_row(record: Mapping[str, Any]) -> tuple[str, ...]:
 def _import_parts(run: RunFolder) -> Iterator[ManifestPart]:
     paths = sorted(run.imported.glob("*.parquet"))
     if paths:
-        rows = tuple((path.name, str(_height(path)), hash_files([path])) for path in paths)
+        tables = [pl.read_parquet(path, columns=["origin"]) for path in paths]
+        rows = tuple(
+            (path.name, str(table.height), hash_files([path])) for path, table in zip(paths, tables, strict=True)
+        )
         yield ManifestPart(
             title="Imported tables",
-            facts=[("origin", _listed(_origins(paths)))],
+            facts=[("origin", _listed(pl.concat(tables)["origin"].unique().sort().to_list()))],
             columns=("file", "rows", "SHA-256"),
             rows=rows,
         )
-
-
-def _height(path: Path) -> int:
-    return int(pl.scan_parquet(path).select(pl.len()).collect().item())
-
-
-def _origins(paths: Sequence[Path]) -> list[str]:
-    return sorted({origin for path in paths for origin in pl.read_parquet(path, columns=["origin"])["origin"].unique()})
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -144,7 +144,8 @@ def _surely(row: Mapping[str, Any], transfer: pl.DataFrame, settings: AnalysisCo
             f"{100 / typical:.2g} pp."
         )
     if row["median_se_pp"] is not None:
-        parts.append(f"Where an answer changed, the typical standard error of a delta is {row['median_se_pp']:.2f} pp.")
+        typical_se = f"The typical standard error of one delta is {row['median_se_pp']:.2f} pp"
+        parts.append(f"{typical_se} (pairs without a changed answer left out).")
     if row["harm_rate_significant"] is None:
         return " ".join([*parts, "The table has no standard errors, so no single pair can be tested; read averages."])
     parts.append(

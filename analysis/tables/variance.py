@@ -111,7 +111,10 @@ def variance_rows(
         found = fit_reml(part["delta_pp"].to_numpy(), codes, blocks=blocks)
     except FitError as error:
         return _frame(fit, regime, part.height, [{"component": "all", "reason": str(error)}])
-    noise = _noise(found, part.height, {name: _own(name, each, blocks) for name, each in codes.items()}, influences)
+    noise = None  # not every row has items
+    if sum(len(rows) for rows, _ in influences) == part.height:
+        own = {name: _own(name, each, blocks) for name, each in codes.items()}
+        noise = noise_of_components(found, own, influences)
     return _frame(fit, regime, part.height, [*_records(found, codes, noise, settings), *dropped])
 
 
@@ -160,13 +163,6 @@ def _why_not(n_rows: int, levels: IntArray, kept: Mapping[str, IntArray], codes:
 def _own(name: str, codes: IntArray, blocks: IntArray | None) -> IntArray:
     """Return the levels of a component; nested in blocks they are each block's own."""
     return codes if blocks is None or name == "model" else blocks * len(codes) + codes
-
-
-def _noise(found: RemlFit, n_rows: int, codes: Mapping[str, IntArray], influences: _Inside) -> FloatArray | None:
-    """Return what noise of items makes of every variance; None: not every row has items."""
-    if sum(len(rows) for rows, _ in influences) < n_rows:
-        return None
-    return noise_of_components(found, codes, influences)
 
 
 def _records(

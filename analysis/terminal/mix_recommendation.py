@@ -86,7 +86,8 @@ def recommend_mix(
     variances = ((known["high_pp"] - known["low_pp"]) / (2 * z)).to_numpy() ** 2
     here = _measured_here(measured.filter(at_target(target)), known["part"].to_list())
     mixes = rank_mixes(known["estimate_pp"].to_numpy(), variances, fits, here, most=most)
-    between = pairs.between_models * np.array([len(each) * _slope(fits, each) ** 2 for each in mixes.members])
+    slopes = {1: 1.0, **{size: fit.slope for size, fit in fits.items()}}
+    between = pairs.between_models * np.array([len(each) * slopes[len(each)] ** 2 for each in mixes.members])
     table = _table(mixes, known["part"].to_list(), here).with_columns(
         low_pp=mixes.estimate - z * np.sqrt(mixes.variance),
         high_pp=mixes.estimate + z * np.sqrt(mixes.variance),
@@ -112,10 +113,6 @@ def _table(mixes: Mixes, parts: list[str], here: Mapping[frozenset[int], tuple[f
         "estimate_pp": mixes.estimate,
     }
     return pl.DataFrame(columns, schema_overrides={"measured_pp": pl.Float64})
-
-
-def _slope(fits: Mapping[int, Additivity], members: tuple[int, ...]) -> float:
-    return fits[len(members)].slope if len(members) > 1 else 1.0
 
 
 def _measured(transfer: Transfer, models: tuple[str, ...]) -> pl.DataFrame:

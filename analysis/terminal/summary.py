@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import polars as pl
 from rich.console import Group, RenderableType
@@ -42,6 +41,7 @@ def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
         f"Learnt{f' under {name}' if name else ''}: {text}"
         for name, text in taught(tables.single_source, tables.transfer, settings).items()
     ]
+    missing = [f"Missing: {line}" for line in reasons_view(tables.missing)]
     parts: list[RenderableType] = [
         _regimes(tables.regimes, settings),
         Text("\n".join([*_significance(tables.regimes), *learnt])),
@@ -50,7 +50,7 @@ def summary(tables: AnalysisTables, settings: AnalysisConfig) -> RenderableType:
         Text("\n".join([*_labels(tables.roles), ""])),
         Text("\n".join([*_variance(tables.variance), *_agreement(tables.consistency), *_distance(tables.distance)])),
         *_comparisons(tables),
-        Text("\n".join([*_missing(tables.missing), *(f"Remark: {line}." for line in remark_lines(tables.transfer))])),
+        Text("\n".join([*missing, *(f"Remark: {line}." for line in remark_lines(tables.transfer))])),
     ]
     return Group(*parts)
 
@@ -106,7 +106,10 @@ def _significance(regimes: pl.DataFrame) -> list[str]:
     if row["harm_threshold_items"] is not None:
         parts.append(f"the harm cut is {count(row['harm_threshold_items'], 'item')} of a target")
     if row["median_se_pp"] is not None:
-        parts.append(f"the median standard error of a delta, where an answer changed, is {row['median_se_pp']:.2f} pp")
+        parts.append(
+            f"the median standard error of a delta is {row['median_se_pp']:.2f} pp (pairs without a changed answer "
+            "left out)"
+        )
     if row["harm_rate_by_chance"] is not None:
         parts.append(f"with no effect anywhere, {row['harm_rate_by_chance']:.1%} of deltas would count as harm")
     if seeds_only(row):
@@ -153,12 +156,11 @@ def _roles(roles: pl.DataFrame) -> RenderableType:
 
 
 def _names(part: pl.DataFrame) -> str:
-    return "\n".join(_name(row) for row in part.iter_rows(named=True))
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    ranks = "" if row["rank_low"] is None else f" ({row['rank_low']}-{row['rank_high']})"
-    return f"{row['name']} {row['score_pp']:+.2f}{ranks}"
+    lines = []
+    for row in part.iter_rows(named=True):
+        ranks = "" if row["rank_low"] is None else f" ({row['rank_low']}-{row['rank_high']})"
+        lines.append(f"{row['name']} {row['score_pp']:+.2f}{ranks}")
+    return "\n".join(lines)
 
 
 def _labels(roles: pl.DataFrame) -> list[str]:
@@ -214,10 +216,6 @@ def _comparisons(tables: AnalysisTables) -> list[RenderableType]:
     """Return what mixtures, merges and variants do on average; nothing without such sources."""
     found = comparisons(tables.mixtures, tables.merges, tables.variants)
     return [Text("\n".join(["", name, *(f"  {line}" for line in lines)])) for name, lines in found.items()]
-
-
-def _missing(missing: pl.DataFrame) -> list[str]:
-    return [f"Missing: {line}" for line in reasons_view(missing)]
 
 
 def format_pp(value: float | None) -> str:

@@ -226,7 +226,8 @@ def _with_standard_errors(frame: pl.DataFrame) -> pl.DataFrame:
 def _finish(
     rows: pl.DataFrame, imported: pl.DataFrame, run: RunFolder, config: GridConfig | None, stopping: Stopping
 ) -> pl.DataFrame:
-    traits = _traits(rows, imported, config)
+    sizes = dict(imported.filter(pl.col("size_b").is_not_null()).select("model", "size_b").iter_rows())
+    traits = traits_frame(rows["model"].unique(), config.models if config is not None else (), sizes).drop("size_b")
     languages = sorted({*rows["source_language"].drop_nulls(), *rows["target_language"]})
     families = {language: language_family(language) for language in languages}
     frame = with_decisions(add_remarks(rows, run), stopping)
@@ -237,9 +238,3 @@ def _finish(
     )
     frame = with_q(with_q(frame, "p_value", "q_value"), "graded_p", "graded_q")
     return frame.sort(*KEY, "source", nulls_last=True)
-
-
-def _traits(rows: pl.DataFrame, imported: pl.DataFrame, config: GridConfig | None) -> pl.DataFrame:
-    sizes = dict(imported.filter(pl.col("size_b").is_not_null()).select("model", "size_b").iter_rows())
-    configured = config.models if config is not None else ()
-    return traits_frame(rows["model"].unique(), configured, sizes).select("model", "family", "size")

@@ -39,8 +39,8 @@ LANGUAGES = ("de", "en", "hi")
 class CharacterTokenizer:
     """One token per character; as much of a transformers tokenizer as tokenisation uses."""
 
-    bos_token_id = None
-    eos_token_id = 0
+    bos_token = bos_token_id = None
+    eos_token, eos_token_id = "\0", 0
     chat_template = None
 
     def decode(self, token: int) -> str:
