@@ -23,8 +23,8 @@ class MicrobatchLimits:
         return MicrobatchLimits(max(1, int(share * self.max_tokens)), self.overhead_tokens)
 
 
-LIMITS = {"cpu": MicrobatchLimits(256, 32), "cuda": MicrobatchLimits(16384, 2048)}
-"""On a CPU small groups stay in the cache and cost little to start; a GPU wants all at once."""
+LIMITS = {"cpu": MicrobatchLimits(1024, 64), "cuda": MicrobatchLimits(16384, 2048)}
+"""On a CPU products of few rows are slow (figures in docs/performance.md); a GPU wants all at once."""
 
 
 def group_by_length(lengths: Sequence[int], limits: MicrobatchLimits) -> list[tuple[int, ...]]:
