@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from transfergrid.analysis.imports.lm_eval_aggregates import aggregates
 from transfergrid.analysis.imports.lm_eval_conditions import BY_ITEM, differences
 from transfergrid.analysis.imports.lm_eval_items import Items, count_remarks, item_rows
 from transfergrid.analysis.imports.lm_eval_results import Result, read_results
+from transfergrid.analysis.imports.lm_eval_samples import Answer, read_answers
 from transfergrid.analysis.imports.report import ImportReport, summarise_import
 from transfergrid.grid import UserError
 from transfergrid.store.folder import RunFolder
@@ -21,7 +22,26 @@ from transfergrid.store.imported import REMARK_SCHEMA, remove_import, write_impo
 from transfergrid.wording import listed
 
 _SHOWN = 5
-_STEM = "lm_eval"
+
+
+class ResultsFormat(NamedTuple):
+    """A kind of files that hold the harness' results."""
+
+    stem: str
+    """Start of the names of the files that an import writes."""
+    pattern: str
+    """Names of the results files."""
+    next_step: str
+    """Which folder to give, for messages."""
+    read_results: Callable[[Path, set[str]], Iterable[Result]]
+    """Reads a results file; adds the names of tasks that are skipped."""
+    read_answers: Callable[[Result], list[Answer]]
+    """Reads a result's samples."""
+
+
+_FORMAT = ResultsFormat(
+    "lm_eval", "results_*.json", "give lm-evaluation-harness's --output_path", read_results, read_answers
+)
 
 
 def import_lm_eval(folder: Path, run: RunFolder, *, allow_mismatch: bool = False) -> ImportReport:
@@ -42,18 +62,23 @@ def import_lm_eval(folder: Path, run: RunFolder, *, allow_mismatch: bool = False
             a target's results differ in their metric or, without samples, in their number of items, or baseline and
             adapter were run under different conditions.
     """
-    paths = sorted(folder.rglob("results_*.json"))
+    return import_results(folder, run, _FORMAT, allow_mismatch=allow_mismatch)
+
+
+def import_results(folder: Path, run: RunFolder, kind: ResultsFormat, *, allow_mismatch: bool) -> ImportReport:
+    """Read every results file of a kind below a folder into the run's imports; see `import_lm_eval`."""
+    paths = sorted(folder.rglob(kind.pattern))
     if not paths:
-        raise UserError(f"no 'results_*.json' below {str(folder)!r}; give lm-evaluation-harness's --output_path")
+        raise UserError(f"no {kind.pattern!r} below {str(folder)!r}; {kind.next_step}")
     skipped: set[str] = set()
-    found = [result for path in paths for result in read_results(path, skipped)]
+    found = [result for path in paths for result in kind.read_results(path, skipped)]
     if not found:
         raise UserError(f"no result below {str(folder)!r} is of a task with a language; skipped {sorted(skipped)}")
     found, remarks = _tell_models_apart(found)
     results = _newest(found)
     _check_metrics(results)
     without = {result.model for result in results if result.unlogged}
-    items = item_rows([result for result in results if result.model not in without])
+    items = item_rows([result for result in results if result.model not in without], kind.read_answers)
     mismatches = list(_mismatches(results, items))
     if mismatches and not allow_mismatch:
         raise UserError(
@@ -62,8 +87,10 @@ def import_lm_eval(folder: Path, run: RunFolder, *, allow_mismatch: bool = False
         )
     whole = [result for result in results if result.model in without and result.acc is not None]
     deltas = aggregates(whole) if without else None
-    reports = _write(items.rows if items.rows.height else None, deltas, run)
-    _write_remarks(mismatches, run)
+    if deltas is None and items.rows.is_empty():
+        raise UserError(f"the samples files below {str(folder)!r} are empty; run the tasks again")
+    reports = _write(items.rows if items.rows.height else None, deltas, run, kind.stem)
+    _write_remarks(mismatches, run, kind.stem)
     remarks = [*_remarks(skipped, len(found) - len(results)), *remarks, *_unlogged_remarks(results)]
     if mismatches:
         remarks.append(f"{mismatches[0]}, {_results(len(mismatches))}; kept with a remark in every table")
@@ -109,21 +136,21 @@ def _mismatches(results: Sequence[Result], items: Items) -> Iterator[_Mismatch]:
             yield _Mismatch(result, ", ".join(reasons))
 
 
-def _write(items: pl.DataFrame | None, deltas: pl.DataFrame | None, run: RunFolder) -> list[ImportReport]:
+def _write(items: pl.DataFrame | None, deltas: pl.DataFrame | None, run: RunFolder, stem: str) -> list[ImportReport]:
     reports = []
     if items is None:
-        remove_import(run.imported / "scores", _STEM)
+        remove_import(run.imported / "scores", stem)
     else:
-        path = write_import(run.imported / "scores", _STEM, items)
+        path = write_import(run.imported / "scores", stem, items)
         reports.append(summarise_import(path, items, "item rows", tuple(count_remarks(items))))
     if deltas is None:
-        remove_import(run.imported, _STEM)
+        remove_import(run.imported, stem)
     else:
-        reports.append(summarise_import(write_import(run.imported, _STEM, deltas), deltas, "aggregates"))
+        reports.append(summarise_import(write_import(run.imported, stem, deltas), deltas, "aggregates"))
     return reports
 
 
-def _write_remarks(mismatches: Sequence[_Mismatch], run: RunFolder) -> None:
+def _write_remarks(mismatches: Sequence[_Mismatch], run: RunFolder, stem: str) -> None:
     folder = run.imported / "remarks"
     rows = [
         (each.model, each.source.cell.task, each.source.cell.language, each.target.task, each.target.language, reason)
@@ -131,9 +158,9 @@ def _write_remarks(mismatches: Sequence[_Mismatch], run: RunFolder) -> None:
         if each.source.cell is not None
     ]
     if rows:
-        write_import(folder, _STEM, pl.DataFrame(rows, schema=REMARK_SCHEMA, orient="row").unique().sort(pl.all()))
+        write_import(folder, stem, pl.DataFrame(rows, schema=REMARK_SCHEMA, orient="row").unique().sort(pl.all()))
     else:
-        remove_import(folder, _STEM)
+        remove_import(folder, stem)
 
 
 def _tell_models_apart(results: Sequence[Result]) -> tuple[list[Result], list[str]]:

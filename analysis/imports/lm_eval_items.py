@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
 
 from transfergrid.analysis.imports.lm_eval_results import Result
-from transfergrid.analysis.imports.lm_eval_samples import Answer, read_answers
+from transfergrid.analysis.imports.lm_eval_samples import Answer
 from transfergrid.grid import UserError
 from transfergrid.store.scores import SCORE_SCHEMA, source_columns
 
@@ -24,7 +24,7 @@ class Items:
     """Differences of an adapter's documents or prompts from those of the baseline."""
 
 
-def item_rows(results: Sequence[Result]) -> Items:
+def item_rows(results: Sequence[Result], read_answers: Callable[[Result], list[Answer]]) -> Items:
     """Return one row of the results store per logged sample.
 
     Where documents have no ids of their own, the baseline's positions name them and an adapter's are found by the

@@ -101,7 +101,13 @@ def read_results(path: Path, skipped: set[str]) -> Iterator[Result]:
     Raises:
         UserError: If the file is not of that kind, does not name its model or adapter, or has a score outside 0..1.
     """
-    file = _ResultsFile(path)
+    content = read_json(path, allow_nan=True)  # a score that is NaN is refused by name below
+    named = _RESULT_NAME.fullmatch(path.name)
+    yield from results_of_cells(ResultsFile(path, content, named["time"] if named else path.name), skipped)
+
+
+def results_of_cells(file: ResultsFile, skipped: set[str]) -> Iterator[Result]:
+    """Yield the results of a file that are of a cell; see `read_results`."""
     cells = [name for name in file.results if task_cell(name) is not None]
     parts = {part for name in cells for part in file.descendants(name)}
     for name in file.results:
@@ -115,13 +121,12 @@ def read_results(path: Path, skipped: set[str]) -> Iterator[Result]:
             yield result
 
 
-class _ResultsFile:
+class ResultsFile:
     """One results file and what all its results share."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        content = read_json(path, allow_nan=True)  # a score that is NaN is refused by name below
-        self.content = content
+    def __init__(self, path: Path, content: Any, time: str) -> None:
+        """Take a file's path, its content as the harness writes it, and when it was run."""
+        self.path, self.content, self.time = path, content, time
         self.results = self._section(content, "results", needed=True)
         config = self._section(content, "config", needed=True)
         try:
@@ -136,8 +141,6 @@ class _ResultsFile:
         self.counts = self._section(content, "n-samples")
         self.configs = self._section(content, "configs")
         self.adapter = adapter_source(self.arguments)
-        named = _RESULT_NAME.fullmatch(path.name)
-        self.time = named["time"] if named else path.name
 
     def _section(self, content: Any, name: str, *, needed: bool = False) -> Mapping[str, Any]:
         found = content.get(name) if isinstance(content, Mapping) else None
@@ -166,10 +169,10 @@ class _ResultsFile:
 
     def result(self, name: str, target: Cell) -> Result | None:
         """Return a task's or group's result; None: it has no acc."""
-        acc, norm = self._share(name, "acc"), self._share(name, "acc_norm")
+        acc, norm = self.share(name, "acc"), self.share(name, "acc_norm")
         inner = self.descendants(name)
         leaves = [part for part in inner if not self.children.get(part)] or [name]
-        logged = {leaf: self._samples(name, leaf) for leaf in leaves}
+        logged = {leaf: self.samples(name, leaf) for leaf in leaves}
         if acc is None and not all(samples is not None and samples.counted for samples in logged.values()):
             return None
         metric = "acc" if norm is None else "acc_norm"
@@ -186,20 +189,20 @@ class _ResultsFile:
             samples=tuple(samples for samples in logged.values() if samples is not None),
             unlogged=tuple(leaf for leaf, samples in logged.items() if samples is None),
             time=self.time,
-            n_items=self._n_items(leaves),
+            n_items=self.n_items(leaves),
             conditions=read_conditions(self.content, self.arguments, [name, *inner]),
         )
 
-    def _value(self, name: str, metric: str) -> Any:
+    def value(self, name: str, metric: str) -> Any:
         """Return a task's value as written; older files name it without the filter ``none``."""
         scores = self.results.get(name)
         if not isinstance(scores, Mapping):
             return None
         return scores.get(f"{metric},none", scores.get(metric))
 
-    def _share(self, name: str, metric: str) -> float | None:
+    def share(self, name: str, metric: str) -> float | None:
         """Return a number from 0 to 1; None: there is none, or a text such as ``N/A`` stands there."""
-        value = self._value(name, metric)
+        value = self.value(name, metric)
         if value is None or isinstance(value, str) or (metric.endswith("_stderr") and value != value):
             return None
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
@@ -214,9 +217,9 @@ class _ResultsFile:
 
         Older versions of the harness wrote the pooled error, of all items as one sample, beside both kinds of mean.
         """
-        own, score = self._share(name, f"{metric}_stderr"), self._share(name, metric)
+        own, score = self.share(name, f"{metric}_stderr"), self.share(name, metric)
         found = [
-            (self._share(leaf, metric), self._share(leaf, f"{metric}_stderr"), self._n_items([leaf])) for leaf in leaves
+            (self.share(leaf, metric), self.share(leaf, f"{metric}_stderr"), self.n_items([leaf])) for leaf in leaves
         ]
         known = [(acc, error, size) for acc, error, size in found if acc is not None and error is not None and size]
         if own is None or score is None or len(leaves) < 2 or len(known) < len(leaves):
@@ -227,13 +230,15 @@ class _ResultsFile:
             return own
         return float(sum(error**2 for _, error, _ in known) ** 0.5 / len(known))
 
-    def _n_items(self, leaves: Sequence[str]) -> int | None:
+    def n_items(self, leaves: Sequence[str]) -> int | None:
+        """Return how many items some tasks have; None: the file does not say."""
         counts = [self.counts.get(leaf) for leaf in leaves]
         known = [each.get("effective") for each in counts if isinstance(each, Mapping)]
         whole = [each for each in known if isinstance(each, int) and not isinstance(each, bool) and each >= 0]
         return sum(whole) if len(whole) == len(leaves) else None
 
-    def _samples(self, name: str, leaf: str) -> Samples | None:
+    def samples(self, name: str, leaf: str) -> Samples | None:
+        """Return the logged samples of a task or of one of a group; None: there are none."""
         try:
             file = self.path.with_name(f"samples_{leaf}_{self.time}.jsonl")
             if not file.is_file():
@@ -243,7 +248,7 @@ class _ResultsFile:
         config = self.configs.get(leaf)
         delimiter = config.get("target_delimiter") if isinstance(config, Mapping) else None
         part = "" if leaf == name else leaf.removeprefix(f"{name}_")
-        acc, kind = self._share(leaf, "acc"), config.get("output_type") if isinstance(config, Mapping) else None
+        acc, kind = self.share(leaf, "acc"), config.get("output_type") if isinstance(config, Mapping) else None
         is_chosen = acc is not None and kind != "loglikelihood"
-        counted = None if is_chosen else next((each for each in COUNTED if self._value(leaf, each) is not None), None)
+        counted = None if is_chosen else next((each for each in COUNTED if self.value(leaf, each) is not None), None)
         return Samples(part, file, delimiter if isinstance(delimiter, str) else " ", acc, counted)

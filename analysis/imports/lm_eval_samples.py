@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from transfergrid.analysis.imports.lm_eval_results import COUNTED, Result, Samples
@@ -35,6 +36,8 @@ class Answer(NamedTuple):
     """The value as the harness counted it, where there are no choices to compare; ``values`` is empty then."""
     output: str | None = None
     """What the model said, where it was counted."""
+    picked: int | None = None
+    """The choice with the highest log-likelihood, where that is known and the log-likelihoods are not."""
 
     @property
     def chars(self) -> list[int]:
@@ -42,8 +45,10 @@ class Answer(NamedTuple):
         return list(map(len, self.choices))
 
     def pred(self, metric: str) -> int | None:
-        """Return the choice that a metric picks; None: there is none."""
-        return METRICS[metric].pick(self.values, self.choices) if self.values else None
+        """Return the choice that a metric picks; None: there is none, or it is not known."""
+        if not self.values:
+            return self.picked if metric == "acc" else None
+        return METRICS[metric].pick(self.values, self.choices)
 
     def value(self, metric: str) -> float:
         """Return the value by a metric."""
@@ -52,7 +57,9 @@ class Answer(NamedTuple):
         return get_metric(metric).of_item(self.values, self.choices, self.gold)
 
 
-class _Sample(NamedTuple):
+class LoggedSample(NamedTuple):
+    """One logged sample and the file that it stands in."""
+
     logged: Samples
     content: Mapping[str, Any]
 
@@ -69,11 +76,12 @@ def read_answers(result: Result) -> list[Answer]:
     answers = [_answer(item_id, by_position, sample) for item_id, sample in zip(ids, samples, strict=True)]
     for logged in result.samples:
         of_file = [answer for answer, sample in zip(answers, samples, strict=True) if sample.logged is logged]
-        _check_score(logged, of_file)
+        if logged.acc is not None and logged.counted in (None, "acc"):
+            check_score(logged.path, "acc", [answer.value("acc") for answer in of_file], logged.acc)
     return answers
 
 
-def _read(logged: Samples) -> Iterator[_Sample]:
+def _read(logged: Samples) -> Iterator[LoggedSample]:
     seen: set[object] = set()
     for number, content in read_json_lines(logged.path, allow_nan=True):
         if not isinstance(content, Mapping) or not isinstance(content.get("doc_id"), int | str):
@@ -89,10 +97,10 @@ def _read(logged: Samples) -> Iterator[_Sample]:
                 "run the task again"
             )
         seen.add(content["doc_id"])
-        yield _Sample(logged, content)
+        yield LoggedSample(logged, content)
 
 
-def _item_ids(samples: Sequence[_Sample]) -> tuple[list[str], bool]:
+def _item_ids(samples: Sequence[LoggedSample]) -> tuple[list[str], bool]:
     """Return the documents' own ids where every one has a unique one, else their positions in their part, and which."""
     docs = [doc if isinstance(doc := sample.content.get("doc"), Mapping) else {} for sample in samples]
     for name in _ID_FIELDS:
@@ -104,7 +112,7 @@ def _item_ids(samples: Sequence[_Sample]) -> tuple[list[str], bool]:
     ], True
 
 
-def _gold(target: object, choices: Sequence[str]) -> int:
+def gold_of(target: object, choices: Sequence[str]) -> int:
     """Return the right choice's index; the harness logs the index, or the choice's own text such as a letter."""
     if isinstance(target, bool) or not isinstance(target, int | str):
         raise TypeError(f"target {one_line(target, 60)}")
@@ -112,10 +120,10 @@ def _gold(target: object, choices: Sequence[str]) -> int:
     return choices.index(text) if text in choices and not text.isdigit() else int(text)
 
 
-def _answer(item_id: str, by_position: bool, sample: _Sample) -> Answer:
+def _answer(item_id: str, by_position: bool, sample: LoggedSample) -> Answer:
     content, path = sample.content, sample.logged.path
     if (metric := sample.logged.counted or ("acc" if _has_prompts_as_choices(content) else None)) is not None:
-        return _counted(item_id, by_position, sample, metric)
+        return counted(item_id, by_position, sample, metric)
     try:
         values = [_number(response[0]) for response in content["filtered_resps"]]
         arguments = content["arguments"]
@@ -123,7 +131,7 @@ def _answer(item_id: str, by_position: bool, sample: _Sample) -> Answer:
         requests = [_pair(each) for each in listed]
         requests, values = _without_unconditional(requests, values)
         choices = _choices([text for _, text in requests], sample.logged.delimiter)
-        gold = _gold(content["target"], choices)
+        gold = gold_of(content["target"], choices)
     except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
         raise UserError(
             f"sample {item_id!r} in {str(path)!r} is not multiple choice: {one_line(repr(error))}; import the results "
@@ -138,7 +146,7 @@ def _answer(item_id: str, by_position: bool, sample: _Sample) -> Answer:
         )
     hashes = [value if isinstance(value := content.get(name), str) else None for name in ("doc_hash", "prompt_hash")]
     answer = Answer(item_id, by_position, hashes[0], hashes[1], gold, values, choices)
-    _check_sample(answer, sample)
+    check_sample(answer, sample)
     return answer
 
 
@@ -157,21 +165,21 @@ def _has_prompts_as_choices(content: Mapping[str, Any]) -> bool:
         return False  # said where the choices are read
 
 
-def _counted(item_id: str, by_position: bool, sample: _Sample, metric: str) -> Answer:
+def counted(item_id: str, by_position: bool, sample: LoggedSample, metric: str) -> Answer:
     """Return an answer with the value that the harness logged of it."""
     content, path = sample.content, sample.logged.path
     try:
         results = {name: (combine, content[name]) for name, combine in COUNTED.items() if name in content}
-        value = AGGREGATIONS[COUNTED[metric]].of_item(content[metric])
+        value = AGGREGATIONS[COUNTED.get(metric, "mean")].of_item(content[metric])
         listed = [each if isinstance(each, list | tuple) else [each] for each in content["filtered_resps"]]
-        said: dict[str, Any] = {"loglikelihoods_nats": [_number(each[0]) for each in listed]}
-        if not 0 <= value <= 1 or not all(map(isfinite, said["loglikelihoods_nats"])):
+        values = [_number(each[0]) for each in listed]
+        if not 0 <= value <= 1 or not all(map(isfinite, values)):
             raise ValueError(content[metric])
     except (KeyError, ValueError, TypeError, IndexError, ArithmeticError) as error:
         raise UserError(
             f"sample {item_id!r} in {str(path)!r} has no usable {metric}: {one_line(repr(error), 60)}; run it again"
         ) from error
-    output = json.dumps({**said, "results": results})
+    output = json.dumps({**({"loglikelihoods_nats": values} if values else {}), "results": results})
     hashes = [each if isinstance(each := content.get(name), str) else None for name in ("doc_hash", "prompt_hash")]
     return Answer(item_id, by_position, hashes[0], hashes[1], 0, [], [], value, output)
 
@@ -200,23 +208,23 @@ def _choices(texts: Sequence[str], delimiter: str) -> list[str]:
     return [text.removeprefix(delimiter) if has_delimiter else text for text in texts]
 
 
-def _check_sample(answer: Answer, sample: _Sample) -> None:
+def check_sample(answer: Answer, sample: LoggedSample) -> None:
+    """Refuse a sample whose acc or acc_norm is not what its choices and log-likelihoods make it."""
     for metric in ("acc", "acc_norm"):
-        logged = sample.content.get(metric)
-        computed = float(answer.pred(metric) == answer.gold)
-        if isinstance(logged, int | float) and logged in (0, 1) and logged != computed:
+        logged, pred = sample.content.get(metric), answer.pred(metric)
+        computed = float(pred == answer.gold)
+        if pred is not None and isinstance(logged, int | float) and logged in (0, 1) and logged != computed:
             raise UserError(
                 f"sample {answer.item_id!r} in {str(sample.logged.path)!r} says {metric} {logged:g}; its "
                 f"log-likelihoods and choices make it {computed:g}; run the task again with the harness as released"
             )
 
 
-def _check_score(logged: Samples, answers: Sequence[Answer]) -> None:
-    if logged.acc is None or not answers or logged.counted not in (None, "acc"):
-        return
-    computed = sum(answer.value("acc") for answer in answers) / len(answers)
-    if abs(computed - logged.acc) > _SAME:
+def check_score(path: Path, metric: str, values: Sequence[float], stated: float) -> None:
+    """Refuse samples whose mean is not the score that the results file beside them states."""
+    computed = sum(values) / len(values) if values else stated
+    if abs(computed - stated) > _SAME:
         raise UserError(
-            f"the {len(answers)} samples in {str(logged.path)!r} make acc {computed:.6f}; the results file beside it "
-            f"says {logged.acc:.6f}; keep the files of one run together"
+            f"the {len(values)} samples in {str(path)!r} make {metric} {computed:.6f}; the results file beside it says "
+            f"{stated:.6f}; keep the files of one run together"
         )

@@ -139,7 +139,9 @@ def _answers(frame: pl.DataFrame, keys: pl.DataFrame, choices: ItemChoices) -> p
         right_norm=pl.col("pred_norm") == pl.col("gold"),
         gain=pl.when(lower).then(-pl.col("value")).otherwise("value"),
         reason="unscored_reason",
-        tie=pl.Series(choices.ties(by_length=norm.fill_null(False).to_numpy())),
+        tie=pl.when(pl.col("loglikelihoods_nats").list.len() > 0).then(
+            pl.Series(choices.ties(by_length=norm.fill_null(False).to_numpy()))
+        ),
     ).with_row_index("row")
 
 
@@ -213,8 +215,8 @@ def _count(paired: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
             adapter_acc=pl.col("right_acc").mean(),
             base_acc_norm=pl.col("right_norm_base").mean(),
             adapter_acc_norm=pl.col("right_norm").mean(),
-            n_ties=pl.col("tie").sum().cast(pl.Int64),
-            n_ties_base=pl.col("tie_base").sum().cast(pl.Int64),
+            n_ties=_n_known("tie"),
+            n_ties_base=_n_known("tie_base"),
             has_base=pl.col("base_row").is_not_null().any(),
             unscored_reason=pl.coalesce(pl.col("reason").min(), pl.col("reason_base").min()),
         )
@@ -225,6 +227,12 @@ def _count(paired: pl.DataFrame, pairs: pl.DataFrame) -> pl.DataFrame:
     return counts.with_columns(
         *_null_for(graded, "n_both", "n_only_base", "n_only_adapter"), *_null_for(unknown_ties, "n_ties", "n_ties_base")
     )
+
+
+def _n_known(name: str) -> pl.Expr:
+    """Return how many compared items a column is true of; null: it is not known of some."""
+    is_known = ~(pl.col("paired") & pl.col(name).is_null()).any()
+    return pl.when(is_known).then(pl.col(name).sum().cast(pl.Int64))
 
 
 def _null_for(metrics: list[str], *columns: str) -> Iterator[pl.Expr]:

@@ -146,7 +146,7 @@ def _write_source(
         earlier.unlink()
     results: dict[str, dict[str, Any]] = {name: {} for name in ("results", "configs", "n-shot", "n-samples")}
     for target, rows in scored:
-        samples = [_sample(target, at, row, config) for at, row in enumerate(rows.iter_rows(named=True))]
+        samples = [_sample(target, row, config) for row in rows.iter_rows(named=True)]
         lines = "".join(json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         write_text(folder / f"samples_{target.task}_{time}.jsonl", lines)
         metrics = _METRICS[: 1 + (target.metric == "acc_norm")]
@@ -170,7 +170,7 @@ def _requests(item: Item, config: GridConfig) -> Iterator[tuple[str, str]]:
         yield "\n\n".join(each for _, each in prompt) if isinstance(prompt, tuple) else prompt or "", text
 
 
-def _sample(target: _Target, at: int, row: Mapping[str, Any], config: GridConfig) -> dict[str, Any]:
+def _sample(target: _Target, row: Mapping[str, Any], config: GridConfig) -> dict[str, Any]:
     item = target.items[row["item_id"]]
     pairs = list(_requests(item, config))
     answers = [[[repr(value), None]] for value in row["loglikelihoods_nats"]]  # greedy matches are not stored
@@ -178,7 +178,7 @@ def _sample(target: _Target, at: int, row: Mapping[str, Any], config: GridConfig
     scores = {"acc": float(row["pred"] == row["gold"]), "acc_norm": float(row["pred_norm"] == row["gold"])}
     metrics = _METRICS[: 1 + (target.metric == "acc_norm")]
     return {
-        "doc_id": at,
+        "doc_id": item.item_id,
         "doc": document,
         "target": str(row["gold"]),
         "arguments": {f"gen_args_{n}": {"arg_0": prompt, "arg_1": text} for n, (prompt, text) in enumerate(pairs)},

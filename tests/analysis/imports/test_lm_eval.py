@@ -51,6 +51,13 @@ def write_samples(folder: Path, task: str, samples: list[dict[str, object]], tim
     (folder / f"samples_{task}_{time}.jsonl").write_text(lines + "\n")
 
 
+def test_samples_files_without_a_sample_are_refused(tmp_path: Path) -> None:
+    write_results(tmp_path / "out", {"arc_de": scores(0.2, 0.30)})
+    write_samples(tmp_path / "out", "arc_de", [])
+    with pytest.raises(UserError, match=r"the samples files below '.*' are empty; run the tasks again"):
+        import_lm_eval(tmp_path / "out", RunFolder(tmp_path / "run"))
+
+
 def test_aggregates_become_deltas_averaged_over_seeds(tmp_path: Path) -> None:
     out, run = tmp_path / "out", RunFolder(tmp_path / "run")
     write_results(out / "base", {"arc_de": scores(0.2, 0.30), "truthfulqa_de_mc1": scores(0.40), "mmlu": scores(0.5)})

@@ -108,6 +108,9 @@ def test_ties_are_counted_by_the_primary_metric() -> None:
     assert plain.rows["n_ties"].to_list() == [1]
     assert norm.rows["n_ties"].to_list() == [0]
     assert plain.rows["n_ties_base"].to_list() == [0]
+    rows[2] |= {"loglikelihoods_nats": None, "choice_chars": []}  # an imported item may have none
+    (unknown,) = observe(scores(*rows))
+    assert unknown.rows.select("n_ties", "n_ties_base", "n_items").rows() == [(None, 0, 2)]
 
 
 def test_the_score_is_the_primary_metric() -> None:
