@@ -149,7 +149,7 @@ def main(  # noqa: PLR0913 - one parameter per option
     data: str, model: str, items: int, languages: str, repeats: int, adapters: int, sides: str
 ) -> None:
     """Run the sides one after the other and print the tables."""
-    console = Console()
+    console = Console(width=110)
     more = {"dtype": resolve_dtype("auto"), "repeats": repeats, "many_adapters": adapters}
     n_adapters = 1 + FEW_ADAPTERS + adapters
     with made_up_workload(data, model, items, languages, n_adapters=n_adapters, **more) as workload:

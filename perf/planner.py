@@ -70,7 +70,7 @@ def time_sums(plan: Plan) -> float:
 
 def main() -> None:
     """Print one row per limits."""
-    console = Console()
+    console = Console(width=110)
     items = make_items(np.random.default_rng(0))
     table = Table(title=f"{len(items):,} items, {len(items) * N_CHOICES:,} requests; {platform.machine()}, median of 3")
     for name in (
