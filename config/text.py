@@ -46,7 +46,7 @@ PRESETS = {
         seeds=(17,),
         tasks=("arc_challenge", "hellaswag"),
         languages=_LANGUAGES,
-        training=TrainingConfig(learning_rate=5e-4, epochs=2, batch_size=4),
+        training=TrainingConfig(learning_rate=5e-4, epochs=1, batch_size=4),
         variants={
             "matched": VariantConfig(
                 prompts=VariantPrompts(train_format="eval", train_chat_template=True),
