@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from transfergrid.benchmarks.metrics import lower_is_better
+from transfergrid.benchmarks.spec import HARNESS_METRICS
 from transfergrid.config.selection import Selection
 from transfergrid.engine.evaluation.harness_values import HARNESS_SCHEMA, harness_table, harness_values
 from transfergrid.engine.work.failures import Failure, describe_failures, is_about, read_failures
@@ -186,6 +187,7 @@ def summarise(
     rows = scan_scores(paths).join(targets.lazy(), on=["target_task", "target_language"], how="semi")
     scores = score_cells(rows).collect()
     baselines = scores.filter(_IS_BASE).select(*_TARGET, "n_items", "n_unscored", "score")
+    is_counted = scores["primary_metric"].is_in(HARNESS_METRICS).any()
     return EvaluationReport(
         totals=totals,
         n_cells=len(pairs),
@@ -195,7 +197,7 @@ def summarise(
         failures=tuple(failure for failure in read_failures(run.scores) if is_about(selection, failure)),
         unscored=_unscored(rows).collect(),
         counts=sum_counts(asdict(record) for pair in pairs if pair in stored for _, record in stored[pair].slices),
-        harness=harness_values(rows),
+        harness=harness_values(rows if is_counted else rows.clear()),  # parts are not read once more for nothing
         stopped=_stopped([stored[pair] for pair, is_done in pairs.items() if is_done and pair[0].source != BASE]),
     )
 
